@@ -1,0 +1,1 @@
+"""Hope: a language model whose sessions learn."""

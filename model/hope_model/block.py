@@ -1,0 +1,105 @@
+"""One block: φ, the CMS levels, the slow MLP (E22)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hope_model.aggregations import AGGREGATIONS
+from hope_model.cms import AssociativeLevel
+from hope_model.config import HopeConfig
+from hope_model.norms import RMSNorm
+from hope_model.rules import RULES
+from hope_model.state import State, TensorSpec
+
+Applied = dict[str, Tensor]
+"""``{level: [B] int64}`` writes that were really applied."""
+
+
+class SlowMLP(nn.Module):
+    """The level that never changes while serving: SwiGLU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, 2 * hidden, bias=False)
+        self.contract = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.expand(x).chunk(2, dim=-1)
+        result: Tensor = self.contract(F.silu(gate) * value)
+        return result
+
+
+class HopeBlock(nn.Module):
+    """``x <- x + φ(x)``; ``x <- Agg(x, levels)``; ``x <- x + MLP(x)``; state in, state out."""
+
+    def __init__(self, config: HopeConfig) -> None:
+        super().__init__()
+        self.phi_norm = RMSNorm(config.width)
+        self.phi = RULES[config.rule](config)
+        self.levels = nn.ModuleList(AssociativeLevel(config, level) for level in config.levels)
+        self.aggregation = AGGREGATIONS[config.aggregation](config.width, len(config.levels))
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp = SlowMLP(config.width, config.mlp_width)
+
+    def spec(self) -> tuple[TensorSpec, ...]:
+        """State tensors of this block, names prefixed by ``phi.`` or the level's name."""
+        parts = [("phi", self.phi.spec()), *((level.level.name, level.spec()) for level in self.levels)]
+        return tuple(
+            TensorSpec(f"{prefix}.{spec.name}", spec.level, spec.shape, spec.dtype)
+            for prefix, specs in parts
+            for spec in specs
+        )
+
+    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, Applied]:
+        """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere."""
+        return self._run(x, state, lambda layer, h, own: layer.step(h, own, position))
+
+    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Applied]:
+        """A run of tokens: ``x [B, T, D]``, rows in lockstep at ``phase``."""
+        return self._run(x, state, lambda layer, h, own: layer(h, own, phase))
+
+    def _run(
+        self, x: Tensor, state: State, call: Callable[[nn.Module, Tensor, State], tuple[Tensor, State, object]]
+    ) -> tuple[Tensor, State, Applied]:
+        after: State = {}
+        y, own, applied = call(self.phi, self.phi_norm(x), _take(state, "phi"))
+        assert isinstance(applied, dict)
+        after.update(_give(own, "phi"))
+        x = x + y
+
+        def reader(level: AssociativeLevel) -> Callable[[Tensor], Tensor]:
+            def read(h: Tensor) -> Tensor:
+                name = level.level.name
+                reading, own, wrote = call(level, h, _take(state, name))
+                after.update(_give(own, name))
+                applied[name] = wrote
+                return reading
+
+            return read
+
+        x = self.aggregation(x, [reader(level) for level in self.levels if isinstance(level, AssociativeLevel)])
+        return x + self.mlp(self.mlp_norm(x)), after, applied
+
+    def drift(self, state: State) -> Applied:
+        """Per learning level the squared norms ``[B]`` learned and ``[]`` initial, stacked as ``[2, B]``."""
+        moved: Applied = {}
+        for level, names in self.phi.drift_tensors().items():
+            learned = sum(state[f"phi.{name}"].flatten(1).square().sum(1) for name in names)
+            assert isinstance(learned, Tensor)
+            moved[level] = torch.stack((learned, self.phi.reference_norms()[level].square().expand_as(learned)))
+        for cms in self.levels:
+            assert isinstance(cms, AssociativeLevel)
+            learned = state[f"{cms.level.name}.delta"].flatten(1).square().sum(1)
+            moved[cms.level.name] = torch.stack((learned, cms.reference_norm().square().expand_as(learned)))
+        return moved
+
+
+def _take(state: State, prefix: str) -> State:
+    start = len(prefix) + 1
+    return {name[start:]: tensor for name, tensor in state.items() if name.startswith(prefix + ".")}
+
+
+def _give(state: State, prefix: str) -> State:
+    return {f"{prefix}.{name}": tensor for name, tensor in state.items()}

@@ -1,0 +1,119 @@
+"""One level of the Continuum Memory System with the ``associative`` objective (E12-E14)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hope_model.config import HopeConfig, LevelConfig
+from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
+from hope_model.norms import RMSNorm
+from hope_model.schedule import run_lengths
+from hope_model.state import State, TensorSpec
+from hope_model.write_rules import WRITE_RULES
+
+MAX_STEP = 4.0
+MAX_NORM = 32.0
+
+
+class AssociativeLevel(nn.Module):
+    """A matrix memory ``W = W_0 + ΔW`` that learns to foretell a token's value from the key of the token before it.
+
+    Between two writes ``W`` stands still, so the squared-error gradient of a period is a sum over its tokens and is
+    gathered in ``gradient``. At the period's end the gradient, divided by its norm, goes through the write rule.
+    ``ΔW`` is per session and starts at zero.
+    """
+
+    def __init__(self, config: HopeConfig, level: LevelConfig) -> None:
+        super().__init__()
+        self.level = level
+        self.width = config.cms_width
+        self.rule = WRITE_RULES[level.write_rule]()
+        self.norm = RMSNorm(config.width)
+        self.key = nn.Linear(config.width, self.width)
+        self.value = nn.Linear(config.width, self.width, bias=False)
+        self.output = nn.Linear(self.width, config.width, bias=False)
+        self.base = nn.Parameter(torch.randn(self.width, self.width) / math.sqrt(self.width))
+        self.rate = nn.Linear(config.width, 1)
+        self.step_length = nn.Parameter(torch.tensor(-1.0))
+        self.retention = nn.Parameter(torch.tensor(4.0))
+
+    def spec(self) -> tuple[TensorSpec, ...]:
+        """The level's state tensors for one layer."""
+        shape, name = (self.width, self.width), self.level.name
+        own = (
+            TensorSpec("delta", name, shape),
+            TensorSpec("gradient", name, shape),
+            TensorSpec("last_key", name, (self.width,)),
+        )
+        return own + self.rule.spec(name, shape)
+
+    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, Tensor]:
+        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B] int64)``."""
+        keys, values, rates = self._terms(x[:, None])
+        reading, gradient = self._read(keys, values, rates, state["delta"], state["last_key"])
+        state = {**state, "gradient": state["gradient"] + gradient, "last_key": keys[:, -1]}
+        due = (position + 1) % self.level.period == 0
+        if not bool(due.any()):
+            return self.output(reading[:, 0]), state, torch.zeros_like(position)
+        written, applied = self._write(state)
+        chosen = {
+            name: torch.where(due.view(-1, *(1,) * (tensor.dim() - 1)), written[name], tensor)
+            for name, tensor in state.items()
+        }
+        return self.output(reading[:, 0]), chosen, (applied & due).long()
+
+    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Tensor]:
+        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B] int64)``."""
+        keys, values, rates = self._terms(x)
+        applied = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        readings, read_tokens = [], 0
+        sizes = run_lengths(phase, x.shape[1], self.level.period)
+        parts = zip(keys.split(sizes, dim=1), values.split(sizes, dim=1), rates.split(sizes, dim=1), strict=True)
+        with full_precision(x):
+            for key, value, rate in parts:
+                reading, gradient = self._read(key, value, rate, state["delta"], state["last_key"])
+                state = {**state, "gradient": state["gradient"] + gradient, "last_key": key[:, -1]}
+                readings.append(reading)
+                read_tokens += key.shape[1]
+                if (phase + read_tokens) % self.level.period == 0:
+                    state, wrote = self._write(state)
+                    applied = applied + wrote.long()
+        return self.output(torch.cat(readings, dim=1)), state, applied
+
+    def reference_norm(self) -> Tensor:
+        """Norm of the memory a session starts from, the denominator of the drift ratio."""
+        return self.base.norm()
+
+    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values ``[B, T, M]`` and per-token rates ``[B, T, 1]`` of ``x [B, T, D]``."""
+        h = self.norm(x)
+        kind = self.base.dtype
+        keys = l2_normalize(torch.relu(self.key(h).to(kind)))
+        return keys, l2_normalize(self.value(h).to(kind)), torch.sigmoid(self.rate(h).to(kind))
+
+    def _read(
+        self, keys: Tensor, values: Tensor, rates: Tensor, delta: Tensor, last_key: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Readings of a part of a period (E12) and its share of the gradient (E13)."""
+        shifted = torch.cat((last_key[:, None], keys), dim=1)
+        recalled = torch.matmul(shifted, (self.base + delta).transpose(-1, -2))
+        errors = rates * (recalled[:, :-1] - values)
+        return recalled[:, 1:], torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
+
+    def _write(self, state: State) -> tuple[State, Tensor]:
+        """End of a period (E14): normalised gradient, write rule, step bound, retention, norm bound."""
+        direction = bound_direction(state["gradient"])
+        rate = MAX_STEP * torch.sigmoid(self.step_length)
+        moments = {spec.name: state[spec.name] for spec in self.rule.spec(self.level.name, ())}
+        update, moments = self.rule.update(direction, moments, rate)
+        update = bound_norm(update, MAX_STEP, axes=(-2, -1))
+        moved = torch.sigmoid(self.retention) * state["delta"] - update
+        delta, applied = keep_finite(bound_norm(moved, MAX_NORM, axes=(-2, -1)), state["delta"])
+        empty = torch.zeros_like(state["gradient"])
+        return {**state, **moments, "delta": delta, "gradient": empty}, applied
+
+
+def bound_direction(gradient: Tensor) -> Tensor:
+    """``g / ||g||`` over the matrix; zero stays zero, with a finite derivative."""
+    return gradient * torch.rsqrt(gradient.square().sum((-2, -1), keepdim=True) + 1e-8)

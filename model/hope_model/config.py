@@ -1,0 +1,104 @@
+"""Frozen, validated configurations; stored beside the weights."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hope_model.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """One CMS level: its period in tokens and the optimizer that is its write rule."""
+
+    name: str
+    period: int
+    write_rule: str = "sgd"
+
+
+@dataclass(frozen=True)
+class HopeConfig:
+    """A native Hope model (design section 3, family 1). Widths are in features, periods in tokens."""
+
+    name: str
+    vocab_size: int = 8192
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    mlp_width: int = 384
+    rule: str = "delta"
+    chunk: int = 64
+    conv_width: int = 4
+    cms_width: int = 128
+    levels: tuple[LevelConfig, ...] = (LevelConfig("cms-64", 64), LevelConfig("cms-256", 256))
+    aggregation: str = "chain"
+    block: int = 256
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "width", "layers", "heads", "mlp_width", "chunk", "conv_width", "cms_width", "block")
+        for name in sizes:
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= 1 << 24:
+                raise ConfigError(f"{name}: expected a positive integer, found {value!r}")
+        if self.width % self.heads:
+            raise ConfigError(f"heads: {self.heads} does not divide width {self.width}")
+        for label, period in [("chunk", self.chunk), *((level.name, level.period) for level in self.levels)]:
+            if type(period) is not int or period < 1 or (self.block % period and period % self.block):
+                raise ConfigError(f"{label}: period {period!r} neither divides block {self.block} nor is a multiple of it")
+        names = [level.name for level in self.levels]
+        if len(set(names)) != len(names) or {"phi", "projections", "slow", "counters"} & set(names):
+            raise ConfigError(f"levels: names must be distinct and not reserved, found {names}")
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "HopeConfig":
+        """Parse a configuration read from a file.
+
+        Raises:
+            ConfigError: an unknown or missing field, or a value out of range.
+        """
+        try:
+            levels = tuple(LevelConfig(**_known(LevelConfig, level)) for level in data["levels"])
+            return cls(**{**_known(cls, data), "levels": levels})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"model configuration: {error}") from error
+
+
+def _known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    known = {field.name for field in fields(kind)}
+    unknown = set(data) - known
+    if unknown:
+        raise ConfigError(f"{kind.__name__}: unknown fields {sorted(unknown)}; known: {sorted(known)}")
+    return dict(data)
+
+
+def _sized(name: str, width: int, layers: int, mlp_width: int, cms_width: int, vocab_size: int) -> HopeConfig:
+    return HopeConfig(
+        name, vocab_size=vocab_size, width=width, layers=layers, heads=width // 64, mlp_width=mlp_width, cms_width=cms_width
+    )
+
+
+CONFIGS: dict[str, HopeConfig] = {
+    config.name: config
+    for config in (
+        _sized("hope-tiny", 256, 4, 384, 128, 8192),
+        _sized("hope-25m", 512, 6, 1408, 256, 8192),
+        _sized("hope-110m", 768, 12, 2048, 256, 32768),
+        _sized("hope-350m", 1024, 24, 2816, 256, 32768),
+        _sized("hope-760m", 1536, 24, 4096, 384, 32768),
+        _sized("hope-1.3b", 2048, 24, 5632, 512, 32768),
+    )
+}
+
+
+def get_config(name: str) -> HopeConfig:
+    """The named configuration; ConfigError lists the known ones."""
+    if name not in CONFIGS:
+        raise ConfigError(f"unknown configuration {name!r}; known: {', '.join(CONFIGS)}")
+    return CONFIGS[name]

@@ -1,0 +1,29 @@
+"""A short causal convolution whose past inputs are state."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CausalConvolution(nn.Module):
+    """Depthwise, width ``W``: ``y_t = silu(sum_j c_j x_{t-W+1+j})``. The last ``W - 1`` inputs are the window."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.taps = nn.Parameter(torch.zeros(width, features))
+        with torch.no_grad():
+            self.taps[-1] = 1.0
+            self.taps[:-1].normal_(std=0.1)
+
+    def step(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+        """``x [B, D]``, ``window [B, W-1, D]`` -> ``(y [B, D], window')``."""
+        y, window = self(x[:, None], window)
+        return y[:, 0], window
+
+    def forward(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+        """``x [B, T, D]``, ``window [B, W-1, D]`` -> ``(y [B, T, D], window')``."""
+        width, tokens = self.taps.shape[0], x.shape[1]
+        past = torch.cat((window, x.to(window.dtype)), dim=1)
+        y = sum(past[:, j : j + tokens] * self.taps[j] for j in range(width))
+        assert isinstance(y, Tensor)
+        return F.silu(y), past[:, past.shape[1] - (width - 1) :]

@@ -1,0 +1,56 @@
+"""Errors of the model package.
+
+HopeModelError            base; `code` is stable and machine readable
+ ├─ ConfigError           config_invalid      a configuration that cannot be built
+ ├─ CheckpointError       checkpoint_invalid  files that are missing, damaged or do not fit their config
+ ├─ StateError            state_invalid       a session state that does not fit the model's StateSpec
+ ├─ TokenizerError        tokenizer_invalid   a tokenizer file or token ids that cannot be used
+ ├─ DataError             data_invalid        a training shard or mixture that cannot be read
+ └─ TrainError            train_failed        a training run that cannot start, go on or resume
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HopeModelError(Exception):
+    """Base of every error that the model package raises on purpose."""
+
+    code: ClassVar[str] = "model_error"
+
+
+class ConfigError(HopeModelError):
+    """A model or training configuration is inconsistent or out of range."""
+
+    code = "config_invalid"
+
+
+class CheckpointError(HopeModelError):
+    """A checkpoint directory is incomplete, damaged or does not match its config."""
+
+    code = "checkpoint_invalid"
+
+
+class StateError(HopeModelError):
+    """A state has other names, shapes, dtypes or values than the model's StateSpec allows."""
+
+    code = "state_invalid"
+
+
+class TokenizerError(HopeModelError):
+    """A tokenizer file, a text or a token id cannot be used."""
+
+    code = "tokenizer_invalid"
+
+
+class DataError(HopeModelError):
+    """A shard, a row or a mixture file cannot be read; the message names file and row."""
+
+    code = "data_invalid"
+
+
+class TrainError(HopeModelError):
+    """A training run cannot start, continue or resume."""
+
+    code = "train_failed"

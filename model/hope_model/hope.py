@@ -1,0 +1,180 @@
+"""The native Hope language model: embedding, blocks of (φ, CMS, slow MLP), head."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hope_model.block import Applied, HopeBlock
+from hope_model.config import HopeConfig
+from hope_model.errors import StateError
+from hope_model.norms import RMSNorm
+from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec, select_rows
+
+
+class Hope(nn.Module):
+    """Slow weights only; a session's state is passed in and a new one returned.
+
+    All entry points accept rows at different positions, and agree with one another for any split of the tokens.
+    """
+
+    def __init__(self, config: HopeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(HopeBlock(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width)
+        self.state_spec = self._spec()
+        self._initialise()
+
+    def initial_state(self, rows: int) -> State:
+        """The state of ``rows`` sessions that have read nothing, in the weights' type and on their device."""
+        weight = self.embedding.weight
+        return self.state_spec.zeros(rows, device=weight.device, dtype=weight.dtype)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token a row.
+
+        Args:
+            tokens: ``[B]`` int64.
+            state: rows ``[B, ...]``.
+
+        Returns:
+            ``(logits [B, vocab], state')``.
+        """
+        x, position = self._embed(tokens), state["position"]
+        after, applied = self._empty(state), []
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, HopeBlock)
+            x, own, wrote = block.step(x, _layer(state, index), position)
+            after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
+            applied.append(wrote)
+        self._count(after, state, applied, 1)
+        return self._head(x), after
+
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """A run of tokens: ``tokens [B, T]`` int64 -> ``(logits [B, T, vocab], state')``; any ``T >= 1``."""
+        hidden, state = self.hidden(tokens, state)
+        return self._head(hidden), state
+
+    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """:meth:`forward` with the logits of the last token alone: ``[B, T]`` -> ``(logits [B, vocab], state')``."""
+        hidden, state = self.hidden(tokens, state)
+        return self._head(hidden[:, -1]), state
+
+    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """From a boundary to the next: ``tokens [1, block]``; the only way to reach a boundary while serving.
+
+        One canonical shape, so that the result is a pure function of the weights, the state and the tokens.
+
+        Raises:
+            StateError: another shape, or a state that is not at a boundary.
+        """
+        if tokens.shape != (1, self.config.block) or int(state["position"][0]) % self.config.block:
+            raise StateError(
+                f"block pass: expected tokens [1, {self.config.block}] at a boundary, "
+                f"found {list(tokens.shape)} at position {int(state['position'][0])}"
+            )
+        return self.prefill(tokens, state)
+
+    def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """The last block's output before norm and head: ``[B, T]`` -> ``(x [B, T, D], state')``."""
+        if tokens.dim() != 2 or tokens.shape[1] == 0:
+            raise StateError(f"tokens: expected [B, T] with T >= 1, found {list(tokens.shape)}")
+        phases = state["position"] % self.phase_period
+        if bool((phases == phases[0]).all()):
+            return self._lockstep(tokens, state, int(phases[0]))
+        x = self.embedding.weight.new_empty(*tokens.shape, self.config.width)
+        after = {name: torch.empty_like(tensor) for name, tensor in state.items()}
+        for phase in phases.unique():
+            rows = (phases == phase).nonzero()[:, 0]
+            part, own = self._lockstep(tokens[rows], select_rows(state, rows), int(phase))
+            x = x.index_copy(0, rows, part)
+            after = {name: tensor.index_copy(0, rows, own[name]) for name, tensor in after.items()}
+        return x, after
+
+    def drift(self, state: State) -> dict[str, Tensor]:
+        """Per learning level ``||learned|| / ||initial||`` over all blocks, ``[B]``."""
+        total: dict[str, Tensor] = {}
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, HopeBlock)
+            for level, norms in block.drift(_layer(state, index)).items():
+                total[level] = total[level] + norms if level in total else norms
+        return {level: (norms[0] / norms[1]).sqrt() for level, norms in total.items()}
+
+    @property
+    def phase_period(self) -> int:
+        """Tokens after which every schedule of the model repeats."""
+        block = self.blocks[0]
+        assert isinstance(block, HopeBlock)
+        return math.lcm(block.phi.phase_period, *(level.period for level in self.config.levels))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Norm and tied head: ``[..., D]`` -> ``[..., vocab]``."""
+        return self._head(hidden)
+
+    def _lockstep(self, tokens: Tensor, state: State, phase: int) -> tuple[Tensor, State]:
+        x = self._embed(tokens)
+        after, applied = self._empty(state), []
+        for index, block in enumerate(self.blocks):
+            x, own, wrote = block(x, _layer(state, index), phase)
+            after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
+            applied.append(wrote)
+        self._count(after, state, applied, tokens.shape[1])
+        return x, after
+
+    def _empty(self, state: State) -> State:
+        return {name: state[name] for name in ("position", "writes", "refused")}
+
+    def _count(self, after: State, before: State, applied: list[Applied], tokens: int) -> None:
+        """Advance the counters: a level's write counts when every block applied it, else it was refused."""
+        start = before["position"]
+        after["position"] = start + tokens
+        writes, refused = [], []
+        for level in self.state_spec.learning_levels:
+            assert level.period is not None
+            due = (start + tokens) // level.period - start // level.period
+            done = torch.stack([wrote[level.name] for wrote in applied]).amin(0)
+            writes.append(done)
+            refused.append(due - done)
+        after["writes"] = before["writes"] + torch.stack(writes, dim=1)
+        after["refused"] = before["refused"] + torch.stack(refused, dim=1)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.embedding(tokens) * math.sqrt(self.config.width)
+        return x
+
+    def _head(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm(x), self.embedding.weight)
+
+    def _spec(self) -> StateSpec:
+        block = self.blocks[0]
+        assert isinstance(block, HopeBlock)
+        cms = tuple(LevelSpec(level.name, level.period) for level in self.config.levels)
+        levels = (*block.phi.levels(self.config), *cms, LevelSpec("slow", None))
+        learning = len(levels) - 1
+        tensors = [
+            TensorSpec("position", COUNTERS, (), torch.int64),
+            TensorSpec("writes", COUNTERS, (learning,), torch.int64),
+            TensorSpec("refused", COUNTERS, (learning,), torch.int64),
+        ]
+        for index, layer in enumerate(self.blocks):
+            assert isinstance(layer, HopeBlock)
+            tensors += [
+                TensorSpec(f"layers.{index}.{spec.name}", spec.level, spec.shape, spec.dtype) for spec in layer.spec()
+            ]
+        return StateSpec(tuple(tensors), levels)
+
+    def _initialise(self) -> None:
+        """Small embeddings, since the head is tied to them; projections into the residual stream shrink with depth."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                shrink = (2 * self.config.layers) ** -0.5 if name.endswith(("output", "contract")) else 1.0
+                nn.init.normal_(module.weight, std=shrink * module.in_features**-0.5)
+
+
+def _layer(state: State, index: int) -> State:
+    prefix = f"layers.{index}."
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}

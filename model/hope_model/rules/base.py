@@ -1,0 +1,51 @@
+"""What a φ rule is: a layer that reads its memory and rewrites it with every token."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from hope_model.config import HopeConfig
+from hope_model.state import LevelSpec, State, TensorSpec
+
+
+class MemoryRule(nn.Module, ABC):
+    """One block's self-modifying memory.
+
+    State is passed in and returned; the module holds slow weights only. ``step`` takes rows at different positions;
+    ``forward`` takes rows at the same position modulo :attr:`phase_period` and any number of tokens, and equals that
+    many steps. Both report which writes were applied: ``{level: [B] int64}``, and refuse a non-finite write.
+    """
+
+    def __init__(self, config: HopeConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def levels(cls, config: HopeConfig) -> tuple[LevelSpec, ...]:
+        """The levels this rule writes, fastest first."""
+
+    @property
+    @abstractmethod
+    def phase_period(self) -> int:
+        """Tokens after which the rule's schedule repeats."""
+
+    @abstractmethod
+    def spec(self) -> tuple[TensorSpec, ...]:
+        """The layer's state tensors; all start at zero, the initial memory is a slow weight."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """``x [B, D]``, ``position [B]`` tokens read before this one -> ``(y [B, D], state', applied)``."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """``x [B, T, D]``, ``phase`` = position modulo the period -> ``(y [B, T, D], state', applied)``."""
+
+    @abstractmethod
+    def reference_norms(self) -> dict[str, Tensor]:
+        """``{level: scalar}`` norm of the initial memory, the denominator of the drift ratio."""
+
+    @abstractmethod
+    def drift_tensors(self) -> dict[str, tuple[str, ...]]:
+        """``{level: names}`` of the state tensors that hold what the level has learned."""

@@ -1,0 +1,197 @@
+"""φ rule ``delta``: the linear self-modifying memory of Hope (E6-E10)."""
+
+import math
+
+import torch
+from hope_kernels import delta_chunk, delta_chunk_write, delta_step
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hope_model.config import HopeConfig
+from hope_model.convolution import CausalConvolution
+from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
+from hope_model.rules.base import MemoryRule
+from hope_model.schedule import run_lengths
+from hope_model.state import LevelSpec, State, TensorSpec
+
+MAX_RATE = 0.5
+MAX_NORM = 8.0
+
+
+class DeltaRule(MemoryRule):
+    """Matrix memories per head. ``memory`` is written by every token; the memories that make keys, values, rates and
+    retention (``projections``) are read as they stood at the start of their chunk and change at its end.
+
+    Both are held as a difference to a meta-learned initial memory, so that retention decays toward it.
+    """
+
+    def __init__(self, config: HopeConfig) -> None:
+        super().__init__(config)
+        width, heads, head = config.width, config.heads, config.head_width
+        self.inputs = nn.Linear(width, width, bias=False)
+        self.convolution = CausalConvolution(width, config.conv_width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.output_gain = nn.Parameter(torch.ones(width))
+        self.memory_initial = nn.Parameter(torch.zeros(heads, head, head))
+        self.projections_initial = nn.Parameter(torch.zeros(heads, 2 * head + 2, head))
+        self.rate_bias = nn.Parameter(torch.zeros(heads))
+        self.retention_bias = nn.Parameter(torch.linspace(3.0, 7.0, heads))
+        self.projection_rate = nn.Parameter(torch.full((heads,), -3.0))
+        self.projection_retention = nn.Parameter(torch.full((heads,), 6.0))
+        nn.init.normal_(self.memory_initial, std=0.5 / math.sqrt(head))
+        nn.init.normal_(self.projections_initial[:, : 2 * head], std=1.0 / math.sqrt(head))
+
+    @classmethod
+    def levels(cls, config: HopeConfig) -> tuple[LevelSpec, ...]:
+        return (LevelSpec("phi", 1), LevelSpec("projections", config.chunk))
+
+    @property
+    def phase_period(self) -> int:
+        return self.config.chunk
+
+    def spec(self) -> tuple[TensorSpec, ...]:
+        heads, head = self.config.heads, self.config.head_width
+        projections = (heads, 2 * head + 2, head)
+        return (
+            TensorSpec("memory", "phi", (heads, head, head)),
+            TensorSpec("window", "phi", (self.config.conv_width - 1, self.config.width)),
+            TensorSpec("projections", "projections", projections),
+            TensorSpec("projections_next", "projections", projections),
+        )
+
+    def reference_norms(self) -> dict[str, Tensor]:
+        head = self.config.head_width
+        eye = torch.eye(head, dtype=self.memory_initial.dtype, device=self.memory_initial.device)
+        maps = self.projections_initial + torch.cat((eye, eye, torch.zeros_like(eye[:2])))
+        return {"phi": (self.memory_initial + eye).norm(), "projections": maps.norm()}
+
+    def drift_tensors(self) -> dict[str, tuple[str, ...]]:
+        return {"phi": ("memory",), "projections": ("projections",)}
+
+    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
+        inner, window = self.convolution.step(self.inputs(x), state["window"])
+        q, gate = l2_normalize(self._heads(self.query(inner))), self.gate(x)
+        parts = self._project(self._heads(inner), state["projections"])
+        k, alpha, retention = parts["k"], parts["log_alpha"].exp(), self._projection_retention()
+        read, memory = delta_step(
+            state["memory"], self.memory_initial, a=parts["a"], w=parts["w"], k=k, alpha=alpha, q=q
+        )
+        _, pending = delta_step(
+            state["projections_next"],
+            self.projections_initial,
+            a=parts["a_projections"],
+            w=parts["w_projections"],
+            k=k,
+            alpha=retention.expand_as(alpha),
+            q=q,
+        )
+        due = (position + 1) % self.config.chunk == 0
+        memory, pending = self._bounded(memory, due), self._bounded(pending, due)
+        memory, wrote = keep_finite(memory, state["memory"])
+        pending, projected = keep_finite(pending, state["projections_next"])
+        state = {
+            "memory": memory,
+            "window": window,
+            "projections": torch.where(due[:, None, None, None], pending, state["projections"]),
+            "projections_next": pending,
+        }
+        applied = {"phi": wrote.long(), "projections": (projected & due).long()}
+        return self._emit(read + q, gate), state, applied
+
+    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
+        rows, tokens = x.shape[:2]
+        sizes = run_lengths(phase, tokens, self.config.chunk)
+        inner, window = self.convolution(self.inputs(x), state["window"])
+        inputs = self._heads(inner.to(state["memory"].dtype))
+        q, gate = l2_normalize(self._heads(self.query(inner).to(inputs.dtype))), self.gate(x)
+        memory, anchor, pending = state["memory"], state["projections"], state["projections_next"]
+        wrote = torch.zeros(rows, dtype=torch.long, device=x.device)
+        projected = torch.zeros_like(wrote)
+        reads, read_tokens = [], 0
+        for part, q_part in zip(inputs.split(sizes, dim=2), q.split(sizes, dim=2), strict=True):
+            with full_precision(x):
+                read, new_memory, new_pending = self._chunk(part, q_part, memory, anchor, pending)
+            read_tokens += part.shape[2]
+            due = (phase + read_tokens) % self.config.chunk == 0
+            if due:
+                new_memory, new_pending = _bound(new_memory), _bound(new_pending)
+            memory, kept = keep_finite(new_memory, memory)
+            pending, kept_projections = keep_finite(new_pending, pending)
+            wrote = wrote + kept.long() * part.shape[2]
+            if due:
+                anchor, projected = pending, projected + kept_projections.long()
+            reads.append(read)
+        if anchor is pending:
+            anchor = pending.clone()  # no two state tensors may share storage
+        state = {"memory": memory, "window": window, "projections": anchor, "projections_next": pending}
+        y = self._emit((torch.cat(reads, dim=2) + q).transpose(1, 2).flatten(2), gate)
+        return y, state, {"phi": wrote, "projections": projected}
+
+    def _chunk(
+        self, inputs: Tensor, q: Tensor, memory: Tensor, anchor: Tensor, pending: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        parts = self._project(inputs, anchor)
+        read, memory = delta_chunk(
+            memory, self.memory_initial, a=parts["a"], w=parts["w"], k=parts["k"], log_alpha=parts["log_alpha"], q=q
+        )
+        retention = self._projection_retention().log()[None, :, None].expand(1, -1, inputs.shape[2])
+        pending = delta_chunk_write(
+            pending,
+            self.projections_initial,
+            a=parts["a_projections"],
+            w=parts["w_projections"],
+            k=parts["k"],
+            log_alpha=retention,
+        )
+        return read, memory, pending
+
+    def _project(self, inputs: Tensor, anchor: Tensor) -> dict[str, Tensor]:
+        """Keys, values, rates and retention from the memories at the chunk's start (E6), and the terms of E9.
+
+        ``inputs`` is ``[B, H, K]`` or ``[B, H, T, K]``; so are the results, rates without the last axis.
+        """
+        sizes = [self.config.head_width, self.config.head_width, 1, 1]
+        single = inputs.dim() == 3
+        tokens = inputs[:, :, None] if single else inputs
+        maps = (self.projections_initial + anchor).transpose(-1, -2)  # [B, H, K, 2K + 2]
+        key, value, rate, retention = torch.matmul(tokens, maps).split(sizes, dim=-1)
+        k = l2_normalize(tokens + key)
+        v = l2_normalize(tokens + value)
+        rate = MAX_RATE * torch.sigmoid(rate + self.rate_bias[:, None, None])
+        log_alpha = F.logsigmoid(retention.squeeze(-1) + self.retention_bias[:, None])
+        slow_rate = rate * torch.sigmoid(self.projection_rate)[:, None, None]
+        change = k - v
+        error = torch.matmul(change, maps) + F.pad(torch.cat((change, change), dim=-1), (0, 2))
+        parts = {
+            "k": k,
+            "log_alpha": log_alpha,
+            "a": rate * (v - 2 * k),
+            "w": rate * -change,
+            "a_projections": -slow_rate * k,
+            "w_projections": -slow_rate * error,
+        }
+        return {name: part.squeeze(2) for name, part in parts.items()} if single else parts
+
+    def _projection_retention(self) -> Tensor:
+        return torch.sigmoid(self.projection_retention)
+
+    def _bounded(self, delta: Tensor, due: Tensor) -> Tensor:
+        return torch.where(due[:, None, None, None], _bound(delta), delta)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[B, D] -> [B, H, K]`` or ``[B, T, D] -> [B, H, T, K]``."""
+        split = x.unflatten(-1, (self.config.heads, self.config.head_width))
+        return split if x.dim() == 2 else split.transpose(1, 2).contiguous()
+
+    def _emit(self, read: Tensor, gate: Tensor) -> Tensor:
+        heads = read.flatten(-2) if read.dim() == 3 and gate.dim() == 2 else read
+        split = heads.unflatten(-1, (self.config.heads, self.config.head_width))
+        normed = split * torch.rsqrt(split.square().mean(-1, keepdim=True) + 1e-6)
+        result: Tensor = self.output(normed.flatten(-2) * self.output_gain * F.silu(gate.to(read.dtype)))
+        return result
+
+
+def _bound(delta: Tensor) -> Tensor:
+    return bound_norm(delta, MAX_NORM, axes=(-2, -1))
