@@ -1,0 +1,112 @@
+"""Does a session that learns stay good on a long stream? Losses of three readers of the same text.
+
+``carried`` has read the stream from its start. ``fresh`` is started anew a fixed number of tokens before each stretch
+it is judged on. ``frozen`` has read from the start too, with the CMS levels never written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hope_model.errors import DataError
+from hope_model.hope import Hope
+from hope_model.state import State
+
+NEVER = 1 << 24
+"""A period beyond every stream, in tokens; a multiple of every block."""
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Lengths in tokens: the stream's end, where judging starts, a fresh session's lead, a run of the model."""
+
+    stream: int = 65_536
+    judged_from: int = 32_768
+    lead: int = 2_048
+    run: int = 512
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lead <= self.judged_from < self.stream:
+            raise DataError(f"stream lengths: expected 0 < lead <= judged_from < stream, found {self}")
+        if self.lead % self.run or self.judged_from % self.run or (self.stream - self.judged_from) % self.lead:
+            raise DataError(f"stream lengths: expected whole runs and whole stretches of the lead, found {self}")
+
+
+@dataclass(frozen=True)
+class StreamLosses:
+    """Nats per token of one stream. ``carried``, ``frozen``: ``[stream]``; ``fresh``: ``[stream - judged_from]``."""
+
+    name: str
+    carried: Tensor
+    frozen: Tensor
+    fresh: Tensor
+    settings: StreamSettings
+
+    def summary(self) -> dict[str, float]:
+        """Means over the judged tokens, and the two differences that matter."""
+        carried = float(self.carried[self.settings.judged_from :].mean())
+        frozen = float(self.frozen[self.settings.judged_from :].mean())
+        fresh = float(self.fresh.mean())
+        return {
+            "carried": carried,
+            "fresh": fresh,
+            "frozen": frozen,
+            "carried_minus_fresh": carried - fresh,
+            "gain_of_learning": frozen - carried,
+            "gain_of_learning_whole_stream": float((self.frozen - self.carried).mean()),
+        }
+
+
+def without_cms_writes(model: Hope) -> Hope:
+    """The same slow weights with CMS levels whose period never ends, so that they stay as they were trained."""
+    levels = tuple(replace(level, period=NEVER) for level in model.config.levels)
+    frozen = Hope(replace(model.config, levels=levels)).to(model.embedding.weight.device)
+    frozen.load_state_dict(model.state_dict())
+    return frozen.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def stream_losses(
+    model: Hope, streams: Sequence[tuple[str, Sequence[int]]], settings: StreamSettings
+) -> list[StreamLosses]:
+    """Read every stream three times.
+
+    Raises:
+        DataError: a stream is shorter than ``settings.stream + 1`` tokens.
+    """
+    for name, ids in streams:
+        if len(ids) <= settings.stream:
+            raise DataError(f"{name}: expected at least {settings.stream + 1} tokens, found {len(ids)}")
+    tokens = torch.tensor([list(ids[: settings.stream + 1]) for _, ids in streams])
+    carried, _ = read_losses(model, tokens, model.initial_state(len(streams)), settings.run)
+    still = without_cms_writes(model)
+    frozen, _ = read_losses(still, tokens, still.initial_state(len(streams)), settings.run)
+    fresh = _fresh_losses(model, tokens, settings)
+    return [
+        StreamLosses(name, carried[row], frozen[row], fresh[row], settings)
+        for row, (name, _) in enumerate(streams)
+    ]
+
+
+def read_losses(model: Hope, tokens: Tensor, state: State, run: int) -> tuple[Tensor, State]:
+    """Nats per token of ``tokens[:, 1:]``: ``[B, T + 1]`` -> (``[B, T]`` fp32, state after the last)."""
+    losses = []
+    for start in range(0, tokens.shape[1] - 1, run):
+        part = tokens[:, start : start + run + 1]
+        logits, state = model(part[:, :-1], state)
+        losses.append(F.cross_entropy(logits.flatten(0, 1).float(), part[:, 1:].flatten(), reduction="none"))
+    return torch.cat([loss.view(tokens.shape[0], -1) for loss in losses], dim=1), state
+
+
+def _fresh_losses(model: Hope, tokens: Tensor, settings: StreamSettings) -> Tensor:
+    """Each stretch of ``lead`` tokens, read by a session that started ``lead`` tokens before it."""
+    starts = range(settings.judged_from, settings.stream, settings.lead)
+    stretches = []
+    for row in tokens:
+        parts = torch.stack([row[start - settings.lead : start + settings.lead + 1] for start in starts])
+        losses, _ = read_losses(model, parts, model.initial_state(len(parts)), settings.run)
+        stretches.append(losses[:, settings.lead :].flatten())
+    return torch.stack(stretches)

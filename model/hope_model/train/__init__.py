@@ -1,0 +1,1 @@
+"""Training from scratch: data, loop, resume, export."""

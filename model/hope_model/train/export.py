@@ -1,0 +1,26 @@
+"""From a training run to a checkpoint that is served."""
+
+from pathlib import Path
+
+import torch
+
+from hope_model.checkpoint import save_checkpoint
+from hope_model.config import get_config
+from hope_model.errors import TrainError
+from hope_model.hope import Hope
+from hope_model.tokenizer import Tokenizer
+from hope_model.train.objective import TRANSFORMER_PREFIX
+from hope_model.train.resume import load_weights
+
+
+def export_run(run: Path, model_name: str, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write the newest weights of ``run`` as a bf16 checkpoint to ``directory``.
+
+    Raises:
+        TrainError: no readable weights, or the run trained the reference Transformer, which is not served.
+    """
+    if model_name.startswith(TRANSFORMER_PREFIX):
+        raise TrainError(f"{model_name} is a yardstick for training; expected a Hope configuration to export")
+    model = Hope(get_config(model_name))
+    model.load_state_dict(load_weights(run))
+    save_checkpoint(directory, model, tokenizer, dtype=torch.bfloat16)

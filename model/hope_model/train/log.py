@@ -1,0 +1,92 @@
+"""What a run tells: a progress bar, a JSONL log, a picture of the loss."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SMOOTHING = 0.98
+
+
+class TrainLog:
+    """Writes one JSON line a step and keeps the bar up to date; silent on all processes but the first.
+
+    Without a terminal a line is printed every 50 steps instead of the bar.
+    """
+
+    def __init__(self, directory: Path, *, steps: int, done: int, tokens_per_step: int, rank: int) -> None:
+        self._path = directory / "log.jsonl"
+        self._tokens_per_step = tokens_per_step
+        self._steps = steps
+        self._quiet = rank > 0
+        self._console = Console()
+        self._smooth: float | None = None
+        self._started, self._first = time.perf_counter(), done
+        self._bar = Progress(
+            TextColumn("{task.completed}/{task.total} steps"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=self._quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=steps, completed=done, loss=float("nan"), rate=0.0)
+
+    def __enter__(self) -> "TrainLog":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, step: int, **figures: float) -> None:
+        """Record step number ``step`` (the first is 1); ``figures`` has ``loss`` in nats per token."""
+        if self._quiet:
+            return
+        loss = figures["loss"]
+        self._smooth = loss if self._smooth is None else SMOOTHING * self._smooth + (1 - SMOOTHING) * loss
+        rate = (step - self._first) * self._tokens_per_step / (time.perf_counter() - self._started)
+        record: dict[str, Any] = {"step": step, "tokens": step * self._tokens_per_step, "tokens_per_s": rate, **figures}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self._bar.update(self._task, completed=step, loss=self._smooth, rate=rate)
+        if not self._console.is_terminal and step % 50 == 0:
+            left_s = (self._steps - step) * self._tokens_per_step / rate
+            self._console.print(f"step {step}/{self._steps} loss {self._smooth:.3f} {rate:,.0f} tokens/s, {left_s:.0f} s left")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of ``log.jsonl``; of a step that was run twice (after a resume) the later one."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list({record["step"]: record for record in records}.values())
+
+
+def plot_loss(directory: Path) -> Path | None:
+    """Draw ``loss.png`` from the log; None when matplotlib (extra ``plot``) is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    records = read_log(directory / "log.jsonl")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    tokens = [record["tokens"] / 1e6 for record in records]
+    losses = [record["loss"] for record in records]
+    smooth = [losses[0]]
+    for loss in losses[1:]:
+        smooth.append(SMOOTHING * smooth[-1] + (1 - SMOOTHING) * loss)
+    axes.plot(tokens, losses, linewidth=0.5, alpha=0.4, label="step")
+    axes.plot(tokens, smooth, linewidth=1.5, label="smoothed")
+    axes.set(xlabel="tokens (millions)", ylabel="nats per token", title=directory.name)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(directory / "loss.png", dpi=120)
+    return directory / "loss.png"

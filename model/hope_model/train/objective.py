@@ -1,0 +1,84 @@
+"""What the trainer minimises: next-token cross-entropy of a model that may carry state."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hope_model.config import get_config
+from hope_model.hope import Hope
+from hope_model.state import State, detach
+from hope_model.train.transformer import Transformer, matched_to
+
+TRANSFORMER_PREFIX = "transformer-"
+
+
+class Objective(ABC):
+    """A model and the way it reads a window."""
+
+    model: nn.Module
+
+    @abstractmethod
+    def initial_state(self, rows: int) -> State:
+        """The carried state of ``rows`` lanes that have read nothing."""
+
+    @abstractmethod
+    def loss(self, tokens: Tensor, resets: Tensor, state: State) -> tuple[Tensor, State]:
+        """``tokens [B, T + 1]``, ``resets [B]`` -> (mean nats per token, state without its graph)."""
+
+
+class HopeObjective(Objective):
+    """State flows from window to window; gradients stop between them (truncated back-propagation)."""
+
+    def __init__(self, name: str) -> None:
+        self.model: Hope = Hope(get_config(name))
+
+    def initial_state(self, rows: int) -> State:
+        return self.model.initial_state(rows)
+
+    def loss(self, tokens: Tensor, resets: Tensor, state: State) -> tuple[Tensor, State]:
+        logits, state = self.model(tokens[:, :-1], reset_rows(state, resets))
+        return cross_entropy(logits, tokens[:, 1:]), detach(state)
+
+
+class TransformerObjective(Objective):
+    """The yardstick: the same windows, no memory between them."""
+
+    def __init__(self, name: str) -> None:
+        config = get_config(name)
+        parameters = sum(p.numel() for p in Hope(config).parameters())
+        self.model: Transformer = Transformer(
+            matched_to(
+                parameters,
+                layers=config.layers,
+                width=config.width,
+                heads=config.heads,
+                vocab_size=config.vocab_size,
+            )
+        )
+
+    def initial_state(self, rows: int) -> State:
+        return {}
+
+    def loss(self, tokens: Tensor, resets: Tensor, state: State) -> tuple[Tensor, State]:
+        return cross_entropy(self.model(tokens[:, :-1]), tokens[:, 1:]), state
+
+
+def make_objective(name: str) -> Objective:
+    """The objective of a model name; ConfigError lists the known configurations."""
+    if name.startswith(TRANSFORMER_PREFIX):
+        return TransformerObjective(name.removeprefix(TRANSFORMER_PREFIX))
+    return HopeObjective(name)
+
+
+def reset_rows(state: State, resets: Tensor) -> State:
+    """Rows marked in ``resets [B]`` start from the initial state, which is zero everywhere."""
+    if not bool(resets.any()):
+        return state
+    return {name: t.masked_fill(resets.view(-1, *(1,) * (t.dim() - 1)), 0) for name, t in state.items()}
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats per token in fp32: ``logits [B, T, vocab]``, ``targets [B, T]`` -> scalar."""
+    return F.cross_entropy(logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)), targets.flatten())
