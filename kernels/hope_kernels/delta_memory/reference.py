@@ -1,8 +1,8 @@
 """Plain torch form of the diagonal-plus-rank-one memory recurrence (E9 of ``model/EQUATIONS.md``).
 
-The memory is ``M_t = base + D_t``; ``base`` is shared by all rows, ``D_t`` belongs to one row. Every token writes
-``D_t = alpha_t D_{t-1} + u_t k_t^T`` with ``u_t = (base + D_{t-1}) a_t + w_t``, and is read before that write:
-``o_t = (base + D_{t-1}) q_t``.
+The memory is ``M_t = base + D_t``; ``base`` is shared by all rows, ``D_t`` belongs to one row. Every token
+writes ``D_t = alpha_t D_{t-1} + u_t k_t^T`` with ``u_t = (base + D_{t-1}) a_t + w_t``, and is read before
+that write: ``o_t = (base + D_{t-1}) q_t``.
 """
 
 import torch
@@ -64,7 +64,7 @@ def delta_chunk_write(
 
 
 def _decays(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """``log prod_{s<t} alpha_s`` as ``[B, H, T]``; ``prod_{s<j<t} alpha_j`` below the diagonal as ``[B, H, T, T]``."""
+    """``log prod_{s<t} alpha_s`` ``[B, H, T]``; ``prod_{s<j<t} alpha_j``, s < t, else 0: ``[B, H, T, T]``."""
     total = log_alpha.cumsum(-1)
     before = total - log_alpha
     tokens = log_alpha.shape[-1]
@@ -80,7 +80,8 @@ def _updates(
     lower = torch.matmul(a, k.transpose(-1, -2)) * decay
     carried = torch.matmul(a * before.exp()[..., None], delta.transpose(-1, -2))
     right = torch.matmul(a, base.transpose(-1, -2)) + carried + w
-    return torch.linalg.solve_triangular(-lower, right, upper=False, unitriangular=True)
+    solved: Tensor = torch.linalg.solve_triangular(-lower, right, upper=False, unitriangular=True)
+    return solved
 
 
 def _write(delta: Tensor, u: Tensor, k: Tensor, log_alpha: Tensor) -> Tensor:
