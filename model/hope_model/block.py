@@ -61,7 +61,10 @@ class HopeBlock(nn.Module):
         return self._run(x, state, lambda layer, h, own: layer(h, own, phase))
 
     def _run(
-        self, x: Tensor, state: State, call: Callable[[nn.Module, Tensor, State], tuple[Tensor, State, object]]
+        self,
+        x: Tensor,
+        state: State,
+        call: Callable[[nn.Module, Tensor, State], tuple[Tensor, State, object]],
     ) -> tuple[Tensor, State, Applied]:
         after: State = {}
         y, own, applied = call(self.phi, self.phi_norm(x), _take(state, "phi"))
@@ -79,7 +82,9 @@ class HopeBlock(nn.Module):
 
             return read
 
-        x = self.aggregation(x, [reader(level) for level in self.levels if isinstance(level, AssociativeLevel)])
+        x = self.aggregation(
+            x, [reader(level) for level in self.levels if isinstance(level, AssociativeLevel)]
+        )
         return x + self.mlp(self.mlp_norm(x)), after, applied
 
     def drift(self, state: State) -> Applied:
@@ -88,7 +93,9 @@ class HopeBlock(nn.Module):
         for level, names in self.phi.drift_tensors().items():
             learned = sum(state[f"phi.{name}"].flatten(1).square().sum(1) for name in names)
             assert isinstance(learned, Tensor)
-            moved[level] = torch.stack((learned, self.phi.reference_norms()[level].square().expand_as(learned)))
+            moved[level] = torch.stack(
+                (learned, self.phi.reference_norms()[level].square().expand_as(learned))
+            )
         for cms in self.levels:
             assert isinstance(cms, AssociativeLevel)
             learned = state[f"{cms.level.name}.delta"].flatten(1).square().sum(1)

@@ -53,7 +53,9 @@ def load_checkpoint(directory: Path) -> tuple[Hope, Tokenizer]:
     config = _read_config(directory / "config.json")
     with torch.device("meta"):
         model = Hope(config)
-    weights = _read_weights(directory / "model.safetensors", {k: v.shape for k, v in model.state_dict().items()})
+    weights = _read_weights(
+        directory / "model.safetensors", {k: v.shape for k, v in model.state_dict().items()}
+    )
     model.load_state_dict(weights, assign=True)
     try:
         tokenizer = Tokenizer.load(directory / "tokenizer.json", vocab_size=config.vocab_size)
@@ -63,7 +65,7 @@ def load_checkpoint(directory: Path) -> tuple[Hope, Tokenizer]:
 
 
 def slow_weights_sha256(model: Hope) -> str:
-    """Hex digest over the configuration and every slow weight's name, type, shape and bytes, in name order."""
+    """Hex digest over the configuration and every slow weight's name, type, shape and bytes, by name."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
@@ -77,7 +79,7 @@ def _read_config(path: Path) -> HopeConfig:
         if len(raw) > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path}: expected at most {MAX_CONFIG_BYTES} bytes, found {len(raw)}")
         data = json.loads(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("family") != "hope":
         raise CheckpointError(f"{path}: expected format {FORMAT} of family 'hope', found {str(data)[:80]}")
@@ -99,7 +101,9 @@ def _read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tens
                     f"{path}: does not match its config at {len(wrong)} tensors, first {name!r}: "
                     f"expected {_shape(expected.get(name))}, found {_shape(found.get(name))}"
                 )
-            weights = {name: file.get_tensor(name).float() for name in expected}
+            # Copied: what the library gives is the file's own memory. A writer of the file would change it,
+            # and its alignment changes the last bits of products.
+            weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in expected}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     for name, tensor in weights.items():

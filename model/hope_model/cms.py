@@ -14,14 +14,16 @@ from hope_model.write_rules import WRITE_RULES
 
 MAX_STEP = 4.0
 MAX_NORM = 32.0
+BASE_SCALE = 0.3
+READOUT_SCALE = 4.0
 
 
 class AssociativeLevel(nn.Module):
-    """A matrix memory ``W = W_0 + ΔW`` that learns to foretell a token's value from the key of the token before it.
+    """A matrix memory ``W = W_0 + ΔW`` that learns to foretell a token's value from the key before it.
 
-    Between two writes ``W`` stands still, so the squared-error gradient of a period is a sum over its tokens and is
-    gathered in ``gradient``. At the period's end the gradient, divided by its norm, goes through the write rule.
-    ``ΔW`` is per session and starts at zero.
+    Between two writes ``W`` stands still, so the squared-error gradient of a period is a sum over its tokens
+    and is gathered in ``gradient``. At the period's end the gradient, divided by its norm, goes through the
+    write rule. ``ΔW`` is per session and starts at zero.
     """
 
     def __init__(self, config: HopeConfig, level: LevelConfig) -> None:
@@ -33,10 +35,19 @@ class AssociativeLevel(nn.Module):
         self.key = nn.Linear(config.width, self.width)
         self.value = nn.Linear(config.width, self.width, bias=False)
         self.output = nn.Linear(self.width, config.width, bias=False)
-        self.base = nn.Parameter(torch.randn(self.width, self.width) / math.sqrt(self.width))
+        self.base = nn.Parameter(torch.randn(self.width, self.width) * BASE_SCALE / math.sqrt(self.width))
         self.rate = nn.Linear(config.width, 1)
-        self.step_length = nn.Parameter(torch.tensor(-1.0))
-        self.retention = nn.Parameter(torch.tensor(4.0))
+        self.step_length = nn.Parameter(torch.full((1,), -1.0))
+        self.retention = nn.Parameter(torch.full((1,), 4.0))
+
+    @torch.no_grad()
+    def align(self) -> None:
+        """Start with a readout that gives back what the value projection took in.
+
+        From the first step on, what the memory foretells points at the next token's own features, so that
+        writes pay before projection and readout have found each other.
+        """
+        self.output.weight.copy_(READOUT_SCALE * self.value.weight.T)
 
     def spec(self) -> tuple[TensorSpec, ...]:
         """The level's state tensors for one layer."""
@@ -49,7 +60,7 @@ class AssociativeLevel(nn.Module):
         return own + self.rule.spec(name, shape)
 
     def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, Tensor]:
-        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B] int64)``."""
+        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B])``."""
         keys, values, rates = self._terms(x[:, None])
         reading, gradient = self._read(keys, values, rates, state["delta"], state["last_key"])
         state = {**state, "gradient": state["gradient"] + gradient, "last_key": keys[:, -1]}
@@ -64,12 +75,14 @@ class AssociativeLevel(nn.Module):
         return self.output(reading[:, 0]), chosen, (applied & due).long()
 
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Tensor]:
-        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B] int64)``."""
+        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B])``."""
         keys, values, rates = self._terms(x)
         applied = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         readings, read_tokens = [], 0
         sizes = run_lengths(phase, x.shape[1], self.level.period)
-        parts = zip(keys.split(sizes, dim=1), values.split(sizes, dim=1), rates.split(sizes, dim=1), strict=True)
+        parts = zip(
+            keys.split(sizes, dim=1), values.split(sizes, dim=1), rates.split(sizes, dim=1), strict=True
+        )
         with full_precision(x):
             for key, value, rate in parts:
                 reading, gradient = self._read(key, value, rate, state["delta"], state["last_key"])

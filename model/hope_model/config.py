@@ -1,10 +1,19 @@
 """Frozen, validated configurations; stored beside the weights."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from hope_model.aggregations import AGGREGATIONS
 from hope_model.errors import ConfigError
+from hope_model.rules import RULES
+from hope_model.write_rules import WRITE_RULES
+
+MAX_SIZE = 1 << 24
+LEVEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""No dots: a level's name prefixes those of its state tensors."""
+RESERVED_LEVELS = {"phi", "projections", "slow", "counters"}
 
 
 @dataclass(frozen=True)
@@ -35,19 +44,47 @@ class HopeConfig:
     block: int = 256
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "width", "layers", "heads", "mlp_width", "chunk", "conv_width", "cms_width", "block")
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"name: expected a text, found {self.name!r}")
+        sizes = (
+            "vocab_size",
+            "width",
+            "layers",
+            "heads",
+            "mlp_width",
+            "chunk",
+            "conv_width",
+            "cms_width",
+            "block",
+        )
         for name in sizes:
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= 1 << 24:
+            if type(value) is not int or not 1 <= value <= MAX_SIZE:
                 raise ConfigError(f"{name}: expected a positive integer, found {value!r}")
         if self.width % self.heads:
             raise ConfigError(f"heads: {self.heads} does not divide width {self.width}")
-        for label, period in [("chunk", self.chunk), *((level.name, level.period) for level in self.levels)]:
-            if type(period) is not int or period < 1 or (self.block % period and period % self.block):
-                raise ConfigError(f"{label}: period {period!r} neither divides block {self.block} nor is a multiple of it")
+        self._check_levels()
+        RULES.require(self.rule)
+        AGGREGATIONS.require(self.aggregation)
+
+    def _check_levels(self) -> None:
+        if not self.levels:
+            raise ConfigError("levels: expected one at least, found none")
         names = [level.name for level in self.levels]
-        if len(set(names)) != len(names) or {"phi", "projections", "slow", "counters"} & set(names):
+        for name in names:
+            if not isinstance(name, str) or not LEVEL_NAME.fullmatch(name):
+                raise ConfigError(f"levels: expected names of letters, digits, '-' and '_', found {name!r}")
+        if len(set(names)) != len(names) or RESERVED_LEVELS & set(names):
             raise ConfigError(f"levels: names must be distinct and not reserved, found {names}")
+        for level in self.levels:
+            WRITE_RULES.require(level.write_rule)
+        for label, period in [("chunk", self.chunk), *((level.name, level.period) for level in self.levels)]:
+            if type(period) is not int or not 1 <= period <= MAX_SIZE:
+                raise ConfigError(f"{label}: expected a positive integer as period, found {period!r}")
+            if self.block % period and period % self.block:
+                raise ConfigError(
+                    f"{label}: period {period!r} neither divides block {self.block} nor is a multiple of it"
+                )
 
     @property
     def head_width(self) -> int:
@@ -64,13 +101,18 @@ class HopeConfig:
             ConfigError: an unknown or missing field, or a value out of range.
         """
         try:
-            levels = tuple(LevelConfig(**_known(LevelConfig, level)) for level in data["levels"])
-            return cls(**{**_known(cls, data), "levels": levels})
+            own = _known(cls, data)
+            if not isinstance(own["levels"], list | tuple):
+                raise ConfigError(f"levels: expected a list, found {own['levels']!r}")
+            levels = tuple(LevelConfig(**_known(LevelConfig, level)) for level in own["levels"])
+            return cls(**{**own, "levels": levels})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"model configuration: {error}") from error
 
 
 def _known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{kind.__name__}: expected fields by name, found {data!r}")
     known = {field.name for field in fields(kind)}
     unknown = set(data) - known
     if unknown:
@@ -80,7 +122,13 @@ def _known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sized(name: str, width: int, layers: int, mlp_width: int, cms_width: int, vocab_size: int) -> HopeConfig:
     return HopeConfig(
-        name, vocab_size=vocab_size, width=width, layers=layers, heads=width // 64, mlp_width=mlp_width, cms_width=cms_width
+        name,
+        vocab_size=vocab_size,
+        width=width,
+        layers=layers,
+        heads=width // 64,
+        mlp_width=mlp_width,
+        cms_width=cms_width,
     )
 
 

@@ -4,9 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hope_kernels import causal_convolution
+
 
 class CausalConvolution(nn.Module):
-    """Depthwise, width ``W``: ``y_t = silu(sum_j c_j x_{t-W+1+j})``. The last ``W - 1`` inputs are the window."""
+    """Depthwise, width ``W``: ``y_t = silu(sum_j c_j x_{t-W+1+j})`` (E5).
+
+    Its window is the last ``W - 1`` inputs.
+    """
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -22,8 +27,5 @@ class CausalConvolution(nn.Module):
 
     def forward(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
         """``x [B, T, D]``, ``window [B, W-1, D]`` -> ``(y [B, T, D], window')``."""
-        width, tokens = self.taps.shape[0], x.shape[1]
         past = torch.cat((window, x.to(window.dtype)), dim=1)
-        y = sum(past[:, j : j + tokens] * self.taps[j] for j in range(width))
-        assert isinstance(y, Tensor)
-        return F.silu(y), past[:, past.shape[1] - (width - 1) :]
+        return F.silu(causal_convolution(past, self.taps)), past[:, x.shape[1] :]

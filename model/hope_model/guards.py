@@ -1,18 +1,24 @@
 """Guards that are part of every update rule, so that a replay repeats them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 def l2_normalize(x: Tensor) -> Tensor:
     """Unit vectors along the last axis; a zero vector stays zero, with a finite gradient."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+    unit: Tensor = _Unit.apply(x)
+    return unit
 
 
 def bound_norm(x: Tensor, limit: float, *, axes: tuple[int, ...]) -> Tensor:
-    """Scale ``x`` down so that its Frobenius norm over ``axes`` is at most ``limit``; smaller values pass unchanged."""
+    """Scale ``x`` down to a Frobenius norm over ``axes`` of at most ``limit``; a smaller one is unchanged."""
     squared = x.square().sum(axes, keepdim=True)
-    return x * (limit * torch.rsqrt(squared.clamp_min(limit * limit)))
+    inside = squared <= limit * limit
+    if bool(inside.all()):
+        return x
+    return x * torch.where(inside, torch.ones_like(squared), limit * torch.rsqrt(squared))
 
 
 def keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,10 +27,28 @@ def keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``(kept, applied)``: ``new`` where the whole row is finite, else ``old``; ``applied [B]`` bool.
     """
-    applied = torch.isfinite(new.detach().flatten(1).abs().amax(1))
-    if bool(applied.all()):
-        return new, applied
+    # One value that is not finite makes the sum so; a sum that merely overflows is looked at row by row.
+    if bool(torch.isfinite(new.detach().sum())):
+        return new, torch.ones(new.shape[0], dtype=torch.bool, device=new.device)
+    applied = torch.isfinite(new.detach()).flatten(1).all(1)
     return torch.where(applied.view(-1, *(1,) * (new.dim() - 1)), new, old), applied
+
+
+class _Unit(torch.autograd.Function):
+    """``y = x r`` with ``r = (|x|^2 + 1e-6)^-1/2``; its gradient is ``r (g - y (y . g))``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        inverse = torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, inverse = ctx.saved_tensors
+        along = (unit * grad).sum(-1, keepdim=True)
+        return inverse * torch.addcmul(grad, unit, along, value=-1)
 
 
 def full_precision(x: Tensor) -> torch.autocast:

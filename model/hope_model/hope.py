@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hope_model.block import Applied, HopeBlock
+from hope_model.cms import AssociativeLevel
 from hope_model.config import HopeConfig
 from hope_model.errors import StateError
 from hope_model.norms import RMSNorm
@@ -16,7 +17,7 @@ from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec, 
 class Hope(nn.Module):
     """Slow weights only; a session's state is passed in and a new one returned.
 
-    All entry points accept rows at different positions, and agree with one another for any split of the tokens.
+    All entry points accept rows at different positions and agree with one another for any split of tokens.
     """
 
     def __init__(self, config: HopeConfig) -> None:
@@ -59,7 +60,7 @@ class Hope(nn.Module):
         return self._head(hidden), state
 
     def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """:meth:`forward` with the logits of the last token alone: ``[B, T]`` -> ``(logits [B, vocab], state')``."""
+        """:meth:`forward` with the last token's logits: ``[B, T]`` -> ``(logits [B, vocab], state')``."""
         hidden, state = self.hidden(tokens, state)
         return self._head(hidden[:, -1]), state
 
@@ -162,17 +163,21 @@ class Hope(nn.Module):
         for index, layer in enumerate(self.blocks):
             assert isinstance(layer, HopeBlock)
             tensors += [
-                TensorSpec(f"layers.{index}.{spec.name}", spec.level, spec.shape, spec.dtype) for spec in layer.spec()
+                TensorSpec(f"layers.{index}.{spec.name}", spec.level, spec.shape, spec.dtype)
+                for spec in layer.spec()
             ]
         return StateSpec(tuple(tensors), levels)
 
     def _initialise(self) -> None:
-        """Small embeddings, since the head is tied to them; projections into the residual stream shrink with depth."""
+        """Small embeddings, as the head is tied to them; projections into the residual shrink with depth."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 shrink = (2 * self.config.layers) ** -0.5 if name.endswith(("output", "contract")) else 1.0
                 nn.init.normal_(module.weight, std=shrink * module.in_features**-0.5)
+        for module in self.modules():
+            if isinstance(module, AssociativeLevel):
+                module.align()
 
 
 def _layer(state: State, index: int) -> State:

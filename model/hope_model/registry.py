@@ -19,12 +19,18 @@ class Registry(Mapping[str, Any]):
         self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> Any:
-        try:
-            module, _, attribute = self._entries[name].partition(":")
-        except KeyError:
-            known = ", ".join(sorted(self._entries))
-            raise ConfigError(f"unknown {self._kind} {name!r}; known: {known}") from None
+        self.require(name)
+        module, _, attribute = self._entries[name].partition(":")
         return getattr(import_module(module), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
+    def require(self, name: object) -> None:
+        """Raises ConfigError, with the known names, unless ``name`` is one of them."""
+        if name not in self:
+            known = ", ".join(sorted(self._entries))
+            raise ConfigError(f"unknown {self._kind} {name!r}; known: {known}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -25,6 +25,6 @@ class Attention(Aggregation):
 
 
 def associative_read(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention as an associative memory (E1, E2): ``query [..., D]``, ``keys, values [..., N, D]`` -> ``[..., D]``."""
+    """Attention as a memory (E1, E2): ``query [..., D]``, ``keys, values [..., N, D]`` -> ``[..., D]``."""
     similarity = torch.einsum("...d,...nd->...n", query, keys) / math.sqrt(query.shape[-1])
     return torch.einsum("...n,...nd->...d", similarity.softmax(-1), values)

@@ -11,9 +11,10 @@ from hope_model.state import LevelSpec, State, TensorSpec
 class MemoryRule(nn.Module, ABC):
     """One block's self-modifying memory.
 
-    State is passed in and returned; the module holds slow weights only. ``step`` takes rows at different positions;
-    ``forward`` takes rows at the same position modulo :attr:`phase_period` and any number of tokens, and equals that
-    many steps. Both report which writes were applied: ``{level: [B] int64}``, and refuse a non-finite write.
+    State is passed in and returned; the module holds slow weights only. ``step`` takes rows at different
+    positions; ``forward`` takes rows at the same position modulo :attr:`phase_period` and any number of
+    tokens, and equals that many steps. Both report which writes were applied, ``{level: [B] int64}``, and
+    refuse a write that is not finite.
     """
 
     def __init__(self, config: HopeConfig) -> None:

@@ -3,10 +3,10 @@
 import math
 
 import torch
-from hope_kernels import delta_chunk, delta_chunk_write, delta_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hope_kernels import delta_chunk, delta_chunk_write, delta_step
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
 from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
@@ -19,8 +19,9 @@ MAX_NORM = 8.0
 
 
 class DeltaRule(MemoryRule):
-    """Matrix memories per head. ``memory`` is written by every token; the memories that make keys, values, rates and
-    retention (``projections``) are read as they stood at the start of their chunk and change at its end.
+    """Matrix memories per head. ``memory`` is written by every token; the memories that make keys, values,
+    rates and retention (``projections``) are read as they stood at the start of their chunk and change at its
+    end.
 
     Both are held as a difference to a meta-learned initial memory, so that retention decays toward it.
     """
@@ -62,10 +63,9 @@ class DeltaRule(MemoryRule):
         )
 
     def reference_norms(self) -> dict[str, Tensor]:
-        head = self.config.head_width
-        eye = torch.eye(head, dtype=self.memory_initial.dtype, device=self.memory_initial.device)
-        maps = self.projections_initial + torch.cat((eye, eye, torch.zeros_like(eye[:2])))
-        return {"phi": (self.memory_initial + eye).norm(), "projections": maps.norm()}
+        memory = self.memory_initial + self._identity()[: self.config.head_width]
+        projections = self.projections_initial + self._identity()
+        return {"phi": memory.norm(), "projections": projections.norm()}
 
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         return {"phi": ("memory",), "projections": ("projections",)}
@@ -134,7 +134,13 @@ class DeltaRule(MemoryRule):
     ) -> tuple[Tensor, Tensor, Tensor]:
         parts = self._project(inputs, anchor)
         read, memory = delta_chunk(
-            memory, self.memory_initial, a=parts["a"], w=parts["w"], k=parts["k"], log_alpha=parts["log_alpha"], q=q
+            memory,
+            self.memory_initial,
+            a=parts["a"],
+            w=parts["w"],
+            k=parts["k"],
+            log_alpha=parts["log_alpha"],
+            q=q,
         )
         retention = self._projection_retention().log()[None, :, None].expand(1, -1, inputs.shape[2])
         pending = delta_chunk_write(
@@ -152,27 +158,31 @@ class DeltaRule(MemoryRule):
 
         ``inputs`` is ``[B, H, K]`` or ``[B, H, T, K]``; so are the results, rates without the last axis.
         """
-        sizes = [self.config.head_width, self.config.head_width, 1, 1]
+        head = self.config.head_width
         single = inputs.dim() == 3
         tokens = inputs[:, :, None] if single else inputs
-        maps = (self.projections_initial + anchor).transpose(-1, -2)  # [B, H, K, 2K + 2]
-        key, value, rate, retention = torch.matmul(tokens, maps).split(sizes, dim=-1)
-        k = l2_normalize(tokens + key)
-        v = l2_normalize(tokens + value)
+        maps = (self.projections_initial + self._identity() + anchor).mT  # [B, H, K, 2K + 2]
+        read = torch.matmul(tokens, maps)
+        k, v = l2_normalize(read[..., : 2 * head].unflatten(-1, (2, head))).unbind(-2)
+        rate, retention = read[..., 2 * head :].split(1, dim=-1)
         rate = MAX_RATE * torch.sigmoid(rate + self.rate_bias[:, None, None])
         log_alpha = F.logsigmoid(retention.squeeze(-1) + self.retention_bias[:, None])
         slow_rate = rate * torch.sigmoid(self.projection_rate)[:, None, None]
         change = k - v
-        error = torch.matmul(change, maps) + F.pad(torch.cat((change, change), dim=-1), (0, 2))
         parts = {
             "k": k,
             "log_alpha": log_alpha,
             "a": rate * (v - 2 * k),
             "w": rate * -change,
             "a_projections": -slow_rate * k,
-            "w_projections": -slow_rate * error,
+            "w_projections": -slow_rate * torch.matmul(change, maps),
         }
         return {name: part.squeeze(2) for name, part in parts.items()} if single else parts
+
+    def _identity(self) -> Tensor:
+        """``[2K + 2, K]``: the residual of the memories of keys and values; those of the rates have none."""
+        eye = torch.eye(self.config.head_width, dtype=self.rate_bias.dtype, device=self.rate_bias.device)
+        return torch.cat((eye, eye, torch.zeros_like(eye[:2])))
 
     def _projection_retention(self) -> Tensor:
         return torch.sigmoid(self.projection_retention)

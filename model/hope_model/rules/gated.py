@@ -14,8 +14,8 @@ MAX_NORM = 64.0
 class GatedRule(MemoryRule):
     """``φ' = (1 - g) ⊙ φ + g ⊙ Δ`` with ``g = σ(W_g [φ; x])`` and ``Δ = W_Δ [φ; x]``; read before the write.
 
-    ``φ`` is held as a difference to its meta-learned initial value. The recurrence is not linear in ``φ``, so a run
-    of tokens is a loop.
+    ``φ`` is held as a difference to its meta-learned initial value. The recurrence is not linear in ``φ``,
+    so a run of tokens is a loop.
     """
 
     def __init__(self, config: HopeConfig) -> None:

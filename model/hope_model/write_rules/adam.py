@@ -26,7 +26,9 @@ class Adam(WriteRule):
         second = self.beta2 * moments["second"] + (1 - self.beta2) * gradient.square()
         power = count.view(-1, *(1,) * (gradient.dim() - 1)).to(gradient.dtype)
         unbiased = second / (1 - torch.as_tensor(self.beta2, dtype=gradient.dtype) ** power)
-        # The square root's gradient at zero is infinite; entries that never moved pass through a constant instead.
+        # The square root's gradient at zero is infinite; entries that never moved pass through a constant.
         root = torch.where(unbiased > 0, unbiased, torch.ones_like(unbiased)).sqrt() * (unbiased > 0)
-        step = first / (1 - torch.as_tensor(self.beta1, dtype=gradient.dtype) ** power) / (root + self.epsilon)
+        step = (
+            first / (1 - torch.as_tensor(self.beta1, dtype=gradient.dtype) ** power) / (root + self.epsilon)
+        )
         return rate * step, {"first": first, "second": second, "count": count}
