@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from hope_model.errors import ConfigError
 from hope_model.evaluate.stream import read_losses
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
@@ -24,7 +25,13 @@ def hope_bits(model: Hope, tokenizer: Tokenizer, ids: Sequence[int], run: int = 
 
 @torch.no_grad()
 def transformer_bits(model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], window: int) -> float:
-    """Bits per byte of ``ids[1:]``; each token sees between half a window and a whole one before it."""
+    """Bits per byte of ``ids[1:]``; each token sees between half a window and a whole one before it.
+
+    Raises:
+        ConfigError: ``window`` below 2.
+    """
+    if window < 2:
+        raise ConfigError(f"window: expected at least 2 tokens, found {window}")
     nats, half = 0.0, window // 2
     for start in range(0, len(ids) - 1, half):
         first = max(0, start - half)

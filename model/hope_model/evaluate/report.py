@@ -11,7 +11,7 @@ _SEGMENT = 2_048
 
 
 def write_report(results: Sequence[StreamLosses], directory: Path) -> str:
-    """Write ``stream.json``, ``stream.md`` and, where matplotlib is installed, ``stream.png``; returns the table."""
+    """Write ``stream.json``, ``stream.md`` and, with matplotlib, ``stream.png``; returns the table."""
     directory.mkdir(parents=True, exist_ok=True)
     table = markdown(results)
     (directory / "stream.md").write_text(table, encoding="utf-8")

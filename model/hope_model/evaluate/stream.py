@@ -1,7 +1,7 @@
 """Does a session that learns stay good on a long stream? Losses of three readers of the same text.
 
-``carried`` has read the stream from its start. ``fresh`` is started anew a fixed number of tokens before each stretch
-it is judged on. ``frozen`` has read from the start too, with the CMS levels never written.
+``carried`` has read the stream from its start. ``fresh`` is started anew a fixed number of tokens before each
+stretch it is judged on. ``frozen`` has read from the start too, with the CMS levels never written.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from hope_model.hope import Hope
 from hope_model.state import State
 
 NEVER = 1 << 24
-"""A period beyond every stream, in tokens; a multiple of every block."""
+"""Blocks in a period beyond every stream."""
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """Lengths in tokens: the stream's end, where judging starts, a fresh session's lead, a run of the model."""
+    """Lengths in tokens: the stream, where judging starts, a fresh session's lead, a run of the model."""
 
     stream: int = 65_536
     judged_from: int = 32_768
@@ -31,13 +31,19 @@ class StreamSettings:
     def __post_init__(self) -> None:
         if not 0 < self.lead <= self.judged_from < self.stream:
             raise DataError(f"stream lengths: expected 0 < lead <= judged_from < stream, found {self}")
-        if self.lead % self.run or self.judged_from % self.run or (self.stream - self.judged_from) % self.lead:
-            raise DataError(f"stream lengths: expected whole runs and whole stretches of the lead, found {self}")
+        if (
+            self.lead % self.run
+            or self.judged_from % self.run
+            or (self.stream - self.judged_from) % self.lead
+        ):
+            raise DataError(
+                f"stream lengths: expected whole runs and whole stretches of the lead, found {self}"
+            )
 
 
 @dataclass(frozen=True)
 class StreamLosses:
-    """Nats per token of one stream. ``carried``, ``frozen``: ``[stream]``; ``fresh``: ``[stream - judged_from]``."""
+    """Nats per token of one stream: ``carried, frozen [stream]``, ``fresh [stream - judged_from]``."""
 
     name: str
     carried: Tensor
@@ -61,9 +67,10 @@ class StreamLosses:
 
 
 def without_cms_writes(model: Hope) -> Hope:
-    """The same slow weights with CMS levels whose period never ends, so that they stay as they were trained."""
-    levels = tuple(replace(level, period=NEVER) for level in model.config.levels)
-    frozen = Hope(replace(model.config, levels=levels)).to(model.embedding.weight.device)
+    """The same slow weights with CMS levels whose period never ends: they stay as they were trained."""
+    never = NEVER * model.config.block
+    levels = tuple(replace(level, period=never) for level in model.config.levels)
+    frozen = Hope(replace(model.config, levels=levels)).to(model.embedding.weight)
     frozen.load_state_dict(model.state_dict())
     return frozen.requires_grad_(False).eval()
 

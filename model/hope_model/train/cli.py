@@ -1,11 +1,17 @@
 """``hope train``: start or resume a run; export what it learned as a checkpoint to serve."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hope_model.errors import ConfigError
 from hope_model.train.settings import PRECISIONS, TrainSettings
+
+if TYPE_CHECKING:
+    from hope_model.train.mixture import Source
 
 _HELP = {
     "model": "configuration to train, or transformer-<configuration> for the yardstick",
@@ -27,18 +33,32 @@ _HELP = {
 def add_parser(subparsers: Any) -> None:
     """Mount ``hope train`` on the main command."""
     parser: argparse.ArgumentParser = subparsers.add_parser("train", help="train a model from scratch")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of .jsonl.zst / .txt shards")
-    parser.add_argument("--mixture", default="core", help="a built-in mixture or a JSON file (default: core)")
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json; without it one is trained on the data first")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run; resumed if it has one")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of .jsonl.zst / .txt shards"
+    )
+    parser.add_argument(
+        "--mixture", help="a built-in mixture (core) or a JSON file (default: every shard of the folder)"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="tokenizer.json; without it one is trained on the data first"
+    )
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", help="folder of the run; resumed if it has one"
+    )
     parser.add_argument("--threads", type=int, help="torch threads (default: all cores)")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="when done, write the checkpoint to serve here")
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="when done, write the checkpoint to serve here"
+    )
     for field in fields(TrainSettings):
         flag = "--" + field.name.replace("_", "-")
         choices = PRECISIONS if field.name == "precision" else None
         kind = type(field.default)
         parser.add_argument(
-            flag, type=kind, default=field.default, choices=choices, help=f"{_HELP[field.name]} (default: {field.default})"
+            flag,
+            type=kind,
+            default=field.default,
+            choices=choices,
+            help=f"{_HELP[field.name]} (default: {field.default})",
         )
     parser.set_defaults(run_command=run)
 
@@ -48,21 +68,30 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from hope_model.train.export import export_run
-    from hope_model.train.mixture import builtin_mixture, load_mixture
     from hope_model.train.trainer import train
     from hope_model.train.vocabulary import tokenizer_for
 
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
-    if args.threads:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ConfigError(f"threads: expected a positive integer, found {args.threads}")
         torch.set_num_threads(args.threads)
-    mixture = load_mixture(Path(args.mixture)) if args.mixture.endswith(".json") else builtin_mixture(args.mixture)
-    sources = mixture.resolve(args.data)
+    sources = _sources(args.data, args.mixture)
     tokenizer = tokenizer_for(settings.model, sources, args.tokenizer, args.run)
     try:
         train(settings, sources, tokenizer, args.run)
     except KeyboardInterrupt:
         print(f"stopped; go on with the same command (--run {args.run})")
         return 130
-    if args.export:
+    if args.export and os.environ.get("RANK", "0") == "0":
         export_run(args.run, settings.model, tokenizer, args.export)
     return 0
+
+
+def _sources(folder: Path, mixture: str | None) -> Sequence["Source"]:
+    from hope_model.train.mixture import builtin_mixture, load_mixture, shards_of
+
+    if mixture is None:
+        return shards_of(folder)
+    found = load_mixture(Path(mixture)) if mixture.endswith(".json") else builtin_mixture(mixture)
+    return found.resolve(folder)

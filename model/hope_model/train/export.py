@@ -22,5 +22,8 @@ def export_run(run: Path, model_name: str, tokenizer: Tokenizer, directory: Path
     if model_name.startswith(TRANSFORMER_PREFIX):
         raise TrainError(f"{model_name} is a yardstick for training; expected a Hope configuration to export")
     model = Hope(get_config(model_name))
-    model.load_state_dict(load_weights(run))
+    try:
+        model.load_state_dict(load_weights(run))
+    except RuntimeError as error:
+        raise TrainError(f"{run}: expected weights of {model_name}: {error}") from error
     save_checkpoint(directory, model, tokenizer, dtype=torch.bfloat16)

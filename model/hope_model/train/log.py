@@ -15,6 +15,7 @@ SMOOTHING = 0.98
 class TrainLog:
     """Writes one JSON line a step and keeps the bar up to date; silent on all processes but the first.
 
+    Lines of steps after ``done``, which are about to be run again, are dropped from the log first.
     Without a terminal a line is printed every 50 steps instead of the bar.
     """
 
@@ -23,6 +24,8 @@ class TrainLog:
         self._tokens_per_step = tokens_per_step
         self._steps = steps
         self._quiet = rank > 0
+        if not self._quiet:
+            _keep_until(self._path, done)
         self._console = Console()
         self._smooth: float | None = None
         self._started, self._first = time.perf_counter(), done
@@ -54,28 +57,47 @@ class TrainLog:
         loss = figures["loss"]
         self._smooth = loss if self._smooth is None else SMOOTHING * self._smooth + (1 - SMOOTHING) * loss
         rate = (step - self._first) * self._tokens_per_step / (time.perf_counter() - self._started)
-        record: dict[str, Any] = {"step": step, "tokens": step * self._tokens_per_step, "tokens_per_s": rate, **figures}
+        record: dict[str, Any] = {
+            "step": step,
+            "tokens": step * self._tokens_per_step,
+            "tokens_per_s": rate,
+            **figures,
+        }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._bar.update(self._task, completed=step, loss=self._smooth, rate=rate)
         if not self._console.is_terminal and step % 50 == 0:
             left_s = (self._steps - step) * self._tokens_per_step / rate
-            self._console.print(f"step {step}/{self._steps} loss {self._smooth:.3f} {rate:,.0f} tokens/s, {left_s:.0f} s left")
+            self._console.print(
+                f"step {step}/{self._steps} loss {self._smooth:.3f} {rate:,.0f} tokens/s, {left_s:.0f} s left"
+            )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of ``log.jsonl``; of a step that was run twice (after a resume) the later one."""
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return list({record["step"]: record for record in records}.values())
+    """The records of ``log.jsonl``, one a step; a last line that a kill has cut short is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def _keep_until(path: Path, done: int) -> None:
+    kept = [record for record in read_log(path) if record["step"] <= done]
+    scratch = path.with_name(f".{path.name}")
+    scratch.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    scratch.replace(path)
 
 
 def plot_loss(directory: Path) -> Path | None:
-    """Draw ``loss.png`` from the log; None when matplotlib (extra ``plot``) is not installed."""
+    """Draw ``loss.png`` from the log; None when that is empty or matplotlib (extra ``plot``) is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
     records = read_log(directory / "log.jsonl")
+    if not records:
+        return None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     tokens = [record["tokens"] / 1e6 for record in records]

@@ -14,8 +14,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 def keep_freed_memory() -> None:
     """Let glibc keep large freed buffers instead of giving them back to the kernel.
 
-    Activations are larger than the default threshold, so each would be mapped and page-faulted anew (measured: 1.4
-    times the tokens per second). Other systems are left as they are.
+    Activations are larger than the default threshold, so each would be mapped and page-faulted anew
+    (measured: 1.4 times the tokens per second). Other systems are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
 
 
 def faster_precision(run: Callable[[], None], device: torch.device) -> str:
-    """``bfloat16`` or ``float32``, whichever runs ``run`` in less time here (two turns each, the better counts)."""
+    """``bfloat16`` or ``float32``, whichever runs ``run`` in less time (two turns, the better counts)."""
     best = {"float32": float("inf"), "bfloat16": float("inf")}
     for _ in range(2):
         for name in best:
@@ -39,5 +39,5 @@ def faster_precision(run: Callable[[], None], device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Autocast for matrix products of slow weights; memories keep their own type (``guards.full_precision``)."""
+    """Autocast for products of slow weights; memories keep their own type (``guards.full_precision``)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

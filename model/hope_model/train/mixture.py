@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hope_model.errors import DataError
+from hope_model.train.shards import SUFFIXES
 
 Format = Literal["book", "text", "dialogue"]
 _REQUIRED = frozenset({"name", "glob", "weight", "format", "licence"})
@@ -104,6 +105,14 @@ def sources_of(paths: Sequence[Path], format: Format = "text") -> tuple[Source, 
     if not paths:
         raise DataError("shards: expected at least one file")
     return (Source("shards", format, 1.0, tuple(paths)),)
+
+
+def shards_of(directory: Path) -> tuple[Source, ...]:
+    """Every shard file in ``directory`` as one source of texts; raises DataError when there is none."""
+    shards = sorted(path for path in directory.glob("*") if path.name.endswith(SUFFIXES) and path.is_file())
+    if not shards:
+        raise DataError(f"{directory}: expected files that end in {', '.join(SUFFIXES)}, found none")
+    return sources_of(shards)
 
 
 def _parse_set(row: Any, where: str) -> MixtureSet:

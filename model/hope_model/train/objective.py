@@ -81,4 +81,6 @@ def reset_rows(state: State, resets: Tensor) -> State:
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean nats per token in fp32: ``logits [B, T, vocab]``, ``targets [B, T]`` -> scalar."""
-    return F.cross_entropy(logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)), targets.flatten())
+    return F.cross_entropy(
+        logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32)), targets.flatten()
+    )

@@ -1,22 +1,43 @@
 """AdamW and its schedule."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from hope_model.train.settings import TrainSettings
 
+MEMORY_SCALARS = (
+    "step_length",
+    "retention",
+    "rate_bias",
+    "retention_bias",
+    "projection_rate",
+    "projection_retention",
+)
+MEMORY_RATE_SCALE = 5.0
+"""Scalars of the update rules act through saturating functions: at the matrices' rate they hardly move."""
+
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW; matrices decay, gains, biases and initial memories' scalars do not."""
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    kept = [p for p in model.parameters() if p.dim() < 2]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+    """AdamW; matrices decay, gains, biases and scalars do not.
+
+    Every group has a ``rate_scale``: what the trainer multiplies the scheduled rate with.
+    """
+    decayed, kept, scalars = [], [], []
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in MEMORY_SCALARS:
+            scalars.append(parameter)
+        else:
+            (decayed if parameter.dim() >= 2 else kept).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay, "rate_scale": 1.0},
+        {"params": kept, "weight_decay": 0.0, "rate_scale": 1.0},
+        {"params": scalars, "weight_decay": 0.0, "rate_scale": MEMORY_RATE_SCALE},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:

@@ -41,6 +41,9 @@ class TrainSettings:
         for name in ("tokens", "rows", "window", "save_every"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected a positive integer, found {getattr(self, name)!r}")
+        for name in ("warmup", "seed"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected a whole number from 0, found {getattr(self, name)!r}")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}: expected a positive number, found {getattr(self, name)!r}")

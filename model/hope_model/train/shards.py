@@ -14,6 +14,7 @@ import zstandard
 
 from hope_model.errors import DataError
 
+SUFFIXES = (".jsonl.zst", ".jsonl", ".txt")
 MAX_ROW_BYTES = 64 * 1024 * 1024
 _DOCUMENT_BREAK = b"<|endoftext|>"
 
@@ -63,8 +64,8 @@ def read_rows(shard: Path, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[RawRo
     row.
     """
     rows = _text_rows if shard.suffix == ".txt" else _json_rows
-    if not shard.name.endswith((".jsonl.zst", ".jsonl", ".txt")):
-        raise DataError(f"{shard.name}: expected a name that ends in .jsonl.zst, .jsonl or .txt")
+    if not shard.name.endswith(SUFFIXES):
+        raise DataError(f"{shard.name}: expected a name that ends in {', '.join(SUFFIXES)}")
     number = 0
     try:
         with _opened(shard) as stream:

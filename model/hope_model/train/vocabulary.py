@@ -14,7 +14,7 @@ SAMPLE_CHARACTERS = 40_000_000
 
 
 def tokenizer_for(model_name: str, sources: Sequence[Source], given: Path | None, run: Path) -> Tokenizer:
-    """Load ``given`` or the run's own ``tokenizer.json``; else train one on a sample of ``sources`` and keep it.
+    """``given`` or the run's own ``tokenizer.json``; else one trained on a sample of ``sources``, and kept.
 
     Raises:
         TokenizerError: a file that is not a tokenizer of the model's vocabulary size.
