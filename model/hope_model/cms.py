@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hope_model.config import HopeConfig, LevelConfig
-from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
+from hope_model.guards import bound_norm, finite_rows, full_precision, keep_rows, l2_normalize
 from hope_model.norms import RMSNorm
 from hope_model.schedule import run_lengths
 from hope_model.state import State, TensorSpec
@@ -115,16 +115,23 @@ class AssociativeLevel(nn.Module):
         return recalled[:, 1:], torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
 
     def _write(self, state: State) -> tuple[State, Tensor]:
-        """End of a period (E14): normalised gradient, write rule, step bound, retention, norm bound."""
+        """End of a period (E14): normalised gradient, write rule, step bound, retention, norm bound.
+
+        A write that is not finite leaves memory and moments as they were.
+        """
         direction = bound_direction(state["gradient"])
         rate = MAX_STEP * torch.sigmoid(self.step_length)
-        moments = {spec.name: state[spec.name] for spec in self.rule.spec(self.level.name, ())}
-        update, moments = self.rule.update(direction, moments, rate)
+        old = {spec.name: state[spec.name] for spec in self.rule.spec(self.level.name, ())}
+        update, new = self.rule.update(direction, old, rate)
         update = bound_norm(update, MAX_STEP, axes=(-2, -1))
         moved = torch.sigmoid(self.retention) * state["delta"] - update
-        delta, applied = keep_finite(bound_norm(moved, MAX_NORM, axes=(-2, -1)), state["delta"])
-        empty = torch.zeros_like(state["gradient"])
-        return {**state, **moments, "delta": delta, "gradient": empty}, applied
+        old, new = (
+            {**old, "delta": state["delta"]},
+            {**new, "delta": bound_norm(moved, MAX_NORM, axes=(-2, -1))},
+        )
+        applied = torch.stack([finite_rows(tensor) for tensor in new.values()]).all(0)
+        kept = {name: keep_rows(applied, tensor, old[name]) for name, tensor in new.items()}
+        return {**state, **kept, "gradient": torch.zeros_like(state["gradient"])}, applied
 
 
 def bound_direction(gradient: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ def bound_norm(x: Tensor, limit: float, *, axes: tuple[int, ...]) -> Tensor:
     inside = squared <= limit * limit
     if bool(inside.all()):
         return x
-    return x * torch.where(inside, torch.ones_like(squared), limit * torch.rsqrt(squared))
+    # Clamped, since the root's gradient at zero is infinite also where it is not chosen.
+    factor = limit * torch.rsqrt(squared.clamp_min(limit * limit))
+    return x * torch.where(inside, torch.ones_like(squared), factor)
 
 
 def keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,11 +29,23 @@ def keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``(kept, applied)``: ``new`` where the whole row is finite, else ``old``; ``applied [B]`` bool.
     """
+    applied = finite_rows(new)
+    return keep_rows(applied, new, old), applied
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Which rows of ``x [B, ...]`` hold finite values alone: ``[B]`` bool."""
     # One value that is not finite makes the sum so; a sum that merely overflows is looked at row by row.
-    if bool(torch.isfinite(new.detach().sum())):
-        return new, torch.ones(new.shape[0], dtype=torch.bool, device=new.device)
-    applied = torch.isfinite(new.detach()).flatten(1).all(1)
-    return torch.where(applied.view(-1, *(1,) * (new.dim() - 1)), new, old), applied
+    if bool(torch.isfinite(x.detach().sum())):
+        return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+    return torch.isfinite(x.detach()).flatten(1).all(1)
+
+
+def keep_rows(applied: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` in the rows where ``applied [B]`` holds, else ``old``."""
+    if bool(applied.all()):
+        return new
+    return torch.where(applied.view(-1, *(1,) * (new.dim() - 1)), new, old)
 
 
 class _Unit(torch.autograd.Function):
