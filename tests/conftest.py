@@ -1,0 +1,63 @@
+"""Every test starts from the same seeds, and memory that nobody wrote reads as NaN."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+settings.register_profile("hope", deadline=None)  # a busy machine is not a failure
+settings.load_profile("hope")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """``torch.empty`` and its kin give NaN (integers: the largest), so that code which reads them shows.
+
+    Tests that never import torch do not pay for it.
+    """
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    with torch.device("cpu"):
+        torch.empty(0)  # torch.device remembers the constructors that it redirects: the real ones, please
+    with (
+        patch.object(torch, "empty", _poisoned(torch.empty)),
+        patch.object(torch, "empty_like", _poisoned(torch.empty_like)),
+        patch.object(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty)),
+    ):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    random.seed(0)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
+
+
+def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    import torch
+
+    @wraps(make)
+    def poisoned(*args: Any, **kwargs: Any) -> Tensor:
+        tensor = make(*args, **kwargs)
+        with torch.no_grad():
+            if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+                return tensor.fill_(float("nan"))
+            return tensor.fill_(True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max)
+
+    return poisoned
