@@ -1,0 +1,212 @@
+"""Build requests, read answers and decide on retries, without input or output: both clients share this."""
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from hope_client import wire
+from hope_client.errors import InvalidRequestError, ProtocolError
+
+T = TypeVar("T", bound=BaseModel)
+M = TypeVar("M", bound=wire.Request)
+
+Prompt = str | Sequence[int]
+Messages = str | Sequence[wire.ChatMessage | Mapping[str, object]]
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Options of both generating calls; what is left out takes the server's default.
+
+    Without `session_id` the server forgets the request when it ends. `idempotency_key` names the request
+    across retries of your own; each call makes one of its own otherwise. `include_usage` asks a stream for
+    its usage at the end, `continuous_usage` for the usage so far in each chunk too; other answers always have
+    it.
+    """
+
+    session_id: str | None
+    idempotency_key: str | None
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    seed: int | None
+    stop: str | list[str] | None
+    ignore_eos: bool
+    include_usage: bool
+    continuous_usage: bool
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One HTTP exchange: what to send, and the model that the answer (or each chunk of a stream) must fit.
+
+    `repeatable`: sending it twice does no more than sending it once. `streamed`: the answer comes as events.
+    """
+
+    method: str
+    path: str
+    answer: type[T]
+    repeatable: bool
+    streamed: bool = False
+    body: dict[str, object] | None = None
+    params: dict[str, str | int] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def parse(self, content: bytes | str) -> T:
+        """The answer. Raises ProtocolError when it does not fit."""
+        try:
+            return self.answer.model_validate_json(content)
+        except ValidationError as error:
+            raise ProtocolError(f"{self.method} {self.path}: {_explain(error)}") from None
+
+
+def completion(
+    prompt: Prompt, *, stream: bool, answer: type[T], **options: Unpack[GenerationOptions]
+) -> Call[T]:
+    """POST /v1/completions."""
+    given = prompt if isinstance(prompt, str) else list(prompt)
+    return _generation("/v1/completions", wire.CompletionRequest, {"prompt": given}, stream, answer, options)
+
+
+def chat(
+    messages: Messages, *, stream: bool, answer: type[T], **options: Unpack[GenerationOptions]
+) -> Call[T]:
+    """POST /v1/chat/completions. A plain string is one message of the user."""
+    given = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    return _generation(
+        "/v1/chat/completions", wire.ChatCompletionRequest, {"messages": given}, stream, answer, options
+    )
+
+
+def _generation(
+    path: str,
+    request_model: type[M],
+    content: dict[str, object],
+    stream: bool,
+    answer: type[T],
+    options: GenerationOptions,
+) -> Call[T]:
+    fields: dict[str, object] = {**content, **options}
+    key = _idempotency_key(fields.pop("idempotency_key", None))
+    continuous = fields.pop("continuous_usage", False)
+    include_usage = fields.pop("include_usage", False)
+    if stream:
+        fields["stream"] = True
+        if continuous:
+            fields["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        elif include_usage:
+            fields["stream_options"] = {"include_usage": True}
+    body = _build(request_model, **fields).to_wire()
+    session_id = body.pop("session_id", None)
+    headers = {wire.IDEMPOTENCY_HEADER: key}
+    if session_id is not None:
+        # As a header, so that a proxy can route by it without reading the body.
+        headers[wire.SESSION_HEADER] = str(session_id)
+    repeatable = session_id is None
+    return Call("POST", path, answer, repeatable=repeatable, streamed=stream, body=body, headers=headers)
+
+
+def _idempotency_key(given: object) -> str:
+    """The caller's key, or a new one."""
+    if given is None:
+        return str(uuid.uuid4())
+    if not isinstance(given, str) or re.fullmatch(wire.IDEMPOTENCY_KEY_PATTERN, given) is None:
+        raise InvalidRequestError(f"idempotency_key: expected 1 to 128 ASCII characters, got {given!r}")
+    return given
+
+
+def session_create(name: str | None) -> Call[wire.Session]:
+    """POST /v1/sessions."""
+    body = _build(wire.SessionCreate, name=name).to_wire()
+    return Call("POST", "/v1/sessions", wire.Session, repeatable=False, body=body)
+
+
+def session_get(session_id: str) -> Call[wire.Session]:
+    """GET /v1/sessions/{id}."""
+    return Call("GET", _session_path(session_id), wire.Session, repeatable=True)
+
+
+def session_list(after: str | None, limit: int) -> Call[wire.SessionList]:
+    """GET /v1/sessions: the page behind the session `after`."""
+    params: dict[str, str | int] = {"limit": limit}
+    if after is not None:
+        params["after"] = after
+    return Call("GET", "/v1/sessions", wire.SessionList, repeatable=True, params=params)
+
+
+def session_delete(session_id: str) -> Call[wire.SessionDeleted]:
+    """DELETE /v1/sessions/{id}."""
+    return Call("DELETE", _session_path(session_id), wire.SessionDeleted, repeatable=False)
+
+
+def session_reset(session_id: str) -> Call[wire.Session]:
+    """POST /v1/sessions/{id}/reset."""
+    return Call("POST", f"{_session_path(session_id)}/reset", wire.Session, repeatable=False)
+
+
+def session_levels(session_id: str) -> Call[wire.Levels]:
+    """GET /v1/sessions/{id}/levels."""
+    return Call("GET", f"{_session_path(session_id)}/levels", wire.Levels, repeatable=True)
+
+
+def session_events(session_id: str, after: int, limit: int) -> Call[wire.Events]:
+    """GET /v1/sessions/{id}/events: the entries behind the seq `after`."""
+    params: dict[str, str | int] = {"after": after, "limit": limit}
+    return Call("GET", f"{_session_path(session_id)}/events", wire.Events, repeatable=True, params=params)
+
+
+def models() -> Call[wire.ModelList]:
+    """GET /v1/models."""
+    return Call("GET", "/v1/models", wire.ModelList, repeatable=True)
+
+
+def health() -> Call[wire.Health]:
+    """GET /health."""
+    return Call("GET", "/health", wire.Health, repeatable=True)
+
+
+def base_url(url: str) -> httpx.URL:
+    """The server's address, with or without OpenAI's "/v1" at its end. Raises InvalidRequestError."""
+    try:
+        parsed = httpx.URL(url.rstrip("/").removesuffix("/v1"))
+    except httpx.InvalidURL as error:
+        raise InvalidRequestError(f"base_url: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidRequestError(f"base_url: expected http://… or https://…, got {url!r}")
+    return parsed
+
+
+def auth_headers(api_key: str | None) -> dict[str, str]:
+    """The headers that every request carries. Raises InvalidRequestError."""
+    if api_key is None:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise InvalidRequestError("api_key: expected printable ASCII characters, got others")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def _session_path(session_id: str) -> str:
+    if not session_id:
+        raise InvalidRequestError("expected a session id, got an empty string")
+    return f"/v1/sessions/{quote(session_id, safe='')}"
+
+
+def _build(model: type[M], /, **fields: object) -> M:
+    try:
+        return model.model_validate({key: value for key, value in fields.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidRequestError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

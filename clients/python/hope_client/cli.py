@@ -1,0 +1,130 @@
+"""`hope chat`: its arguments, and the connection it talks over. The server's command line mounts it."""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hope_client import wire
+from hope_client._requests import GenerationOptions
+from hope_client._transport import DEFAULT_URL
+from hope_client.client import Client
+from hope_client.errors import HopeClientError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_chat_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
+    """Add `chat` to the subcommands; the parsed namespace gets `run_command=run_chat`."""
+    parser = subparsers.add_parser(
+        "chat",
+        help="chat with a session in the terminal",
+        description="Chat with a session that learns. Without --session a new one is created.",
+    )
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("HOPE_URL", DEFAULT_URL),
+        help=f"address of the server (HOPE_URL; default {DEFAULT_URL})",
+    )
+    parser.add_argument("--session", metavar="ID", help="resume this session")
+    parser.add_argument("--name", help="name of the new session")
+    parser.add_argument("--system", metavar="TEXT", help="system message of a session that has read nothing")
+    parser.add_argument("--model", help="model to ask for (default: the one that is served)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of one answer")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 always takes the likeliest token")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest share of mass P")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
+    parser.add_argument("--seed", type=int, metavar="N", help="sample the same answer to the same history")
+    parser.set_defaults(run_command=run_chat)
+    return parser
+
+
+def run_chat(
+    args: argparse.Namespace,
+    *,
+    console: "Console | None" = None,
+    read_line: Callable[[str], str] | None = None,
+) -> int:
+    """Run the chat until the user leaves. Returns the exit status: 0, or 1 when it could not begin.
+
+    The API key comes from HOPE_API_KEY: on the command line every user of the machine could read it.
+    """
+    from hope_client._chat import ChatLoop, printable
+
+    console = console or _terminal()
+    read_line = read_line or _line_reader()
+    try:
+        with Client(args.url, api_key=os.environ.get("HOPE_API_KEY")) as client:
+            session = _session(client, args)
+            return ChatLoop(
+                client,
+                session,
+                console,
+                options=_turn_options(args, session),
+                system=args.system,
+                resume_command=_resume_command(args.url, session.id),
+                read_line=read_line,
+            ).run()
+    except KeyboardInterrupt:
+        return 1
+    except HopeClientError as error:
+        console.print(f"hope chat: {printable(str(error))}", style="red", markup=False, highlight=False)
+        return 1
+
+
+def _terminal() -> "Console":
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An answer may hold what the terminal's encoding does not.
+        sys.stdout.reconfigure(errors="replace")
+    return Console()
+
+
+def _line_reader() -> Callable[[str], str]:
+    """`input` with line editing at a terminal, without a prompt elsewhere."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Invalid text then arrives marked, and the request is refused instead of the program failing.
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if not sys.stdin.isatty():
+        return lambda _prompt: input()
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (importing it gives input() line editing and history)
+    return input
+
+
+def _session(client: Client, args: argparse.Namespace) -> wire.Session:
+    """The session to talk to. Raises HopeClientError when it does not exist or the options do not fit it."""
+    if args.session is None:
+        return client.sessions.create(args.name)
+    if args.name is not None:
+        raise HopeClientError("--name: expected a new session, but --session resumes one")
+    session = client.sessions.get(args.session)
+    if args.system is not None and session.tokens > 0:
+        # It would be read as one more message, in the middle of the conversation.
+        found = f"{session.tokens:,} tokens read"
+        raise HopeClientError(f"--system: expected a session that has read nothing, got {found}")
+    return session
+
+
+def _turn_options(args: argparse.Namespace, session: wire.Session) -> GenerationOptions:
+    return {
+        "session_id": session.id,
+        "model": args.model,
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "seed": args.seed,
+    }
+
+
+def _resume_command(url: str, session_id: str) -> str:
+    place = "" if url == DEFAULT_URL else f" --url {url}"
+    return f"hope chat --session {session_id}{place}"

@@ -1,0 +1,250 @@
+"""The synchronous client."""
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, Literal, Self, TypeVar, Unpack, overload
+
+import httpx
+from pydantic import BaseModel
+
+from hope_client import _requests as requests
+from hope_client import wire
+from hope_client._failures import Retries, connection_error, status_error
+from hope_client._requests import Call, GenerationOptions, Messages, Prompt
+from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
+from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
+from hope_client.errors import HopeClientError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Client:
+    """A connection to one Hope server. Safe to share between threads; close it, or use it in a `with`.
+
+        with Client("http://127.0.0.1:8000") as client:
+            session = client.sessions.create()
+            for text in client.chat("Hello", session_id=session.id, stream=True).text():
+                print(text, end="", flush=True)
+
+    Failures that may pass are retried `max_retries` times, with the pause that the server asks for. A turn of
+    a session is sent again only if the server cannot have begun it; every turn carries one Idempotency-Key,
+    so that even a proxy that repeats it cannot make the session learn it twice. Raises what
+    `hope_client.errors` draws.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
+        max_retries: int = 2,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        address = requests.base_url(base_url)
+        self._http = httpx.Client(
+            base_url=address,
+            headers=requests.auth_headers(api_key),
+            timeout=timeout,
+            limits=LIMITS,
+            verify=tls_trust(address),
+            transport=transport,
+        )
+        self._max_retries = max_retries
+        self._sleep = sleep
+        self._now_s = now_s
+        self.sessions = Sessions(self)
+
+    @overload
+    def completions(
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+    ) -> wire.Completion: ...
+
+    @overload
+    def completions(
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+    ) -> "Stream[wire.Completion]": ...
+
+    def completions(
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[GenerationOptions]
+    ) -> "wire.Completion | Stream[wire.Completion]":
+        """Continue a prompt, given as text or as token ids."""
+        call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
+        return self._open(call) if stream else self.call(call)
+
+    @overload
+    def chat(
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+    ) -> wire.ChatCompletion: ...
+
+    @overload
+    def chat(
+        self, messages: Messages, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+    ) -> "Stream[wire.ChatCompletionChunk]": ...
+
+    def chat(
+        self, messages: Messages, *, stream: bool = False, **options: Unpack[GenerationOptions]
+    ) -> "wire.ChatCompletion | Stream[wire.ChatCompletionChunk]":
+        """Answer the last message. A session needs only the messages that it has not read yet."""
+        if stream:
+            return self._open(
+                requests.chat(messages, stream=True, answer=wire.ChatCompletionChunk, **options)
+            )
+        return self.call(requests.chat(messages, stream=False, answer=wire.ChatCompletion, **options))
+
+    def models(self) -> wire.ModelList:
+        """The models that the server serves."""
+        return self.call(requests.models())
+
+    def health(self) -> wire.Health:
+        """Whether the server is alive."""
+        return self.call(requests.health())
+
+    def call(self, call: Call[T]) -> T:
+        """Make one exchange and read its answer."""
+        return call.parse(self._send(call).content)
+
+    def _open(self, call: Call[Chunk]) -> "Stream[Chunk]":
+        return Stream(self._send(call), ChunkReader(call))
+
+    def _send(self, call: Call[T]) -> httpx.Response:
+        retries = Retries(call.repeatable, self._max_retries)
+        while True:
+            outcome = self._attempt(call)
+            if isinstance(outcome, httpx.Response):
+                return outcome
+            delay_s = retries.delay_s(outcome)
+            if delay_s is None:
+                raise outcome
+            self._sleep(delay_s)
+
+    def _attempt(self, call: Call[T]) -> httpx.Response | HopeClientError:
+        try:
+            request = self._http.build_request(
+                call.method, call.path, json=call.body, params=call.params, headers=call.headers
+            )
+            response = self._http.send(request, stream=call.streamed)
+            if response.is_success:
+                return response
+            response.read()
+        except httpx.HTTPError as failure:
+            return connection_error(failure)
+        return status_error(response.status_code, response.headers, response.content, now_s=self._now_s())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Stream(Generic[Chunk]):
+    """An answer on its way: iterate over its chunks, or over `text()`.
+
+    Closing it before its end stops the turn on the server within one token; what the session has read until
+    then stays learned. A `with` closes it; so does reading to the end.
+    """
+
+    def __init__(self, response: httpx.Response, reader: ChunkReader[Chunk]) -> None:
+        self._response = response
+        self._reader = reader
+        self._chunks = self._read()
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's name for this request."""
+        value: str | None = self._response.headers.get(wire.REQUEST_ID_HEADER)
+        return value
+
+    @property
+    def finish_reason(self) -> wire.FinishReason | None:
+        """Why the answer ended; None before its end."""
+        return self._reader.finish_reason
+
+    @property
+    def usage(self) -> wire.Usage | None:
+        """The tokens used, at the end, when asked for with `include_usage`."""
+        return self._reader.usage
+
+    def text(self) -> Iterator[str]:
+        """The pieces of the text, without the chunks that have none."""
+        return filter(None, map(text_of, self))
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self._chunks
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def _read(self) -> Iterator[Chunk]:
+        try:
+            check_content_type(self._response.headers.get("Content-Type", ""))
+            for data in self._response.iter_bytes():
+                yield from self._reader.feed(data)
+            self._reader.finish()
+        except httpx.HTTPError as failure:
+            raise connection_error(failure) from failure
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """Stop the answer."""
+        self._response.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Sessions:
+    """The server's sessions: `client.sessions`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(self, name: str | None = None) -> wire.Session:
+        """A new session that has read nothing."""
+        return self._client.call(requests.session_create(name))
+
+    def get(self, session_id: str) -> wire.Session:
+        """One session. Raises NotFoundError."""
+        return self._client.call(requests.session_get(session_id))
+
+    def list(self, *, after: str | None = None, limit: int = 100) -> wire.SessionList:
+        """A page of sessions: those behind the session `after`."""
+        return self._client.call(requests.session_list(after, limit))
+
+    def delete(self, session_id: str) -> wire.SessionDeleted:
+        """Delete a session with everything it learned."""
+        return self._client.call(requests.session_delete(session_id))
+
+    def reset(self, session_id: str) -> wire.Session:
+        """Take a session back to its beginning. Its journal keeps what it had read."""
+        return self._client.call(requests.session_reset(session_id))
+
+    def levels(self, session_id: str) -> wire.Levels:
+        """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
+        return self._client.call(requests.session_levels(session_id))
+
+    def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
+        """A page of a session's journal: the entries behind the seq `after`."""
+        return self._client.call(requests.session_events(session_id, after, limit))

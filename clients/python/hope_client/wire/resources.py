@@ -1,0 +1,123 @@
+"""Models, sessions, their levels and events, health, errors."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, none_is_absent
+
+
+class SessionCreate(Request):
+    """POST /v1/sessions. An empty body is a session without a name."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class Model(Response):
+    """A model that the server serves."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "hope"
+
+
+class ModelList(Response):
+    """GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Session(Response):
+    """A session. `seq`: its last committed journal entry; `tokens`: those its state has read."""
+
+    id: str
+    object: Literal["session"] = "session"
+    name: str | None = None
+    created_at: float
+    model: str
+    seq: int
+    tokens: int
+
+
+class SessionList(Response):
+    """GET /v1/sessions: one page; the next one is asked for with `after=last_id` while `has_more`."""
+
+    object: Literal["list"] = "list"
+    data: list[Session]
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class SessionDeleted(Response):
+    """DELETE /v1/sessions/{id}."""
+
+    id: str
+    object: Literal["session.deleted"] = "session.deleted"
+    deleted: Literal[True] = True
+
+
+class LevelStatus(Response):
+    """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level."""
+
+    name: str
+    period: int | None
+    tokens: int
+    writes: int
+    frequency: float
+    drift_ratio: float
+    bytes: int
+
+
+class Levels(Response):
+    """GET /v1/sessions/{id}/levels."""
+
+    levels: list[LevelStatus]
+
+
+class Event(Response):
+    """One journal entry: a token read or written, or (without token and text) a reset."""
+
+    seq: int
+    kind: Literal["run", "step", "reset"]
+    token: int | None = None
+    text: str | None = None
+    origin: Origin
+
+
+class Events(Response):
+    """GET /v1/sessions/{id}/events: entries in order; `head` is the last committed seq."""
+
+    events: list[Event]
+    head: int
+
+
+class ErrorDetail(Response):
+    """What went wrong. `first_seq` and `last_seq` come with the code `already_learned`."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    first_seq: int | None = none_is_absent()
+    last_seq: int | None = none_is_absent()
+
+
+class ErrorBody(Response):
+    """The body of every answer with status 400 or above, and of an error inside a stream."""
+
+    error: ErrorDetail
+
+
+class Health(Response):
+    """GET /health: the process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(Response):
+    """GET /ready: whether requests are admitted, and if not, why."""
+
+    status: Literal["ready", "not_ready"]
+    reason: str | None = None
