@@ -1,0 +1,242 @@
+"""Every error this server raises on purpose: one tree, each leaf with an HTTP status and a stable code.
+
+    HopeError
+    ├── RequestError                    the caller can mend it
+    │   ├── InvalidRequest              400  invalid_request (or a narrower code of the same status)
+    │   ├── EmptyPrompt                 400  empty_prompt
+    │   ├── ContextTooLong              400  prompt_too_long
+    │   ├── ModelNotFound               404  model_not_found
+    │   ├── RouteNotFound               404  route_not_found
+    │   ├── SessionNotFound             404  session_not_found
+    │   ├── MethodNotAllowed            405  method_not_allowed
+    │   ├── AlreadyLearned              409  already_learned        first_seq, last_seq
+    │   ├── ConversationDiverged        409  conversation_diverged
+    │   ├── SequenceConflict            409  sequence_conflict
+    │   ├── SessionBusy                 409  session_busy           retry after a moment
+    │   ├── BodyTooLarge                413  body_too_large
+    │   ├── UnsupportedMediaType        415  unsupported_media_type
+    │   └── QueueFull                   429  queue_full             retry after a moment
+    ├── ServerError                     the caller cannot mend it
+    │   ├── InternalError               500  internal_error
+    │   ├── SessionCorrupted            500  session_corrupted
+    │   ├── SlowWeightsChanged          500  slow_weights_changed
+    │   ├── SnapshotCorrupt             500  snapshot_corrupt
+    │   ├── ShuttingDown                503  shutting_down          retry after a moment
+    │   └── StoreUnavailable            503  store_unavailable      retry after a moment
+    └── StartupError                    the process does not start; names the setting
+        └── StoreConfigError            ... the store's settings or those of its server (503 once started)
+
+`retry` says whether sending the same request again can succeed. Clients and tests rely on the codes: they do
+not change.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HopeError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: What was expected and what was found, in one sentence, safe to show to the caller.
+        param: Name of the request field (or setting) at fault, if there is one.
+        code: A narrower stable code than the class's own.
+        retry_after_s: Seconds to wait before the next try; the class's default if not given.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    retry: bool = False
+    default_code: ClassVar[str] = "internal_error"
+    default_retry_after_s: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+
+    def forbid_retry(self) -> None:
+        """Sending the same request again would do something a second time."""
+        self.retry = False
+        self.retry_after_s = None
+
+
+class RequestError(HopeError):
+    """The request cannot be served as it is."""
+
+    status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_request"
+
+
+class InvalidRequest(RequestError):
+    """A body, header or parameter that does not fit its definition."""
+
+
+class EmptyPrompt(RequestError):
+    """Nothing to read: no prompt, or a conversation without a new message."""
+
+    default_code = "empty_prompt"
+
+
+class ContextTooLong(RequestError):
+    """One request brings more prompt tokens than the server reads at once."""
+
+    default_code = "prompt_too_long"
+
+
+class ModelNotFound(RequestError):
+    """The named model is not the one served here."""
+
+    status = 404
+    default_code = "model_not_found"
+
+
+class RouteNotFound(RequestError):
+    """No such path."""
+
+    status = 404
+    default_code = "route_not_found"
+
+
+class SessionNotFound(RequestError):
+    """No session of that id."""
+
+    status = 404
+    default_code = "session_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not with this method."""
+
+    status = 405
+    default_code = "method_not_allowed"
+
+
+class AlreadyLearned(RequestError):
+    """The request's idempotency key was served before; its tokens are not learned again.
+
+    `first_seq` and `last_seq` bound them in the journal.
+    """
+
+    status = 409
+    default_code = "already_learned"
+
+    def __init__(self, message: str, *, first_seq: int, last_seq: int) -> None:
+        super().__init__(message)
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+
+
+class ConversationDiverged(RequestError):
+    """The messages sent contradict those that the session has already learned."""
+
+    status = 409
+    default_code = "conversation_diverged"
+
+
+class SequenceConflict(RequestError):
+    """Another writer advanced the session first."""
+
+    status = 409
+    default_code = "sequence_conflict"
+
+
+class SessionBusy(RequestError):
+    """The session is in the middle of another turn."""
+
+    status = 409
+    retry = True
+    default_code = "session_busy"
+    default_retry_after_s = 1.0
+
+
+class BodyTooLarge(RequestError):
+    """More bytes than the server reads for one request."""
+
+    status = 413
+    default_code = "body_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """A body that is not declared as JSON."""
+
+    status = 415
+    default_code = "unsupported_media_type"
+
+
+class QueueFull(RequestError):
+    """As many requests wait as the server lets wait."""
+
+    status = 429
+    type = "rate_limit_error"
+    retry = True
+    default_code = "queue_full"
+    default_retry_after_s = 1.0
+
+
+class ServerError(HopeError):
+    """The server's own failure."""
+
+
+class InternalError(ServerError):
+    """A bug: what happened is in the log under the request's id, never in the answer."""
+
+
+class SessionCorrupted(ServerError):
+    """The session's live state became non-finite. The next turn restores it from the store."""
+
+    default_code = "session_corrupted"
+
+
+class SlowWeightsChanged(ServerError):
+    """The slow weights are not those that the server started with."""
+
+    default_code = "slow_weights_changed"
+
+
+class SnapshotCorrupt(ServerError):
+    """A stored snapshot does not match its checksum or its layout."""
+
+    default_code = "snapshot_corrupt"
+
+
+class ShuttingDown(ServerError):
+    """The server finishes what it has and admits nothing new."""
+
+    status = 503
+    retry = True
+    default_code = "shutting_down"
+    default_retry_after_s = 2.0
+
+
+class StoreUnavailable(ServerError):
+    """The session store does not answer, so nothing can be acknowledged."""
+
+    status = 503
+    retry = True
+    default_code = "store_unavailable"
+    default_retry_after_s = 1.0
+
+
+class StartupError(HopeError):
+    """The process cannot start. `param` names the setting to change."""
+
+    default_code = "startup_error"
+
+
+class StoreConfigError(StartupError):
+    """The store cannot hold sessions safely as it is configured: at the start, or changed since."""
+
+    status = 503
+    default_code = "store_config_error"

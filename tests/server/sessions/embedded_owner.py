@@ -1,0 +1,23 @@
+"""A process that owns an embedded Valkey, says that it is ready, and waits to be killed."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from hope_server.sessions import open_store
+from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.store import JournalRecord
+
+
+async def own(directory: Path) -> None:
+    valkey = EmbeddedValkey(directory)
+    await valkey.start()
+    store = await open_store(valkey.url)
+    await store.create("kept", model="m", name=None)
+    await store.append("kept", expected_seq=0, records=[JournalRecord(1, "run", "user", (1, 2))])
+    print(valkey.pid, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(own(Path(sys.argv[1])))
