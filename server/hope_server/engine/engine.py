@@ -1,0 +1,324 @@
+"""The engine's step. It owns the rows, runs on one thread and knows neither store nor event loop."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from hope_model.state import State
+from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled
+from hope_server.engine.jobs import Generation, Job, Row
+from hope_server.engine.observer import EngineObserver
+from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
+from hope_server.engine.runner import Output, Runner, SessionModel
+from hope_server.engine.sampling import choose, uniform
+from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
+from hope_server.engine.slots import SlotTable
+from hope_server.engine.tally import LevelTally, level_statuses
+from hope_server.engine.units import TokenRun, Unit, cut
+from hope_server.errors import HopeError, InternalError, SessionCorrupted
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[list[tuple[str, Event]]], None]
+
+
+class Engine:
+    """Sessions by key. One is opened (queues for a slot), granted, works through jobs, and is released.
+
+    Every method runs on one thread. Events go to ``sink`` in order, in batches, at :meth:`flush`.
+
+    Args:
+        model: where the slow weights are; its device is the engine's.
+        config: sizes and bounds.
+        sink: takes the events; must not block.
+        observer: takes the figures.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        model: SessionModel,
+        config: EngineConfig,
+        *,
+        sink: Sink,
+        observer: EngineObserver,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self._slots = SlotTable(config.slots)
+        self._scheduler = Scheduler(
+            self._slots,
+            max_waiting=config.max_waiting,
+            max_uncommitted=config.max_uncommitted,
+            prompt_interval=config.prompt_interval,
+            clock=clock,
+        )
+        self._runner = Runner(model, slots=config.slots, decode_rows=config.decode_rows)
+        self._tally = LevelTally(self._runner.spec)
+        self._sink, self._observer, self._clock = sink, observer, clock
+        self._rows: dict[str, Row] = {}
+        self._jobs: dict[str, Job] = {}
+        self._events: list[tuple[str, Event]] = []
+        self.stats = EngineStats(slots=config.slots)
+
+    def step(self) -> bool:
+        """Plan, load, run, emit; the service commits what is emitted. False when there was nothing to do."""
+        for grant in self._scheduler.admit():
+            self._seat(grant)
+        plan, started = self._scheduler.plan(), self._clock()
+        prompt_tokens = len(self._jobs[plan.prompt].units[0].tokens) if plan.prompt else 0
+        for session, output in self._run(plan):
+            self._advance(session, output)
+        if plan:
+            self._tally.report(self._observer)
+            seconds = self._clock() - started
+            self._observer.on_step(batch_size=len(plan.decode), prompt_tokens=prompt_tokens, seconds=seconds)
+        self.flush()
+        return bool(plan)
+
+    # What the service asks for
+
+    def attach(self) -> None:
+        """Make the calling thread the engine's thread."""
+        if self.config.threads is not None:
+            self._runner.use_threads(self.config.threads)
+
+    def open(self, session: str) -> None:
+        """Queue for a slot; answered by Granted, or Failed with QueueFull."""
+        try:
+            self._scheduler.submit(session)
+        except HopeError as error:
+            self._emit(session, Failed(error))
+
+    def load(self, session: str, row: State | None, position: int, runs: Sequence[TokenRun]) -> None:
+        """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
+        and replay ``runs``; answered by Boundary events and Done, or Failed.
+        """
+        slot = self._rows[session].slot
+        if row is None:
+            self._runner.clear(slot)
+        else:
+            self._runner.load(slot, row)
+        self._rows[session] = Row(slot, self._runner.counts(slot), position)
+        self._begin(session, Job.replay(cut(runs, tail=0, block=self._runner.block_size)))
+
+    def start(self, session: str, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
+        """Read ``runs`` and generate; answered by Sampled and Boundary events and Done, or Failed."""
+        units = cut(runs, tail=len(self._rows[session].tail), block=self._runner.block_size)
+        self._begin(session, Job.turn(units, generation, durable=durable))
+
+    def committed(self, session: str, tokens: int) -> None:
+        """A commit of sampled tokens landed."""
+        self._scheduler.committed(session, tokens)
+
+    def cancel(self, session: str) -> None:
+        """End the job as soon as a token boundary allows; answered by Done. Nothing happens without a job.
+
+        A sampled token is on its way to the journal, so the state still reads it. Of a prompt, all but a last
+        unit is left unread; the row is then behind the journal and :meth:`release` drops it.
+        """
+        job = self._jobs.get(session)
+        if job is None:
+            if self._scheduler.phase(session) is Phase.WAITING:
+                self._scheduler.finish(session, keep=False)
+                self._emit(session, Done(0))
+            return
+        job.sampling_over = True
+        if job.decoding or len(job.units) == 1:
+            self._queue(session)
+        else:
+            self._finish_job(session)
+
+    def release(self, session: str, committed: int | None) -> None:
+        """Give the slot back. The row stays for the next turn only if it stands exactly at the ``committed``
+        position (None: unknown, or not to be kept), so a resident row never differs from its journal.
+        """
+        if self._scheduler.phase(session) is not None:
+            row = self._rows.get(session)
+            idle = row is not None and session not in self._jobs and row.position == committed
+            self._forget(session, keep=idle)
+
+    def drop(self, session: str) -> None:
+        """Forget an idle row."""
+        if self._slots.drop(session):
+            del self._rows[session]
+
+    def position(self, session: str) -> int | None:
+        """Tokens read by the session's resident row, None without one or while it is being restored."""
+        row, job = self._rows.get(session), self._jobs.get(session)
+        return None if row is None or (job is not None and job.generation is None) else row.position
+
+    def idle_sessions(self) -> list[str]:
+        """Sessions whose row is kept while they do nothing."""
+        return [session for session in self._rows if self._scheduler.phase(session) in (None, Phase.WAITING)]
+
+    def levels(self, session: str) -> list[LevelStatus] | None:
+        """The counters of a resident row, as the state itself keeps them; None when :meth:`position` is."""
+        if self.position(session) is None:
+            return None
+        slot = self._rows[session].slot
+        return level_statuses(self._runner.spec, self._runner.counts(slot), self._runner.drift(slot))
+
+    def live_row(self, session: str) -> State:
+        """A host copy of a resident session's live row, ``[1, ...]``."""
+        return self._runner.live(self._rows[session].slot)
+
+    def fail_all(self, error: HopeError) -> None:
+        """Every session at work loses its slot."""
+        for session in list(self._rows):
+            if self._scheduler.phase(session) is not None:
+                self._fail(session, error)
+
+    def flush(self) -> None:
+        """Hand the collected events to the sink."""
+        self.stats = EngineStats(
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            slots=self.config.slots,
+            slots_used=self._slots.pinned + self._slots.idle,
+            resident_active=self._slots.pinned,
+            resident_idle=self._slots.idle,
+        )
+        if self._events:
+            events, self._events = self._events, []
+            self._sink(events)
+
+    def check_integrity(self) -> None:
+        """Slots, queues and rows agree, and every row's own counter says what was read."""
+        self._scheduler.check_integrity()
+        block = self._runner.block_size
+        for session, row in self._rows.items():
+            assert self._slots.slot(session) == row.slot, f"{session}: its row is not in its slot"
+            assert self._runner.counts(row.slot).position == row.position, f"{session}: the state lost count"
+            assert len(row.tail) == row.position % block, (
+                f"{session}: tail of {len(row.tail)} at {row.position}"
+            )
+        for session in self._jobs:
+            assert self._scheduler.phase(session) not in (None, Phase.WAITING), (
+                f"{session} works without a slot"
+            )
+
+    # Inside a step
+
+    def _seat(self, grant: Grant) -> None:
+        seat = grant.seat
+        if seat.evicted is not None:
+            del self._rows[seat.evicted]
+        if not seat.resident:
+            self._runner.clear(seat.slot)
+            self._rows[grant.session] = Row(seat.slot, self._runner.counts(seat.slot))
+        self._observer.on_queue(grant.waited_s)
+        self._emit(grant.session, Granted(self._rows[grant.session].position if seat.resident else None))
+
+    def _run(self, plan: BatchPlan) -> Iterator[tuple[str, Output]]:
+        launches = (
+            (() if plan.prompt is None else (plan.prompt,), self._run_unit),
+            (() if plan.block is None else (plan.block,), self._run_unit),
+            (plan.decode, self._run_decode),
+        )
+        for sessions, launch in launches:
+            try:
+                outputs = launch(sessions) if sessions else []
+            except Exception as error:
+                self._break(sessions, error)
+            else:
+                yield from zip(sessions, outputs, strict=True)
+
+    def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
+        row, unit = self._rows[sessions[0]], self._jobs[sessions[0]].units[0]
+        if unit.kind == "block":
+            return [self._runner.block(row.slot, (*row.tail, *unit.tokens))]
+        return [self._runner.run(row.slot, unit.tokens)]
+
+    def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
+        slots = [self._rows[session].slot for session in sessions]
+        return self._runner.decode(slots, [self._jobs[session].units[0].tokens[0] for session in sessions])
+
+    def _advance(self, session: str, output: Output) -> None:
+        """The session has read its first unit: check, count, and queue what follows."""
+        row, job = self._rows[session], self._jobs[session]
+        unit = job.units.popleft()
+        row.read(unit)
+        if not output.finite:
+            self._observer.on_corrupted()
+            return self._fail(
+                session, SessionCorrupted(f"non-finite values after token {row.position}; state dropped")
+            )
+        self._count(session, row, job, output)
+        if job.units:
+            return self._queue(session)
+        if job.sampling_over or job.generation is None:
+            return self._finish_job(session)
+        try:
+            return self._sample(session, row, job.generation, output)
+        except Exception as error:  # the caller's stop_check, or a bug: no reason to stop the other sessions
+            return self._break((session,), error)
+
+    def _sample(self, session: str, row: Row, generation: Generation, output: Output) -> None:
+        job = self._jobs[session]
+        token = choose(output.logits, generation.params, uniform(generation.seed, row.position))
+        finish_reason = generation.accept(token)
+        job.sampling_over = finish_reason is not None
+        completes = len(row.tail) + 1 == self._runner.block_size
+        job.units.append(Unit("block" if completes else "step", (token,)))
+        self._scheduler.sampled(session)
+        self._emit(session, Sampled(token, generation.index - 1, finish_reason))
+        self._queue(session)
+        now = self._clock()
+        if generation.sampled_at is not None:
+            self._observer.on_inter_token(now - generation.sampled_at)
+        generation.sampled_at = now
+
+    def _count(self, session: str, row: Row, job: Job, output: Output) -> None:
+        before, row.counts = row.counts, output.counts
+        if job.generation is not None:
+            self._tally.add(before, output.counts)
+        if output.update_norm is None:
+            return
+        if job.durable:
+            self._emit(session, Boundary(row.position, self._runner.boundary(row.slot)))
+        if job.generation is not None:
+            for level, norm in output.update_norm.items():
+                self._observer.on_update_norm(level, norm)
+            for level, ratio in self._runner.drift(row.slot).items():
+                self._observer.on_drift(level, ratio)
+
+    def _begin(self, session: str, job: Job) -> None:
+        self._jobs[session] = job
+        if job.units:
+            self._queue(session)
+        else:
+            self._finish_job(session)
+
+    def _queue(self, session: str) -> None:
+        job = self._jobs[session]
+        self._scheduler.ready(session, job.phase, last=job.sampling_over or len(job.units) > 1)
+
+    def _finish_job(self, session: str) -> None:
+        del self._jobs[session]
+        self._scheduler.ready(session, Phase.HELD)
+        self._emit(session, Done(self._rows[session].position))
+
+    def _break(self, sessions: Sequence[str], error: Exception) -> None:
+        log.error("engine step failed for %d sessions", len(sessions), exc_info=error)
+        for session in sessions:
+            self._fail(
+                session,
+                InternalError("the engine failed in this step; the session continues from its journal"),
+            )
+
+    def _fail(self, session: str, error: HopeError) -> None:
+        if self._scheduler.phase(session) is not None:
+            self._forget(session, keep=False)
+            self._emit(session, Failed(error))
+
+    def _forget(self, session: str, *, keep: bool) -> None:
+        self._jobs.pop(session, None)
+        if (
+            not keep and self._scheduler.phase(session) is not Phase.WAITING
+        ):  # one that waits may have an idle row
+            self._rows.pop(session, None)
+        self._scheduler.finish(session, keep=keep)
+
+    def _emit(self, session: str, event: Event) -> None:
+        self._events.append((session, event))

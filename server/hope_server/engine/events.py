@@ -1,0 +1,51 @@
+"""What the engine tells the service, in order, per session at work. No torch at run time."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hope_server.engine.request import FinishReason
+from hope_server.errors import HopeError
+
+if TYPE_CHECKING:
+    from hope_model.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A slot is ours. ``position``: tokens that the row found there has read, None if it has to be loaded."""
+
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token was chosen; the state has yet to read it. It is to be committed, then handed out."""
+
+    token: int
+    index: int
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The state after ``position`` tokens, a copy of one row on the host."""
+
+    position: int
+    row: "State"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job is over: the state stands at ``position`` and nothing more is computed until the next job."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job is over and the session has lost its slot."""
+
+    error: HopeError
+
+
+Event = Granted | Sampled | Boundary | Done | Failed

@@ -1,0 +1,81 @@
+"""What the engine reports while it runs; metrics implement it. No torch.
+
+Methods are called from the engine's thread and from the event loop: they must be quick, thread-safe and must
+not raise.
+"""
+
+from typing import Literal, Protocol
+
+TurnOutcome = Literal["stop", "length", "abort", "error"]
+
+
+class EngineObserver(Protocol):
+    """Real events only: nothing here is computed from the configuration. Times are seconds."""
+
+    def on_step(self, *, batch_size: int, prompt_tokens: int, seconds: float) -> None:
+        """One engine step: sessions decoded, prompt tokens read, wall time."""
+
+    def on_level_writes(self, level: str, *, tokens: int, writes: int, refused: int) -> None:
+        """What states counted in a step, summed over sessions: tokens read, writes applied, updates refused.
+
+        Work repeated to restore a session is not reported.
+        """
+
+    def on_drift(self, level: str, ratio: float) -> None:
+        """||state - initial|| / ||reference|| of one session, at a boundary."""
+
+    def on_update_norm(self, level: str, norm: float) -> None:
+        """Norm of what a block changed in the tensors of a level, of one session, at a boundary."""
+
+    def on_queue(self, seconds: float) -> None:
+        """A turn waited this long for a slot."""
+
+    def on_prompt(self, tokens: int) -> None:
+        """A prompt was accepted (for a durable session: committed)."""
+
+    def on_ttft(self, seconds: float) -> None:
+        """From the start of ``generate`` to the first committed token."""
+
+    def on_inter_token(self, seconds: float) -> None:
+        """Between two tokens of a turn, as sampled."""
+
+    def on_commit(self, seconds: float, *, tokens: int) -> None:
+        """One journal commit landed."""
+
+    def on_load(self, seconds: float, *, replayed_tokens: int) -> None:
+        """A session was made resident: snapshot read, decoded and the rest replayed."""
+
+    def on_snapshot(self, seconds: float, *, bytes_written: int) -> None:
+        """A snapshot was published."""
+
+    def on_snapshot_failed(self, error: BaseException) -> None:
+        """A snapshot could not be read or written; the journal still holds the session."""
+
+    def on_turn_end(
+        self, outcome: TurnOutcome, *, prompt_tokens: int, generated_tokens: int, seconds: float
+    ) -> None:
+        """A turn ended; ``seconds`` from the start of ``generate``."""
+
+    def on_corrupted(self) -> None:
+        """A session's row gave a non-finite result and was dropped."""
+
+
+class NullObserver:
+    """Observes nothing."""
+
+    def on_step(self, *, batch_size: int, prompt_tokens: int, seconds: float) -> None: ...
+    def on_level_writes(self, level: str, *, tokens: int, writes: int, refused: int) -> None: ...
+    def on_drift(self, level: str, ratio: float) -> None: ...
+    def on_update_norm(self, level: str, norm: float) -> None: ...
+    def on_queue(self, seconds: float) -> None: ...
+    def on_prompt(self, tokens: int) -> None: ...
+    def on_ttft(self, seconds: float) -> None: ...
+    def on_inter_token(self, seconds: float) -> None: ...
+    def on_commit(self, seconds: float, *, tokens: int) -> None: ...
+    def on_load(self, seconds: float, *, replayed_tokens: int) -> None: ...
+    def on_snapshot(self, seconds: float, *, bytes_written: int) -> None: ...
+    def on_snapshot_failed(self, error: BaseException) -> None: ...
+    def on_turn_end(
+        self, outcome: TurnOutcome, *, prompt_tokens: int, generated_tokens: int, seconds: float
+    ) -> None: ...
+    def on_corrupted(self) -> None: ...

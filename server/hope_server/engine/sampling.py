@@ -1,0 +1,55 @@
+"""Choosing a token from logits; chance is a function of (seed, position), so a replay chooses the same."""
+
+import torch
+from torch import Tensor
+
+from hope_server.engine.request import SamplingParams
+
+_MASK = (1 << 64) - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1), of 53 bits, that belongs to a seed and a position (splitmix64, keyed twice)."""
+    return (_mix(_mix(seed & _MASK) ^ _mix(position + 0x9E3779B97F4A7C15)) >> 11) * 2.0**-53
+
+
+def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
+    """The token for ``u`` in [0, 1).
+
+    Args:
+        logits: ``[vocab]`` fp32, finite.
+        params: temperature 0 takes the best; otherwise the distribution at that temperature is cut to the
+        ``top_k``
+            best, then to the smallest set of best tokens that holds ``top_p`` of what is left.
+        u: position in the cumulative distribution.
+    """
+    if params.temperature == 0.0:
+        return int(logits.argmax())
+    kept, tokens = candidates(logits, params)
+    cumulative = kept.cumsum(0)
+    index = int(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
+    index = min(index, len(kept) - 1)
+    return int(tokens[index]) if tokens is not None else index
+
+
+def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:
+    """Weights in fp64 (not normalised) and their tokens, best first; None stands for all tokens in order."""
+    # Subtracting the best before dividing keeps a tiny temperature from overflowing.
+    scaled = (logits.double() - logits.max()) / params.temperature
+    cut = 0 < params.top_k < len(scaled)
+    if not cut and params.top_p >= 1.0:
+        return scaled.exp(), None
+    scaled, tokens = scaled.topk(params.top_k) if cut else scaled.sort(descending=True, stable=True)
+    weights = scaled.exp()
+    if params.top_p < 1.0:
+        before = weights.cumsum(0) - weights
+        count = max(1, int((before < params.top_p * weights.sum()).sum()))
+        weights, tokens = weights[:count], tokens[:count]
+    return weights, tokens
+
+
+def _mix(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)

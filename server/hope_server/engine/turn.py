@@ -1,0 +1,225 @@
+"""One turn: the prompt is committed, read and answered; every token is committed before it is handed out."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from itertools import groupby
+
+from hope_server.engine.events import Boundary, Done, Failed, Sampled
+from hope_server.engine.jobs import Generation
+from hope_server.engine.lease import Cancelled, Desk, Lease
+from hope_server.engine.observer import TurnOutcome
+from hope_server.engine.request import GenerationRequest, TokenEvent
+from hope_server.errors import AlreadyLearned, HopeError, InternalError
+from hope_server.sessions.store import (
+    MAX_APPEND_RECORDS,
+    MAX_APPEND_TOKENS,
+    JournalRecord,
+    SessionMeta,
+    Transcript,
+    TurnKey,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Turn:
+    """Runs in a task of its own, so that a caller who goes away at any moment leaves nothing half done.
+
+    Args:
+        desk: engine and store.
+        key: the session id, or a name of its own for an ephemeral session.
+        request: validated.
+    """
+
+    def __init__(self, desk: Desk, key: str, request: GenerationRequest) -> None:
+        self._desk = desk
+        self._lease = Lease(desk, key)
+        self._request = request
+        self._started = desk.clock()
+        self._out: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
+        self._last: TokenEvent | None = None
+        self._error: HopeError | None = None
+        self._outcome: TurnOutcome = "abort"
+        self._generated = 0
+        self._meta: SessionMeta | None = None
+        self._committed: int | None = None  # position that the journal is known to hold; None when in doubt
+        self._learning = False  # something was sent to the journal
+        self.session_id = request.session_id
+        self.resident = asyncio.Event()
+        """The state is in its slot, or the turn is over."""
+        self.closed = asyncio.Event()
+        """The slot is given back; nothing more happens."""
+
+    async def run(self) -> None:
+        """The whole turn. Errors go to the reader of :meth:`next`."""
+        try:
+            await self._lease_slot()
+            records = await self._commit_prompt()
+            seed = self._request.sampling.seed
+            generation = Generation(
+                self._request.sampling,
+                secrets.randbits(64) if seed is None else seed,
+                self._request.stop_check,
+            )
+            self._lease.start(records, generation, durable=self._meta is not None)
+            self.resident.set()
+            await self._commit_answer()
+            if not self._lease.cancelled:
+                self._outcome = "length" if self._last is None else self._last.finish_reason or "length"
+        except Cancelled:
+            pass
+        except HopeError as error:
+            self._error = self._error or error
+        except Exception as error:
+            log.error("turn %s failed", self._request.request_id, exc_info=error)
+            self._error = InternalError("the turn failed; the session continues from its journal")
+        finally:
+            self.resident.set()
+            await self._lease.release(self._committed)
+
+    def close(self) -> None:
+        """After :meth:`run`, when the session is free for its next turn: let the caller see the end."""
+        if self._error is not None and self._learning and self._request.idempotency_key is None:
+            self._error.forbid_retry()  # without a key nobody could tell that it is learned already
+        if self._last is not None and self._error is None:
+            self._out.put_nowait(self._last)
+        self._out.put_nowait(None)
+        self.closed.set()
+        self._desk.observer.on_turn_end(
+            "error" if self._error is not None else self._outcome,
+            prompt_tokens=self._request.prompt_tokens,
+            generated_tokens=self._generated,
+            seconds=self._desk.clock() - self._started,
+        )
+
+    def cancel(self, error: HopeError | None = None) -> None:
+        """Stop within one token; the reader gets ``error``, if any. Nothing happens after the end."""
+        if not self.closed.is_set():
+            self._error = self._error or error
+            self._lease.cancel()
+
+    async def next(self) -> TokenEvent | None:
+        """The next committed token, None after the last; raises what ended the turn early."""
+        event = await self._out.get()
+        if event is None and self._error is not None:
+            raise self._error
+        return event
+
+    async def _lease_slot(self) -> None:
+        session_id = self.session_id
+        if session_id is None:
+            await self._lease.seat()
+            self._lease.check_cancelled()
+            return
+        if (key := self._request.idempotency_key) is not None:
+            await self._refuse_learned(session_id, key)
+        self._meta = await self._desk.meta(session_id)
+        await self._lease.occupy(self._meta)
+        self._committed = self._meta.position
+
+    async def _refuse_learned(self, session_id: str, key: str) -> None:
+        learned = await self._desk.store.learned(session_id, key)
+        if learned is not None:
+            first, last = learned
+            message = f"this idempotency key was used for tokens {first} to {last}"
+            raise AlreadyLearned(message, first_seq=first, last_seq=last)
+
+    async def _commit_prompt(self) -> list[JournalRecord]:
+        """Journal the prompt, a record per run; it is learned from here on, whatever the answer."""
+        records = self._prompt_records(self._head + 1)
+        if self._meta is not None:
+            start = 0
+            while start < len(records):
+                size = _append_size(records[start:])
+                transcript = self._request.transcript if start + size == len(records) else None
+                await self._append(records[start : start + size], transcript)
+                start += size
+        self._desk.observer.on_prompt(self._request.prompt_tokens)
+        return records
+
+    def _prompt_records(self, seq: int) -> list[JournalRecord]:
+        records: list[JournalRecord] = []
+        parts = (part for part in self._request.prompt if part.tokens)
+        for origin, group in groupby(parts, key=lambda part: part.origin):
+            tokens = tuple(token for part in group for token in part.tokens)
+            for start in range(0, len(tokens), MAX_APPEND_TOKENS):
+                records.append(JournalRecord(seq, "run", origin, tokens[start : start + MAX_APPEND_TOKENS]))
+                seq = records[-1].last_seq + 1
+        return records
+
+    async def _commit_answer(self) -> None:
+        """Tokens that were sampled while a commit was in flight go together into the next one."""
+        while True:
+            events = await self._lease.take()
+            sampled = [event for event in events if isinstance(event, Sampled)]
+            if sampled:
+                await self._commit_sampled(sampled)
+            for event in events:
+                if isinstance(event, Boundary) and self._meta is not None:
+                    seq = self._meta.base_seq + event.position
+                    self._desk.snapshots.offer(self._meta.session_id, seq, event.row)
+                elif isinstance(event, Failed):
+                    raise event.error
+                elif isinstance(event, Done):
+                    return
+
+    async def _commit_sampled(self, sampled: list[Sampled]) -> None:
+        first_seq = self._head + 1
+        count = sampled[-1].index + 1
+        if self._meta is not None:
+            record = JournalRecord(first_seq, "step", "model", tuple(event.token for event in sampled))
+            answered = self._request.answered
+            await self._append([record], answered(count) if answered is not None else None)
+        self._lease.committed(len(sampled))
+        if self._generated == 0:
+            self._desk.observer.on_ttft(self._desk.clock() - self._started)
+        self._generated = count
+        for offset, event in enumerate(sampled):
+            seq = first_seq + offset if self._meta is not None else None
+            token = TokenEvent(event.token, event.index, seq, event.finish_reason)
+            if event.finish_reason is None:
+                self._out.put_nowait(token)
+            else:
+                self._last = token
+
+    async def _append(self, records: Sequence[JournalRecord], transcript: Transcript | None) -> None:
+        assert self._meta is not None
+        assert self._committed is not None
+        committed, self._committed, self._learning = self._committed, None, True
+        tokens = sum(len(record.tokens) for record in records)
+        started = self._desk.clock()
+        try:
+            await self._desk.store.append(
+                self._meta.session_id,
+                expected_seq=self._meta.base_seq + committed,
+                records=records,
+                transcript=transcript,
+                idempotency_key=self._turn_key(),
+            )
+        except AlreadyLearned:  # refused, so the journal is where it was
+            self._committed = committed
+            raise
+        self._committed = committed + tokens
+        self._desk.observer.on_commit(self._desk.clock() - started, tokens=tokens)
+
+    def _turn_key(self) -> TurnKey | None:
+        key = self._request.idempotency_key
+        assert self._meta is not None
+        return None if key is None else TurnKey(key, self._meta.seq + 1)
+
+    @property
+    def _head(self) -> int:
+        """Last committed seq; 0 throughout for an ephemeral session."""
+        return 0 if self._meta is None or self._committed is None else self._meta.base_seq + self._committed
+
+
+def _append_size(records: Sequence[JournalRecord]) -> int:
+    """How many of ``records``, at least one, fit into one append."""
+    tokens = 0
+    for size, record in enumerate(records[:MAX_APPEND_RECORDS]):
+        tokens += len(record.tokens)
+        if tokens > MAX_APPEND_TOKENS:
+            return size
+    return min(len(records), MAX_APPEND_RECORDS)

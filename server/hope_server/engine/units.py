@@ -1,0 +1,53 @@
+"""How a run of tokens becomes work: whole blocks, runs inside a block, single steps. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+class TokenRun(Protocol):
+    """Tokens that were, or are to be, read in one piece: a journal record has this shape."""
+
+    @property
+    def kind(self) -> Literal["run", "step", "reset"]: ...
+    @property
+    def tokens(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One launch of device work over new tokens.
+
+    block: the tokens complete the open block. run: one forward inside a block. step: one token inside a
+    block, which joins a decode batch.
+    """
+
+    kind: Literal["block", "run", "step"]
+    tokens: tuple[int, ...]
+
+
+def cut(runs: Sequence[TokenRun], *, tail: int, block: int) -> list[Unit]:
+    """The units that take a session with ``tail`` tokens in its open block through ``runs``.
+
+    The state at a boundary depends on the block's tokens alone, so runs inside a block that gets completed
+    need no preview of their own. What remains after the last boundary keeps its cut, on which the preview's
+    bits depend: live session and replay call this same function and come to the same bits.
+    """
+    units: list[Unit] = []
+    total = tail + sum(len(run.tokens) for run in runs)
+    whole = total // block * block - tail  # new tokens up to the last boundary; negative if there is none
+    pending: list[int] = []
+    for run in runs:
+        inside = max(0, min(whole, len(run.tokens)))
+        whole -= len(run.tokens)
+        pending.extend(run.tokens[:inside])
+        while pending and tail + len(pending) >= block:
+            units.append(Unit("block", tuple(pending[: block - tail])))
+            del pending[: block - tail]
+            tail = 0
+        rest = run.tokens[inside:]
+        if run.kind == "step":
+            units += [Unit("step", (token,)) for token in rest]
+        elif rest:
+            units.append(Unit("run", rest))
+    return units

@@ -1,0 +1,258 @@
+"""A tiny model whose every bit depends on all tokens and on their cut, and services over it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+from torch import Tensor
+
+from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
+from hope_server.engine.observer import NullObserver
+from hope_server.engine.request import (
+    EngineConfig,
+    GenerationRequest,
+    PromptPart,
+    SamplingParams,
+    TokenEvent,
+)
+from hope_server.engine.runner import SessionModel
+from hope_server.engine.service import EngineService
+from hope_server.sessions.memory_store import MemoryStore
+from hope_server.sessions.store import SessionStore
+
+BLOCK, VOCAB = 8, 50
+STEP, RUN, WHOLE = 11, 13, 17  # how tokens were read goes into the digest
+
+
+@dataclass(frozen=True)
+class HashConfig:
+    block: int = BLOCK
+    vocab_size: int = VOCAB
+
+
+class HashModel:
+    """Follows the protocol of Hope. ``digest`` hashes all tokens and, inside a block, how they were cut."""
+
+    def __init__(self) -> None:
+        self.config = HashConfig()
+        self.state_spec = StateSpec(
+            tensors=(
+                TensorSpec("memory", "fast", (3, 2)),
+                TensorSpec("digest", "slower", (), torch.int64),
+                TensorSpec("position", COUNTERS, (), torch.int64),
+                TensorSpec("writes", COUNTERS, (2,), torch.int64),
+                TensorSpec("refused", COUNTERS, (2,), torch.int64),
+            ),
+            levels=(LevelSpec("fast", 1), LevelSpec("slower", 4), LevelSpec("slow", None)),
+        )
+
+    def initial_state(self, rows: int) -> State:
+        return self.state_spec.zeros(rows)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._read(tokens[:, None], state, STEP)
+
+    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._read(tokens, state, RUN)
+
+    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        assert tokens.shape == (1, BLOCK)
+        assert int(state["position"]) % BLOCK == 0
+        return self._read(tokens, state, WHOLE)
+
+    def drift(self, state: State) -> dict[str, Tensor]:
+        norm = state["memory"].flatten(1).norm(dim=1)
+        return {"fast": norm, "slower": torch.zeros_like(norm)}
+
+    def _read(self, tokens: Tensor, state: State, how: int) -> tuple[Tensor, State]:
+        digest, memory = state["digest"], state["memory"]
+        for token in tokens.unbind(1):
+            digest = _mix(digest, token)
+            memory = 0.75 * memory + (token + 1).float()[:, None, None] / VOCAB
+        digest = _mix(digest, torch.full_like(digest, how))
+        before, after = state["position"], state["position"] + tokens.shape[1]
+        due = torch.stack([after - before, after // 4 - before // 4], dim=1)
+        after_state = {
+            "memory": memory,
+            "digest": digest,
+            "position": after,
+            "writes": state["writes"] + due,
+            "refused": state["refused"],
+        }
+        return self._logits(after_state), after_state
+
+    def _logits(self, state: State) -> Tensor:
+        vocabulary = torch.arange(VOCAB)
+        noise = _mix(_mix(state["digest"], torch.zeros(1, dtype=torch.int64))[:, None], vocabulary)
+        poison = 0.0 * state["memory"].flatten(1).sum(1)  # NaN if anything in the row is
+        return ((noise >> 24) & 0xFFFF).float() / 8192 + poison[:, None]
+
+
+def _mix(digest: Tensor, value: Tensor) -> Tensor:
+    digest = (digest ^ (value + 0x1F3D5B79)) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
+    return digest ^ (digest >> 29)
+
+
+class GatedStore(MemoryStore):
+    """A memory store whose appends can be held back, broken and counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.broken: Callable[[int], BaseException | None] = lambda append: None
+        self.appends = 0
+        self.calls: list[str] = []
+
+    async def append(self, session_id: str, **arguments: Any) -> int:
+        self.appends += 1
+        error = self.broken(self.appends)
+        await self.gate.wait()
+        await asyncio.sleep(0)
+        if error is not None:
+            raise error
+        self.calls.append("append")
+        return await super().append(session_id, **arguments)
+
+
+@dataclass
+class Recorder(NullObserver):
+    """Adds up what the observer is told."""
+
+    tokens: dict[str, int] = field(default_factory=dict)
+    writes: dict[str, int] = field(default_factory=dict)
+    outcomes: list[str] = field(default_factory=list)
+    replayed: list[int] = field(default_factory=list)
+    failed_snapshots: list[BaseException] = field(default_factory=list)
+    snapshots: int = 0
+    corrupted: int = 0
+    drifts: list[str] = field(default_factory=list)
+
+    def on_level_writes(self, level: str, *, tokens: int, writes: int, refused: int) -> None:
+        self.tokens[level] = self.tokens.get(level, 0) + tokens
+        self.writes[level] = self.writes.get(level, 0) + writes
+
+    def on_turn_end(self, outcome: str, **figures: object) -> None:
+        self.outcomes.append(outcome)
+
+    def on_load(self, seconds: float, *, replayed_tokens: int) -> None:
+        self.replayed.append(replayed_tokens)
+
+    def on_snapshot(self, seconds: float, *, bytes_written: int) -> None:
+        self.snapshots += 1
+
+    def on_snapshot_failed(self, error: BaseException) -> None:
+        self.failed_snapshots.append(error)
+
+    def on_corrupted(self) -> None:
+        self.corrupted += 1
+
+    def on_drift(self, level: str, ratio: float) -> None:
+        self.drifts.append(level)
+
+
+class Bench:
+    """Services over one store, and what tests ask of them."""
+
+    def __init__(self) -> None:
+        self.store = GatedStore()
+        self.observer = Recorder()
+        self._running: list[EngineService] = []
+
+    async def service(
+        self, model: SessionModel | None = None, store: SessionStore | None = None, **sizes: int
+    ) -> EngineService:
+        """A started service; one that is running already shares the store, as after a crash."""
+        service = EngineService(
+            model or HashModel(),
+            store or self.store,
+            EngineConfig(**{"slots": 4, "threads": 1, **sizes}),
+            slow_weights_hash=lambda: "5" * 64,
+            observer=self.observer,
+        )
+        await service.start()
+        self._running.append(service)
+        return service
+
+    async def close(self) -> None:
+        self.store.gate.set()
+        for service in self._running:
+            await service.stop(deadline_s=2.0)
+
+    @staticmethod
+    def request(
+        session_id: str | None, prompt: tuple[int, ...] | list[int], max_tokens: int = 8, **more: Any
+    ) -> GenerationRequest:
+        """One turn of a user; sampling fields among ``more`` go to SamplingParams."""
+        names = ("temperature", "top_p", "top_k", "seed", "stop_token_ids", "ignore_eos")
+        sampling = {name: more.pop(name) for name in names if name in more}
+        return GenerationRequest(
+            request_id=more.pop("request_id", "test"),
+            session_id=session_id,
+            prompt=more.pop("parts", (PromptPart("user", tuple(prompt)),)),
+            sampling=SamplingParams(**{"temperature": 0.0, "max_tokens": max_tokens, **sampling}),
+            **more,
+        )
+
+    async def turn(
+        self,
+        service: EngineService,
+        session_id: str | None,
+        prompt: tuple[int, ...] | list[int],
+        max_tokens: int = 8,
+        **more: Any,
+    ) -> list[TokenEvent]:
+        """All events of a turn."""
+        return [
+            event async for event in service.generate(self.request(session_id, prompt, max_tokens, **more))
+        ]
+
+    async def row(self, service: EngineService, session_id: str) -> State:
+        """The session's live row, restored if need be."""
+        await service.levels(session_id)
+        return await service._thread.call(lambda: service._engine.live_row(session_id))
+
+    async def journal(self, session_id: str) -> list[int]:
+        """Every token the store holds, in order."""
+        records = await self.store.records(session_id, after=0, limit=1000)
+        return [token for record in records for token in record.tokens]
+
+
+Eventually = Callable[[EngineService, Callable[[], bool]], Awaitable[None]]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Lets the service work until a condition holds, looking each time its engine has made a step."""
+
+    async def wait(service: EngineService, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await service._thread.call(lambda: None)
+
+    return wait
+
+
+@pytest.fixture
+def model() -> HashModel:
+    return HashModel()
+
+
+@pytest.fixture
+def same() -> Callable[[State, State], bool]:
+    """Whether two states are equal bit for bit."""
+
+    def compare(left: State, right: State) -> bool:
+        return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+    return compare
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    await bench.close()

@@ -1,0 +1,98 @@
+"""The service over a real Hope model at its served size: what only real arithmetic can show."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import torch
+
+from hope_model.config import get_config
+from hope_model.hope import Hope
+from hope_server.errors import SessionCorrupted
+
+Bench = Any
+
+PROMPTS = (1, 3, 100, 250, 255, 256, 300, 509)
+"""Lengths around and inside a block of 256, so that rows of one batch differ in position and phase."""
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def hope() -> Hope:
+    """Weights of the first step of a training run: bits do not depend on how good they are."""
+    torch.manual_seed(0)
+    return Hope(get_config("hope-tiny")).requires_grad_(False).eval()
+
+
+def prompt(length: int) -> list[int]:
+    return [(37 * i + length) % 8000 + 100 for i in range(length)]
+
+
+async def new(service: Any) -> str:
+    return str((await service.create_session()).session_id)
+
+
+async def test_company_changes_no_bit(bench: Bench, hope: Hope, same: Any) -> None:
+    service, other = await bench.service(hope, slots=8), await bench.service(hope, slots=1)
+    crowd = [await new(service) for _ in PROMPTS]
+    together = await asyncio.gather(
+        *(bench.turn(service, session, prompt(n), TOKENS) for session, n in zip(crowd, PROMPTS, strict=True))
+    )
+    for session, length, found in zip(crowd, PROMPTS, together, strict=True):
+        alone = await new(other)
+        expected = await bench.turn(other, alone, prompt(length), TOKENS)
+        assert [event.token for event in found] == [event.token for event in expected]
+        assert same(await bench.row(service, session), await bench.row(other, alone))
+
+
+async def test_a_restored_session_has_the_bits_of_one_that_never_left(
+    bench: Bench, hope: Hope, same: Any
+) -> None:
+    service = await bench.service(hope, slots=8)
+    crowd = [await new(service) for _ in PROMPTS]
+    await asyncio.gather(
+        *(bench.turn(service, session, prompt(n), TOKENS) for session, n in zip(crowd, PROMPTS, strict=True))
+    )
+    fresh = await bench.service(hope, slots=1)
+    for session in crowd:
+        assert same(await bench.row(service, session), await bench.row(fresh, session))
+
+
+async def test_a_turn_leaves_its_neighbours_alone(bench: Bench, hope: Hope, same: Any) -> None:
+    service = await bench.service(hope, slots=3)
+    idle, busy = await new(service), await new(service)
+    await bench.turn(service, idle, prompt(300), TOKENS)
+    before = await bench.row(service, idle)
+    await bench.turn(service, busy, prompt(500), 2 * TOKENS)
+    position = await service._thread.call(lambda: service._engine.position(idle))
+    assert position == 300 + TOKENS  # the row stayed where it was: nothing was restored
+    assert same(await bench.row(service, idle), before)
+
+
+async def test_nan_in_one_session_harms_no_other(bench: Bench, hope: Hope, same: Any) -> None:
+    service, twin = await bench.service(hope, slots=4), await bench.service(hope, slots=4)
+    sick, well = await new(service), await new(service)
+    lonely = await new(twin)
+    expected = await bench.turn(twin, lonely, prompt(100), 4 * TOKENS)
+    async with (
+        aclosing(service.generate(bench.request(sick, prompt(50), 10**6))) as dying,
+        aclosing(service.generate(bench.request(well, prompt(100), 4 * TOKENS))) as living,
+    ):
+        await anext(dying)
+        found = [(await anext(living)).token]  # both decode now, in one batch
+        await service._thread.call(lambda: _poison(service._engine, sick))
+        with pytest.raises(SessionCorrupted):
+            async for _event in dying:
+                pass
+        found += [event.token async for event in living]
+    assert found == [event.token for event in expected]
+    assert same(await bench.row(service, well), await bench.row(twin, lonely))
+    assert same(await bench.row(service, sick), await bench.row(twin, sick))
+    assert all(bool(t.isfinite().all()) for t in (await bench.row(service, sick)).values())
+    assert bench.observer.corrupted == 1
+
+
+def _poison(engine: Any, session: str) -> None:
+    row = engine._runner._live.row(engine._rows[session].slot)
+    next(tensor for tensor in row.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
