@@ -1,0 +1,14 @@
+"""The HTTP surface: OpenAI's endpoints, sessions, operations. A new one is one file and one line here."""
+
+from fastapi import APIRouter
+
+from hope_server.api import chat, completions, health, metrics, models, sessions
+
+ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    models.router,
+    sessions.router,
+    health.router,
+    metrics.router,
+)

@@ -1,0 +1,19 @@
+"""GET /metrics: every series, for Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from hope_server.api.runtime import RuntimeOf
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+router = APIRouter(tags=["operations"])
+
+
+@router.head("/metrics", include_in_schema=False, response_class=Response)
+@router.get("/metrics", response_class=Response)
+async def metrics(runtime: RuntimeOf) -> Response:
+    """All series in Prometheus' text format."""
+    return Response(runtime.metrics.render(), media_type=MEDIA_TYPE)

@@ -1,0 +1,64 @@
+"""What a generating request says outside of its body: its session, its idempotency key, its id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+
+from fastapi import Request
+
+from hope_client.wire import (
+    IDEMPOTENCY_HEADER,
+    IDEMPOTENCY_KEY_PATTERN,
+    SESSION_HEADER,
+    SESSION_ID_PATTERN,
+)
+from hope_server.api.turn import Body, Prompt, TurnSpec
+from hope_server.engine.request import SamplingParams
+from hope_server.errors import InvalidRequest, SessionNotFound
+from hope_server.logging import request_id
+
+
+def turn_spec(
+    request: Request,
+    body: Body,
+    sampling: SamplingParams,
+    prepare: Callable[[str | None, str | None], Awaitable[Prompt]],
+) -> TurnSpec:
+    """The turn that `request` asks for; `prepare` gets the session's id and the idempotency key."""
+    session_id = _session_id(request, body)
+    key = _idempotency_key(request)
+    return TurnSpec(
+        request_id=request_id.get(),
+        session_id=session_id,
+        idempotency_key=key,
+        sampling=sampling,
+        stop_strings=body.stop_strings,
+        prepare=lambda: prepare(session_id, key),
+    )
+
+
+def _session_id(request: Request, body: Body) -> str | None:
+    header = request.headers.get(SESSION_HEADER)
+    if header is None:
+        return body.session_id
+    if not re.fullmatch(SESSION_ID_PATTERN, header):
+        raise SessionNotFound("there is no session with this id", param=SESSION_HEADER)
+    if body.session_id not in (None, header):
+        raise InvalidRequest(
+            f"the header {SESSION_HEADER} and the body's session_id name different sessions",
+            param="session_id",
+            code="session_id_mismatch",
+        )
+    return header
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not re.fullmatch(IDEMPOTENCY_KEY_PATTERN, key):
+        raise InvalidRequest(
+            f"{IDEMPOTENCY_HEADER}: expected 1 to 128 visible ASCII characters",
+            param=IDEMPOTENCY_HEADER,
+            code="invalid_value",
+        )
+    return key

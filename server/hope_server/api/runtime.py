@@ -1,0 +1,95 @@
+"""What the routes share: the engine as they see it, the tokenizer, the limits, and one turn per session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from hope_server.api.conversation import Tokenizer
+from hope_server.config import ServerConfig
+from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.errors import SessionBusy, ShuttingDown
+from hope_server.metrics import Metrics
+from hope_server.sessions.store import JournalRecord, SessionMeta
+
+
+class Engine(Protocol):
+    """The part of EngineService that the routes use; its own docstrings hold the details."""
+
+    async def create_session(self, name: str | None = None) -> SessionMeta: ...
+    async def get_session(self, session_id: str) -> SessionMeta: ...
+    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]: ...
+    async def delete_session(self, session_id: str) -> None: ...
+    async def reset_session(self, session_id: str) -> SessionMeta: ...
+    async def levels(self, session_id: str) -> list[LevelStatus]: ...
+    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]: ...
+    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None: ...
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]: ...
+    async def verify_slow_weights(self) -> bool: ...
+    def stats(self) -> EngineStats: ...
+
+
+class SessionTurns:
+    """Which sessions are in the middle of a turn.
+
+    The engine runs one turn per session too; holding it from here covers what a turn does before the engine
+    sees it: reading the transcript and choosing what is new.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+
+    @contextmanager
+    def hold(self, session_id: str | None) -> Iterator[None]:
+        """One holder per session; an ephemeral session (None) is nobody else's. Raises SessionBusy."""
+        if session_id is None:
+            yield
+            return
+        if session_id in self._held:
+            raise SessionBusy(f"session {session_id} is in the middle of another turn", param="session_id")
+        self._held.add(session_id)
+        try:
+            yield
+        finally:
+            self._held.remove(session_id)
+
+
+@dataclass
+class Runtime:
+    """The wired parts of one server. `stopping` is set once; nothing is admitted afterwards."""
+
+    config: ServerConfig
+    engine: Engine
+    tokenizer: Tokenizer
+    metrics: Metrics
+    model_name: str
+    slow_weights_sha256: str
+    created: int
+    check_store: Callable[[], Awaitable[None]]
+    turns: SessionTurns = field(default_factory=SessionTurns)
+    tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    stopping: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenAI's `system_fingerprint`: answers can be compared while it stays the same."""
+        return f"fp_{self.slow_weights_sha256[:12]}"
+
+    def admit(self) -> None:
+        """Raises ShuttingDown once the server stops."""
+        if self.stopping:
+            raise ShuttingDown("the server is shutting down and admits no new work")
+
+
+def _of(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+RuntimeOf = Annotated[Runtime, Depends(_of)]
+"""A route's parameter: the runtime of its app."""

@@ -1,0 +1,153 @@
+"""/v1/sessions: create, list, get, delete, reset; what each level has learned; the journal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from hope_client.wire import (
+    MAX_PAGE_EVENTS,
+    MAX_PAGE_SESSIONS,
+    Event,
+    Events,
+    Levels,
+    LevelStatus,
+    Session,
+    SessionCreate,
+    SessionDeleted,
+    SessionList,
+)
+from hope_server.api.body import read_json
+from hope_server.api.openapi import accepts
+from hope_server.api.runtime import Runtime, RuntimeOf
+from hope_server.api.text import TokenDecoder
+from hope_server.sessions.store import (
+    MAX_SEQ,
+    JournalRecord,
+    SessionMeta,
+    list_cursor,
+    require_session_id,
+)
+
+DEFAULT_SESSIONS = 100
+DEFAULT_EVENTS = 1000
+CHARACTER_LEAD = 3
+"""Tokens before a page that may hold the beginning of its first character: UTF-8 has at most 4 bytes."""
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+
+@router.post("", openapi_extra=accepts(SessionCreate, required=False))
+async def create(request: Request, runtime: RuntimeOf) -> Session:
+    """A new session at the initial state. The body may be empty."""
+    body = await read_json(request, SessionCreate, limit=runtime.config.max_body_bytes)
+    runtime.admit()
+    return _session(runtime, await runtime.engine.create_session(body.name))
+
+
+@router.get("")
+async def list_all(
+    runtime: RuntimeOf,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SESSIONS)] = DEFAULT_SESSIONS,
+) -> SessionList:
+    """One page of sessions, oldest first."""
+    metas = await runtime.engine.list_sessions(after=after, limit=limit)
+    return SessionList(
+        data=[_session(runtime, meta) for meta in metas],
+        last_id=list_cursor(metas[-1]) if metas else None,
+        has_more=len(metas) == limit,
+    )
+
+
+@router.get("/{session_id}")
+async def get(session_id: str, runtime: RuntimeOf) -> Session:
+    """The session's head."""
+    return _session(runtime, await runtime.engine.get_session(require_session_id(session_id)))
+
+
+@router.delete("/{session_id}")
+async def delete(session_id: str, runtime: RuntimeOf) -> SessionDeleted:
+    """Forget the session: journal, snapshots, everything."""
+    with runtime.turns.hold(require_session_id(session_id)):
+        await runtime.engine.delete_session(session_id)
+    return SessionDeleted(id=session_id)
+
+
+@router.post("/{session_id}/reset")
+async def reset(session_id: str, runtime: RuntimeOf) -> Session:
+    """Back to the initial state; the journal keeps what was."""
+    runtime.admit()
+    with runtime.turns.hold(require_session_id(session_id)):
+        return _session(runtime, await runtime.engine.reset_session(session_id))
+
+
+@router.get("/{session_id}/levels")
+async def levels(session_id: str, runtime: RuntimeOf) -> Levels:
+    """What each level of the session has read, written and how far it has moved, all counted."""
+    found = await runtime.engine.levels(require_session_id(session_id))
+    return Levels(
+        levels=[
+            LevelStatus(
+                name=level.name,
+                period=level.period,
+                tokens=level.tokens,
+                writes=level.writes,
+                frequency=level.frequency,
+                drift_ratio=level.drift_ratio,
+                bytes=level.bytes,
+            )
+            for level in found
+        ]
+    )
+
+
+@router.get("/{session_id}/events")
+async def events(
+    session_id: str,
+    runtime: RuntimeOf,
+    after: Annotated[int, Query(ge=0, le=MAX_SEQ)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EVENTS)] = DEFAULT_EVENTS,
+) -> Events:
+    """The journal from `after` on, one event per token, and the last committed seq."""
+    lead = max(0, after - CHARACTER_LEAD)
+    records, head = await runtime.engine.events(
+        require_session_id(session_id), after=lead, limit=limit + CHARACTER_LEAD
+    )
+    return Events(events=_events(runtime, records, lead=lead, after=after, limit=limit), head=head)
+
+
+def _events(
+    runtime: Runtime, records: list[JournalRecord], *, lead: int, after: int, limit: int
+) -> list[Event]:
+    """Events after `after`. Those from `lead` to there only complete the first character."""
+    decoder = TokenDecoder(runtime.tokenizer.decode_bytes)
+    found: list[Event] = []
+    for record in records:
+        if record.kind == "reset":
+            decoder.flush()
+            if record.first_seq > after:
+                found.append(Event(seq=record.first_seq, kind="reset", origin=record.origin))
+        for seq, token in enumerate(record.tokens, record.first_seq):
+            if seq <= lead:
+                continue
+            text = decoder.feed(token)
+            if seq > after:
+                found.append(Event(seq=seq, kind=record.kind, token=token, text=text, origin=record.origin))
+            if len(found) >= limit:
+                return found
+    return found[:limit]
+
+
+def _session(runtime: Runtime, meta: SessionMeta) -> Session:
+    """`model` is the served model's name, or the hash of other weights that the session learned on."""
+    own = meta.model == runtime.slow_weights_sha256
+    return Session(
+        id=meta.session_id,
+        name=meta.name,
+        created_at=meta.created_at,
+        model=runtime.model_name if own else meta.model,
+        seq=meta.seq,
+        tokens=meta.position,
+    )

@@ -1,0 +1,112 @@
+"""`hope`: one command, its subcommands imported only when they are used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from hope_model.errors import HopeModelError
+from hope_server.errors import HopeError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+BAD_SETTING = 2
+INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """A subcommand: `module:function` adds its parser, which sets `run_command`."""
+
+    add_parser: str
+    help: str
+
+
+COMMANDS = {
+    "serve": Command("hope_server.cli:add_serve_parser", "serve a model whose sessions learn"),
+    "chat": Command("hope_client.cli:add_chat_parser", "chat with a session in the terminal"),
+    "train": Command("hope_model.train.cli:add_parser", "train a model"),
+    "eval": Command("hope_model.evaluate.cli:add_parser", "measure a model"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `hope`; returns the exit status: the command's own, or 2 for bad arguments, settings or files."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(arguments).parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run_command
+    try:
+        return run(args)
+    except (HopeError, HopeModelError) as error:
+        print(f"hope {args.command}: {error}", file=sys.stderr)
+        return BAD_SETTING
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def add_serve_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
+    """Add `serve`, with one flag for each field of ServerConfig."""
+    from hope_server.config import ServerConfig, flag, variable
+
+    parser = subparsers.add_parser(
+        "serve",
+        help=COMMANDS["serve"].help,
+        description="Serve a model whose sessions learn. Flags win over HOPE_* variables.",
+    )
+    for name, field in ServerConfig.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
+        text = f"{field.description} ({variable(name)}; default: {shown})".replace("%", "%%")
+        if field.annotation is bool:
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(flag(name), action=action, default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = _metavar(field.annotation)
+            parser.add_argument(flag(name), default=argparse.SUPPRESS, metavar=metavar, help=text)
+    parser.set_defaults(run_command=run_serve)
+    return parser
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve until a signal. Raises HopeError when the server cannot start."""
+    from hope_server.config import ServerConfig
+
+    flags = {name: value for name, value in vars(args).items() if name in ServerConfig.model_fields}
+    config = ServerConfig.load(flags)
+    from hope_server.serve import run
+
+    return run(config)
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the chosen subcommand's arguments are known to it."""
+    parser = argparse.ArgumentParser(
+        prog="hope", description="A server for language models whose sessions learn."
+    )
+    parser.add_argument("--version", action="version", version=f"hope-serve {_version()}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        if name == chosen:
+            module, _, function = command.add_parser.partition(":")
+            getattr(import_module(module), function)(subparsers)
+        else:
+            subparsers.add_parser(name, help=command.help)
+    return parser
+
+
+def _metavar(annotation: object) -> str:
+    kinds: dict[object, str] = {int: "N", float: "S"}
+    values = [value for value in get_args(annotation) if isinstance(value, str)]
+    return "{" + ",".join(values) + "}" if values else kinds.get(annotation, "TEXT")
+
+
+def _version() -> str:
+    try:
+        return version("hope-serve")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,183 @@
+"""The server's settings: one class; each field is a flag of `hope serve` and a HOPE_* variable.
+
+A flag wins over a variable, a variable over the default. A bad value stops the start and names the setting.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hope_server.errors import StartupError
+
+ENV_PREFIX = "HOPE_"
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def default_data_dir() -> Path:
+    """`hope` below the user's state directory (XDG_STATE_HOME, else ~/.local/state)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "hope"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class ServerConfig(BaseSettings):
+    """Validated once, at the start; frozen afterwards."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    insecure_bind: bool = Field(
+        default=False,
+        description="listen on an address that other machines reach, although nobody is authenticated",
+    )
+    model: str = Field(
+        default="hope-tiny", min_length=1, description="name of a built-in model, or a checkpoint directory"
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="directory of the embedded store's data (made if missing)",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices(f"{ENV_PREFIX}REDIS_URL", "REDIS_URL"),
+        description="Redis or Valkey that holds the sessions; without one the server runs its own Valkey",
+    )
+    slots: int = Field(
+        default=32, ge=1, le=65536, description="sessions whose state is on the device at once"
+    )
+    decode_rows: int = Field(
+        default=4, ge=1, le=1024, description="rows of one decode step: the one batch shape of decoding"
+    )
+    threads: int = Field(default_factory=usable_cores, ge=1, le=1024, description="CPU threads for the model")
+    max_waiting: int = Field(default=128, ge=0, le=1_000_000, description="turns that may wait for a slot")
+    max_prompt_tokens: int = Field(
+        default=65536, ge=1, le=250_000, description="tokens that one request may bring to read"
+    )
+    max_output_tokens: int = Field(
+        default=8192, ge=1, le=1_000_000, description="tokens that one request may ask to generate"
+    )
+    default_output_tokens: int = Field(
+        default=512,
+        ge=1,
+        le=1_000_000,
+        description="tokens that a chat answer may have when the request does not say",
+    )
+    max_body_bytes: int = Field(
+        default=4 << 20, ge=1024, le=1 << 30, description="bytes of the largest request body that is read"
+    )
+    max_header_bytes: int = Field(
+        default=32768, ge=1024, le=1 << 20, description="bytes of the largest request head that is read"
+    )
+    keep_alive_s: float = Field(
+        default=75.0,
+        ge=0,
+        le=3600,
+        description="seconds after which an idle connection is closed",
+        allow_inf_nan=False,
+    )
+    drain_deadline_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="seconds that running turns get to finish at a stop",
+        allow_inf_nan=False,
+    )
+    frequency_window_tokens: int = Field(
+        default=65536,
+        ge=1,
+        le=1 << 30,
+        description="H: tokens over which the metrics measure a level's update frequency; many times the "
+        "longest period, for each session that is busy",
+    )
+    log_level: LogLevel = Field(default="info", description="least severe messages that are logged")
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_an_address(cls, host: str) -> str:
+        if host != "localhost":
+            _ip(host)
+        return host
+
+    @field_validator("data_dir")
+    @classmethod
+    def _data_dir_of_the_user(cls, path: Path) -> Path:
+        return path.expanduser()
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_has_a_scheme(cls, url: str | None) -> str | None:
+        if url is not None and "://" not in url:
+            raise PydanticCustomError("url", "expected a URL such as redis://host:6379/0")
+        return url
+
+    @model_validator(mode="after")
+    def _loopback_unless_told(self) -> Self:
+        if self.insecure_bind or self.host == "localhost" or _ip(self.host).is_loopback:
+            return self
+        raise PydanticCustomError(
+            "insecure_bind",
+            "host {host} is reachable from other machines and requests are not authenticated: "
+            "keep a loopback address (127.0.0.1), or set --insecure-bind if the network is trusted",
+            {"host": self.host},
+        )
+
+    @classmethod
+    def load(cls, flags: Mapping[str, object]) -> ServerConfig:
+        """Settings from flags (by field name), the environment and defaults.
+
+        Raises:
+            StartupError: A value does not fit; `param` names the setting.
+        """
+        try:
+            return cls(**flags)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise _startup_error(error) from None
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return ENV_PREFIX + name.upper()
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        raise PydanticCustomError("host", "expected an IP address or localhost") from None
+
+
+def _startup_error(error: ValidationError) -> StartupError:
+    first = error.errors(include_url=False)[0]
+    kind = first["type"]
+    location = str(first["loc"][0]) if first["loc"] else kind
+    name = location.lower().removeprefix(ENV_PREFIX.lower())
+    if name not in ServerConfig.model_fields:
+        return StartupError(f"{flag(name)}: no such setting", param=name)
+    if kind == "insecure_bind":
+        return StartupError(f"--host: {first['msg']}", param="host")
+    # A URL may hold a password.
+    found = "" if name == "redis_url" else f", found {first['input']!r}"
+    message = first["msg"].removeprefix("Input should be ").removeprefix("expected ")
+    return StartupError(f"{flag(name)} ({variable(name)}): expected {message}{found}", param=name)

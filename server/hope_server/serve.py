@@ -1,0 +1,203 @@
+"""The life of a server process: settings, checkpoint, store, engine, HTTP; then all of it backwards.
+
+The first SIGTERM or SIGINT drains: nothing new is admitted, running turns finish within the deadline, commits
+and snapshots are flushed, the slow weights are hashed once more. A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import time
+
+from hope_model.checkpoint import load_checkpoint, resolve, slow_weights_sha256
+from hope_model.errors import HopeModelError
+from hope_model.hope import Hope
+from hope_server.api.conversation import Tokenizer
+from hope_server.api.http_server import BACKLOG, HttpServer
+from hope_server.api.runtime import Runtime
+from hope_server.app import create_app
+from hope_server.config import ServerConfig, flag, variable
+from hope_server.engine.request import EngineConfig
+from hope_server.engine.service import EngineService
+from hope_server.errors import HopeError, StartupError, StoreUnavailable
+from hope_server.logging import set_up
+from hope_server.metrics import Metrics
+from hope_server.sessions import open_store
+from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.store import SessionStore
+
+logger = logging.getLogger("hope.serve")
+
+FAILED = 1
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until a signal; returns the process's exit status.
+
+    Raises:
+        HopeError: The server cannot start; nothing of it is left running.
+    """
+    set_up(config.log_level)
+    with _listen(config) as listener:
+        return asyncio.run(_serve(config, listener))
+
+
+async def _serve(config: ServerConfig, listener: socket.socket) -> int:
+    stop = _stop_on_signals()
+    async with contextlib.AsyncExitStack() as cleanup:
+        model, tokenizer = _load_model(config)
+        digest = slow_weights_sha256(model)
+        store = await _open_store(config, cleanup)
+        metrics = Metrics(
+            model_name=model.config.name,
+            levels=[level.name for level in model.state_spec.learning_levels],
+            window_tokens=config.frequency_window_tokens,
+            state_bytes=model.state_spec.row_bytes,
+            slow_weights_sha256=digest,
+        )
+        engine = EngineService(
+            model,
+            store,
+            _engine_config(config),
+            slow_weights_hash=lambda: slow_weights_sha256(model),
+            observer=metrics,
+        )
+        await engine.start()
+        metrics.watch(engine.stats)
+        runtime = Runtime(
+            config=config,
+            engine=engine,
+            tokenizer=tokenizer,
+            metrics=metrics,
+            model_name=model.config.name,
+            slow_weights_sha256=digest,
+            created=int(time.time()),
+            check_store=store.check,
+        )
+        status = await _answer(runtime, engine, listener, stop)
+        return status if _unchanged(model, digest) else FAILED
+
+
+async def _answer(
+    runtime: Runtime, engine: EngineService, listener: socket.socket, stop: asyncio.Event
+) -> int:
+    """Answer requests until `stop`, then drain. Returns the exit status."""
+    server = HttpServer(runtime.config, create_app(runtime))
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    stopped = asyncio.create_task(stop.wait())
+    started = asyncio.create_task(server.answering.wait())
+    await asyncio.wait({http, started}, return_when=asyncio.FIRST_COMPLETED)
+    if server.answering.is_set():
+        _announce(runtime, listener)
+    await asyncio.wait({http, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    status = 0 if stop.is_set() else FAILED
+    runtime.stopping = True
+    logger.info("stopping: running turns have %g s to finish", runtime.config.drain_deadline_s)
+    try:
+        await engine.stop(deadline_s=runtime.config.drain_deadline_s)
+    except HopeError as error:
+        logger.error("not everything could be flushed: %s (%s)", error, error.code)
+        status = FAILED
+    server.should_exit = True
+    for task in (started, stopped):
+        task.cancel()
+    await asyncio.wait({http, started, stopped})
+    if (failure := http.exception()) is not None:
+        logger.error("HTTP ended with an error", exc_info=failure)
+        status = FAILED
+    return status
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            logger.error("%s again: ending at once", number.name)
+            os._exit(128 + number)
+        logger.info("%s: stopping", number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    """A listening socket. It is taken first of all: a port in use is found out before anything is loaded."""
+    kind, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(kind, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        name = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
+        raise StartupError(
+            f"{flag(name)} ({variable(name)}): cannot listen on {_origin(config.host, config.port)}: "
+            f"{error.strerror}",
+            param=name,
+        ) from None
+    return listener
+
+
+def _load_model(config: ServerConfig) -> tuple[Hope, Tokenizer]:
+    try:
+        return load_checkpoint(resolve(config.model))
+    except HopeModelError as error:
+        raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
+
+
+async def _open_store(config: ServerConfig, cleanup: contextlib.AsyncExitStack) -> SessionStore:
+    url = config.redis_url
+    if url is None:
+        valkey = EmbeddedValkey(config.data_dir / "valkey")
+        await valkey.start()
+        cleanup.push_async_callback(valkey.stop)
+        url = valkey.url
+    try:
+        store = await open_store(url)
+    except StoreUnavailable as error:
+        raise StartupError(
+            f"{flag('redis_url')} ({variable('redis_url')}): {error}", param="redis_url"
+        ) from error
+    cleanup.push_async_callback(store.close)
+    return store
+
+
+def _engine_config(config: ServerConfig) -> EngineConfig:
+    return EngineConfig(
+        slots=config.slots,
+        max_waiting=config.max_waiting,
+        decode_rows=config.decode_rows,
+        max_prompt_tokens=config.max_prompt_tokens,
+        threads=config.threads,
+    )
+
+
+def _announce(runtime: Runtime, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    digest = runtime.slow_weights_sha256
+    logger.info("slow weights sha256 %s", digest)
+    print(f"{runtime.model_name} ready at {_origin(host, port)} (slow weights sha256 {digest})", flush=True)
+
+
+def _unchanged(model: Hope, digest: str) -> bool:
+    """Whether the slow weights are those of the start. The engine has stopped: nobody else uses them."""
+    found = slow_weights_sha256(model)
+    if found == digest:
+        logger.info("slow weights unchanged: sha256 %s", digest)
+        return True
+    logger.error("slow weights changed: expected sha256 %s, found %s", digest, found)
+    return False
+
+
+def _origin(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,225 @@
+"""An app over a scripted engine: its interface and a real store, with answers written by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from hope_server.api.http_server import HttpServer
+from hope_server.api.runtime import Runtime
+from hope_server.app import create_app
+from hope_server.config import ServerConfig
+from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.metrics import Metrics
+from hope_server.sessions.memory_store import MemoryStore
+from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
+
+SHA256 = hashlib.sha256(b"slow weights").hexdigest()
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class ByteTokenizer:
+    """Token 0 ends a text, 1 ends a message, 2 to 5 open messages, 6 + b is the byte b."""
+
+    vocab_size = 262
+    eos_id = 0
+    end_id = 1
+
+    def role_id(self, role: str) -> int:
+        return 2 + ROLES.index(role)
+
+    def encode(self, text: str) -> list[int]:
+        return [6 + byte for byte in text.encode()]
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return bytes(token - 6 for token in ids if token >= 6)
+
+
+class ScriptedEngine:
+    """Gives the tokens of `answer` and journals them as the real engine does."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.requests: list[GenerationRequest] = []
+        self.answer: list[int] = [*ByteTokenizer().encode("Hello there"), ByteTokenizer.end_id]
+        self.refusal: Exception | None = None
+        self.failure: tuple[int, Exception] | None = None
+        self.pause_at: int | None = None
+        self.paused, self.resume, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.slow_weights_ok = True
+        self._made = 0
+
+    def says(self, text: str) -> None:
+        self.answer = [*ByteTokenizer().encode(text), ByteTokenizer.end_id]
+
+    def read(self) -> list[int]:
+        """The prompt of the last request."""
+        return [token for part in self.requests[-1].prompt for token in part.tokens]
+
+    async def create_session(self, name: str | None = None) -> SessionMeta:
+        self._made += 1
+        return await self.store.create(f"session-{self._made}", model=SHA256, name=name)
+
+    async def get_session(self, session_id: str) -> SessionMeta:
+        return await self.store.meta(session_id)
+
+    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]:
+        return await self.store.list(after=after, limit=limit)
+
+    async def delete_session(self, session_id: str) -> None:
+        await self.store.delete(session_id)
+
+    async def reset_session(self, session_id: str) -> SessionMeta:
+        seq = (await self.store.meta(session_id)).seq
+        await self.store.append(
+            session_id, expected_seq=seq, records=[JournalRecord(seq + 1, "reset", "user", ())]
+        )
+        return await self.store.meta(session_id)
+
+    async def levels(self, session_id: str) -> list[LevelStatus]:
+        tokens = (await self.store.meta(session_id)).position
+        return [
+            LevelStatus("phi", 1, tokens, tokens, 0, 0.5, 1024),
+            LevelStatus("slow", None, tokens, 0, 0, 0.0, 4096),
+        ]
+
+    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
+        records = await self.store.records(session_id, after=after, limit=limit)
+        return records, (await self.store.meta(session_id)).seq
+
+    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
+        return await self.store.learned(session_id, idempotency_key)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        self.requests.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        done = False
+        try:
+            turn = await self._read_prompt(request)
+            for index, token in enumerate(self.answer[: request.sampling.max_tokens]):
+                if index == self.pause_at:
+                    self.paused.set()
+                    await self.resume.wait()
+                if self.failure is not None and index == self.failure[0]:
+                    raise self.failure[1]
+                ended = request.stop_check is not None and request.stop_check(token)
+                ended |= token in request.sampling.stop_token_ids and not request.sampling.ignore_eos
+                seq = await self._commit(request, turn, token, index)
+                full = index + 1 == request.sampling.max_tokens
+                done = ended or full
+                yield TokenEvent(token, index, seq, "stop" if ended else "length" if full else None)
+                if done:
+                    return
+        finally:
+            if not done:
+                self.closed.set()
+
+    async def _read_prompt(self, request: GenerationRequest) -> TurnKey | None:
+        if request.session_id is None:
+            return None
+        head = (await self.store.meta(request.session_id)).seq
+        turn = TurnKey(request.idempotency_key, head + 1) if request.idempotency_key else None
+        records, seq = [], head
+        for part in request.prompt:
+            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
+            seq += len(part.tokens)
+        await self.store.append(
+            request.session_id,
+            expected_seq=head,
+            records=records,
+            transcript=request.transcript,
+            idempotency_key=turn,
+        )
+        return turn
+
+    async def _commit(
+        self, request: GenerationRequest, turn: TurnKey | None, token: int, index: int
+    ) -> int | None:
+        if request.session_id is None:
+            return None
+        head = (await self.store.meta(request.session_id)).seq
+        return await self.store.append(
+            request.session_id,
+            expected_seq=head,
+            records=[JournalRecord(head + 1, "step", "model", (token,))],
+            transcript=request.answered(index + 1) if request.answered else None,
+            idempotency_key=turn,
+        )
+
+    async def verify_slow_weights(self) -> bool:
+        return self.slow_weights_ok
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=1, waiting=2, slots=8, slots_used=3, resident_active=1, resident_idle=2)
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def runtime(engine: ScriptedEngine) -> Runtime:
+    metrics = Metrics(
+        model_name="hope-test",
+        levels=["phi"],
+        window_tokens=64,
+        state_bytes=1024,
+        slow_weights_sha256=SHA256,
+    )
+    metrics.watch(engine.stats)
+    return Runtime(
+        config=ServerConfig.load(
+            {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
+        ),
+        engine=engine,
+        tokenizer=ByteTokenizer(),
+        metrics=metrics,
+        model_name="hope-test",
+        slow_weights_sha256=SHA256,
+        created=1_700_000_000,
+        check_store=engine.store.check,
+    )
+
+
+_apps: list[FastAPI] = []
+
+
+@pytest.fixture
+def app(runtime: Runtime) -> FastAPI:
+    """One app for all tests (building its routes takes most of a test's time), a runtime for each."""
+    if not _apps:
+        _apps.append(create_app(runtime))
+    _apps[0].state.runtime = runtime
+    return _apps[0]
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that calls the app without a socket."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+@pytest.fixture
+async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
+    """The port of a real server over the app."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = HttpServer(runtime.config, app)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await server.answering.wait()
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def session(engine: ScriptedEngine) -> str:
+    return (await engine.create_session()).session_id

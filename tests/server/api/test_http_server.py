@@ -1,0 +1,170 @@
+"""What only a real connection shows: streaming, disconnects, limits, bytes that are not HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from hope_server.api import linger
+
+if TYPE_CHECKING:
+    from tests.server.api.conftest import ScriptedEngine
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def head(path: str, *lines: str) -> bytes:
+    return "\r\n".join(
+        [f"POST {path} HTTP/1.1", "Host: test", "Content-Type: application/json", *lines, "", ""]
+    ).encode()
+
+
+async def exchange(port: int, *chunks: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send bytes, read one answer; its status, headers and body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for chunk in chunks:
+        writer.write(chunk)
+    first = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n")
+    status, *lines = first.split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    body = await reader.readexactly(int(headers["content-length"]))
+    writer.close()
+    return int(status.split()[1]), headers, body
+
+
+def code(body: bytes) -> str:
+    found: str = json.loads(body)["error"]["code"]
+    return found
+
+
+async def test_a_token_arrives_before_the_next_is_made(port: int, engine: ScriptedEngine) -> None:
+    engine.pause_at = 3
+    asked = {**CHAT, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        client.stream("POST", "/v1/chat/completions", json=asked) as answer,
+    ):
+        lines = answer.aiter_lines()
+        seen = ""
+        while seen != "Hel":
+            line = await anext(lines)
+            if line:
+                seen += json.loads(line.removeprefix("data: "))["choices"][0]["delta"]["content"]
+        assert engine.paused.is_set()
+        engine.resume.set()
+        rest = [line async for line in lines]
+    assert rest[-2:] == ["data: [DONE]", ""]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("pause_at", [0, 4])
+async def test_a_client_that_leaves_stops_its_turn(
+    port: int, engine: ScriptedEngine, session: str, stream: bool, pause_at: int
+) -> None:
+    engine.pause_at = pause_at
+    body = json.dumps({**CHAT, "stream": stream, "session_id": session}).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
+    await engine.paused.wait()
+    writer.close()
+    await engine.closed.wait()
+    engine.pause_at = None
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(100):
+            again = await client.post(
+                "/v1/chat/completions",
+                json={"messages": [{"role": "user", "content": "next"}], "session_id": session},
+            )
+            if again.status_code != 409:
+                break
+        assert again.status_code == 200
+    # What was generated before stays learned, and the transcript knows it.
+    assert engine.read()[0] == (1 if pause_at else 3)
+    assert (await engine.get_session(session)).transcript_count == (4 if pause_at else 3)
+
+
+async def test_a_client_that_leaves_while_it_sends_harms_nobody(port: int, engine: ScriptedEngine) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head("/v1/completions", "Content-Length: 1000") + b'{"prompt": "')
+    await writer.drain()
+    writer.close()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        assert (await client.get("/health")).status_code == 200
+    assert not engine.requests
+
+
+async def test_an_announced_large_body_is_refused_unread(port: int) -> None:
+    request = head("/v1/completions", "Content-Length: 999999999999", "Expect: 100-continue")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    writer.close()
+
+
+async def test_a_chunked_large_body_is_refused_before_its_end(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linger, "LINGER_BYTES", 1 << 20)
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    status, _, body = await exchange(
+        port, head("/v1/completions", "Transfer-Encoding: chunked"), *[chunk] * 40
+    )
+    assert (status, code(body)) == (413, "body_too_large")
+
+
+async def test_a_client_that_sends_a_large_body_reads_the_refusal(port: int) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        answer = await client.post("/v1/completions", json={"prompt": "x" * 3_000_000})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+        exact = '{"prompt": "' + "x" * 10000 + '"}'
+        padded = exact + " " * (65536 - len(exact))
+        headers = {"content-type": "application/json"}
+        assert (await client.post("/v1/completions", content=padded, headers=headers)).status_code == 200
+        assert (
+            await client.post("/v1/completions", content=padded + " ", headers=headers)
+        ).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff\xfe\x00\x01\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+async def test_bytes_that_are_not_http(port: int, garbage: bytes) -> None:
+    status, headers, body = await exchange(port, garbage)
+    assert (status, code(body)) == (400, "invalid_http")
+    assert headers["content-type"] == "application/json"
+    assert headers["connection"] == "close"
+
+
+async def test_an_endless_head_is_refused(port: int) -> None:
+    line = b"X-Padding: " + b"x" * 8000 + b"\r\n"
+    status, _, body = await exchange(port, b"GET /health HTTP/1.1\r\nHost: a\r\n", *[line] * 9)
+    assert (status, code(body)) == (431, "head_too_large")
+
+
+async def test_odd_bytes_in_a_path_or_header_are_only_unknown(port: int) -> None:
+    request = (
+        b"GET /v1/sessions/%ff%00%0a HTTP/1.1\r\nHost: a\r\nX-Session-ID: \xff\r\nConnection: close\r\n\r\n"
+    )
+    status, _, body = await exchange(port, request)
+    assert (status, code(body)) == (404, "session_not_found")
+
+
+async def test_two_requests_on_one_connection(port: int) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(2):
+            answer = await client.post("/v1/completions", json={"prompt": "a", "stream": True})
+            assert answer.text.endswith("data: [DONE]\n\n")

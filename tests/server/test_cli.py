@@ -1,0 +1,125 @@
+"""The command `hope`: what each subcommand takes, exit statuses, and that help costs no torch."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hope_model.errors import CheckpointError
+from hope_server import cli
+from hope_server.cli import COMMANDS, main
+from hope_server.config import ServerConfig, flag, variable
+from hope_server.errors import StartupError
+
+HELP: list[tuple[str, ...]] = [(), *((name,) for name in COMMANDS), ("eval", "stream"), ("eval", "bits")]
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_needs_nothing_heavy(command: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from hope_server.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "heavy = {'torch', 'redis', 'fastapi', 'uvicorn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" ".join(["usage: hope", *command]))
+
+
+def test_every_command_names_what_runs_it() -> None:
+    """`run_command`, since `--run` is an option of `hope train`."""
+    required = {
+        "serve": ["serve"],
+        "chat": ["chat"],
+        "train": ["train", "--data", "d", "--run", "r"],
+        "eval": ["eval", "stream", "f", "--out", "o"],
+    }
+    assert required.keys() == COMMANDS.keys()
+    for arguments in required.values():
+        assert callable(cli._parser(arguments).parse_args(arguments).run_command)
+
+
+def test_every_setting_is_a_flag_with_its_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ServerConfig.model_fields:
+        assert flag(name) in text
+        assert variable(name) in text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StartupError("--port: taken", param="port"), "hope serve: --port: taken"),
+        (CheckpointError("model.safetensors: damaged"), "hope serve: model.safetensors: damaged"),
+    ],
+)
+def test_an_error_on_purpose_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    monkeypatch.setattr(cli, "run_serve", _raising(error))
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == said + "\n"
+
+
+def _raising(error: BaseException) -> Any:
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_a_bug_is_not_dressed_up_as_a_user_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run_serve", _raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["serve"])
+
+
+def test_ctrl_c_has_the_shell_s_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run_serve", _raising(KeyboardInterrupt()))
+    assert main(["serve"]) == 130
+
+
+def test_the_status_is_the_command_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run_serve", lambda args: 7)
+    assert main(["serve"]) == 7
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["serve", "--colour", "red"], ["train"], ["eval"], ["eval", "stream"]]
+)
+def test_wrong_arguments_are_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: hope" in capsys.readouterr().err
+
+
+def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "none"]) == 2
+    assert "--port (HOPE_PORT): expected" in capsys.readouterr().err
+
+
+def test_a_model_error_of_another_command_is_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing, out = str(tmp_path / "nothing"), str(tmp_path / "out")
+    assert main(["train", "--data", missing, "--run", out]) == 2
+    assert capsys.readouterr().err.startswith("hope train: ")
+    assert main(["eval", "stream", missing, "--out", out, "--model", missing]) == 2
+    assert "expected a folder or one of hope-tiny" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("hope-serve ")

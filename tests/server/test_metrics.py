@@ -1,0 +1,160 @@
+"""Series and their values, fed by hand."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from hope_server.engine.request import EngineStats
+from hope_server.errors import QueueFull, SequenceConflict, StoreUnavailable
+from hope_server.metrics import FrequencyWindow, Metrics
+
+SHA256 = "ab" * 32
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(
+        model_name="m",
+        levels=["phi", "cms-64"],
+        window_tokens=1000,
+        state_bytes=77,
+        slow_weights_sha256=SHA256,
+    )
+
+
+def samples(metrics: Metrics) -> Iterator[tuple[str, dict[str, str], float]]:
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            yield sample.name, dict(sample.labels), sample.value
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    (found,) = (
+        number for sample, own, number in samples(metrics) if sample == name and labels.items() <= own.items()
+    )
+    return found
+
+
+def test_every_series_that_is_promised_is_there_from_the_start(metrics: Metrics) -> None:
+    metrics.watch(EngineStats)
+    names = {name for name, _, _ in samples(metrics)}
+    by_level = (
+        "level_updates_total",
+        "level_tokens_total",
+        "level_update_frequency",
+        "level_update_norm_count",
+        "level_updates_refused_total",
+        "session_drift_ratio_count",
+    )
+    others = (
+        "sessions",
+        "slow_weights_info",
+        "state_commit_seconds_count",
+        "state_load_seconds_count",
+        "session_state_bytes",
+        # vLLM's, so that its dashboards work after one substitution
+        "num_requests_running",
+        "num_requests_waiting",
+        "prompt_tokens_total",
+        "generation_tokens_total",
+        "time_to_first_token_seconds_bucket",
+        "inter_token_latency_seconds_bucket",
+        "e2e_request_latency_seconds_bucket",
+        "request_queue_time_seconds_bucket",
+        "request_prompt_tokens_bucket",
+        "request_generation_tokens_bucket",
+        "request_success_total",
+        "iteration_tokens_total_bucket",
+        "corrupted_requests_total",
+    )
+    assert {f"hope:{name}" for name in (*by_level, *others)} <= names
+    for name in by_level:
+        for level in ("phi", "cms-64"):
+            assert value(metrics, f"hope:{name}", level=level) == 0
+    for name, labels, _ in samples(metrics):
+        if name.startswith("hope:"):
+            assert (labels["model_name"], labels["engine"]) == ("m", "0")
+
+
+def test_the_slow_weights_hash_is_a_label(metrics: Metrics) -> None:
+    assert value(metrics, "hope:slow_weights_info", sha256=SHA256) == 1
+    assert value(metrics, "hope:session_state_bytes") == 77
+
+
+def test_level_counts_add_up_and_give_the_frequency(metrics: Metrics) -> None:
+    for _ in range(5):
+        metrics.on_level_writes("cms-64", tokens=64, writes=1, refused=0)
+    metrics.on_level_writes("cms-64", tokens=64, writes=0, refused=1)
+    assert value(metrics, "hope:level_tokens_total", level="cms-64") == 6 * 64
+    assert value(metrics, "hope:level_updates_total", level="cms-64") == 5
+    assert value(metrics, "hope:level_updates_refused_total", level="cms-64") == 1
+    assert value(metrics, "hope:level_update_frequency", level="cms-64") == 5 / (6 * 64)
+    assert value(metrics, "hope:level_tokens_total", level="phi") == 0
+
+
+def test_errors_are_counted_by_code(metrics: Metrics) -> None:
+    for error in (QueueFull("full"), SequenceConflict("late"), StoreUnavailable("gone")):
+        metrics.on_error(error)
+        assert value(metrics, "hope:request_errors_total", code=error.code) == 1
+    assert value(metrics, "hope:admission_rejections_total", reason="queue_full") == 1
+    assert value(metrics, "hope:state_commit_total", result="conflict") == 1
+    assert value(metrics, "hope:state_commit_total", result="error") == 1
+
+
+def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
+    metrics.on_prompt(10)
+    metrics.on_turn_end("stop", prompt_tokens=10, generated_tokens=4, seconds=1.0)
+    metrics.on_commit(0.001, tokens=4)
+    metrics.on_load(0.2, replayed_tokens=30)
+    metrics.on_snapshot(0.1, bytes_written=1000)
+    metrics.on_corrupted()
+    for name, expected in {
+        "prompt_tokens_total": 10,
+        "generation_tokens_total": 4,
+        "request_prompt_tokens_sum": 10,
+        "state_commit_seconds_count": 1,
+        "state_load_seconds_count": 1,
+        "state_replayed_tokens_total": 30,
+        "state_saved_bytes_total": 1000,
+        "corrupted_requests_total": 1,
+    }.items():
+        assert value(metrics, f"hope:{name}") == expected
+    assert value(metrics, "hope:request_success_total", finished_reason="stop") == 1
+
+
+def test_momentary_numbers_come_from_the_engine(metrics: Metrics) -> None:
+    metrics.watch(lambda: EngineStats(running=3, waiting=2, slots=8, slots_used=5, resident_idle=2))
+    assert value(metrics, "hope:num_requests_running") == 3
+    assert value(metrics, "hope:num_requests_waiting") == 2
+    assert value(metrics, "hope:sessions", residency="idle") == 2
+
+
+@given(
+    st.integers(1, 5000),
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=60),
+)
+def test_a_window_is_the_last_reports_to_within_a_grain(limit: int, reports: list[tuple[int, int]]) -> None:
+    window = FrequencyWindow(limit)
+    for tokens, writes in reports:
+        found = window.add(tokens, writes)
+    grain = limit // FrequencyWindow.GRAINS
+    ends = range(len(reports))
+    tails = [(sum(t for t, _ in reports[start:]), sum(w for _, w in reports[start:])) for start in ends]
+    total = tails[0][0]
+    fitting = [
+        writes / tokens
+        for index, (tokens, writes) in enumerate(tails)
+        if tokens >= min(limit, total) and tokens - reports[index][0] < limit + grain
+    ]
+    assert any(found == pytest.approx(frequency) for frequency in fitting)
+
+
+def test_a_long_window_of_single_tokens_stays_small() -> None:
+    window = FrequencyWindow(65536)
+    for token in range(1, 200_001):
+        frequency = window.add(1, int(token % 64 == 0))
+    assert len(window._reports) <= FrequencyWindow.GRAINS + 1
+    assert frequency == pytest.approx(1 / 64, rel=0.001)

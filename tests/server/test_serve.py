@@ -1,0 +1,172 @@
+"""What stops a server at its start: an error that names the setting, and nothing left running."""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hope_model.checkpoint import load_checkpoint, resolve, save_checkpoint, slow_weights_sha256
+from hope_model.config import HopeConfig
+from hope_model.hope import Hope
+from hope_model.tokenizer import Tokenizer
+from hope_server import serve
+from hope_server.config import ServerConfig
+from hope_server.errors import HopeError
+
+StartValkey = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log stays pytest's."""
+    monkeypatch.setattr(serve, "set_up", lambda level: None)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that is complete but small."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    config = HopeConfig("small", width=64, layers=1, heads=1, mlp_width=64, cms_width=16)
+    tokenizer = Tokenizer.load(resolve("hope-tiny") / "tokenizer.json", vocab_size=config.vocab_size)
+    save_checkpoint(directory, Hope(config), tokenizer, dtype=torch.bfloat16)
+    return directory
+
+
+@pytest.fixture
+def checkpoint(small: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(small, tmp_path / "checkpoint"))
+
+
+def refusal(**settings: object) -> HopeError:
+    """The error of a server that does not start."""
+    with pytest.raises(HopeError) as refused:
+        serve.run(ServerConfig.load({"port": 0, **settings}))
+    return refused.value
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = refusal(port=port, data_dir=tmp_path)
+    assert error.param == "port"
+    assert f"--port (HOPE_PORT): cannot listen on http://127.0.0.1:{port}" in str(error)
+
+
+def test_an_address_of_another_machine(tmp_path: Path) -> None:
+    error = refusal(host="203.0.113.1", insecure_bind=True, data_dir=tmp_path)
+    assert error.param == "host"
+    assert "--host (HOPE_HOST): cannot listen on" in str(error)
+
+
+def test_an_unknown_model(tmp_path: Path) -> None:
+    error = refusal(model="hope-huge", data_dir=tmp_path)
+    assert error.param == "model"
+    assert "--model (HOPE_MODEL): " in str(error)
+    assert "hope-tiny" in str(error)
+
+
+def other_shape(checkpoint: Path) -> None:
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["mlp_width"] = 128
+    path.write_text(json.dumps(config))
+
+
+def other_format(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text('{"format": 99}')
+
+
+def impossible(checkpoint: Path) -> None:
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["chunk"] = 100
+    path.write_text(json.dumps(config))
+
+
+def not_json(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_bytes(b"\xff{")
+
+
+def no_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+
+
+def cut_weights(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "model.safetensors", 10_000)
+
+
+def nan_weights(checkpoint: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["embedding.weight"][5, 7] = float("nan")
+    save_file(weights, checkpoint / "model.safetensors")
+
+
+def no_tokenizer(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (other_shape, "does not match its config"),
+        (other_format, "expected format 1"),
+        (impossible, "chunk: period 100"),
+        (not_json, "config.json: cannot be read"),
+        (no_weights, "model.safetensors: cannot be read"),
+        (cut_weights, "model.safetensors: cannot be read"),
+        (nan_weights, "'embedding.weight' holds values that are not finite"),
+        (no_tokenizer, "tokenizer.json"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(
+    checkpoint: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(checkpoint)
+    error = refusal(model=str(checkpoint), data_dir=tmp_path / "data")
+    assert error.param == "model"
+    assert "--model (HOPE_MODEL): " in str(error)
+    assert said in str(error)
+    assert not (tmp_path / "data").exists(), "the model is looked at before anything is written"
+
+
+def test_a_redis_that_nobody_runs(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    error = refusal(model=str(small), redis_url=f"redis://127.0.0.1:{port}")
+    assert error.param == "redis_url"
+    assert "--redis-url (HOPE_REDIS_URL): no Redis server answers" in str(error)
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_redis_that_evicts(small: Path, start_valkey: StartValkey, policy: str) -> None:
+    error = refusal(model=str(small), redis_url=start_valkey("--maxmemory-policy", policy))
+    assert (error.param, error.code) == ("redis_url", "store_config_error")
+    assert f"maxmemory-policy noeviction, found {policy}" in str(error)
+
+
+def test_a_redis_of_another_kind(small: Path) -> None:
+    error = refusal(model=str(small), redis_url="http://127.0.0.1:1")
+    assert error.param == "redis_url"
+    assert "must start with one of" in str(error)
+
+
+def test_a_data_directory_that_is_none(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    error = refusal(model=str(small), data_dir=tmp_path / "file")
+    assert error.param == "data_dir"
+    assert str(tmp_path / "file") in str(error)
+
+
+def test_slow_weights_that_changed_are_noticed_at_the_end(small: Path) -> None:
+    model, _ = load_checkpoint(small)
+    digest = slow_weights_sha256(model)
+    assert serve._unchanged(model, digest)
+    model.embedding.weight.view(-1)[0] += 1
+    assert not serve._unchanged(model, digest)
