@@ -1,0 +1,124 @@
+"""A real `hope serve` process with the shipped checkpoint and its own embedded Valkey."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hope_client import Client
+
+STOP_S = 60
+
+
+class ServerProcess:
+    """`hope serve` as a child process on a free port of loopback; its log goes to a file beside its data."""
+
+    def __init__(self, data_dir: Path, *flags: str) -> None:
+        options = ["--port", "0", "--data-dir", str(data_dir), *flags]
+        self._log = data_dir.with_suffix(".log")
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hope_server", "serve", *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment(),
+            )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        found = re.search(r"ready at (http://\S+) \(slow weights sha256 ([0-9a-f]{64})\)", said)
+        assert found, f"expected the server to say that it is ready, found {said!r} and the log {self.log()}"
+        self.url, self.slow_weights_sha256 = found.groups()
+
+    def client(self) -> Client:
+        return Client(base_url=self.url, timeout=300)
+
+    def log(self) -> str:
+        """What the servers on this data directory have logged so far."""
+        return self._log.read_text()
+
+    def terminate(self) -> None:
+        """SIGTERM: the server drains, then ends."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """The exit status, once it has ended."""
+        status = self.process.wait(STOP_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def stop(self) -> int:
+        self.terminate()
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is flushed."""
+        self.process.kill()
+        self.wait()
+
+
+def environment() -> dict[str, str]:
+    """This process's, without settings of a server.
+
+    OpenMP's threads wait without spinning: beside a busy neighbour, spinning ones starve each other.
+    """
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("HOPE_", "REDIS_"))}
+    return {**kept, "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+StartServer = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers on one data directory; whatever still runs at the end is killed."""
+    started: list[ServerProcess] = []
+
+    def start(*flags: str) -> ServerProcess:
+        started.append(ServerProcess(tmp_path / "data", *flags))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests that need nothing of their own; its graceful stop must exit with 0."""
+    process = ServerProcess(tmp_path_factory.mktemp("shared") / "data")
+    try:
+        yield process
+        assert process.stop() == 0
+    finally:
+        if process.process.poll() is None:
+            process.kill()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def journal() -> Callable[[Client, str], list[int]]:
+    """Reads every token of a session's journal, page by page."""
+
+    def read(client: Client, session: str) -> list[int]:
+        tokens: list[int] = []
+        after, head = 0, 1
+        while after < head:
+            page = client.sessions.events(session, after=after, limit=1000)
+            tokens += [event.token for event in page.events if event.token is not None]
+            after, head = page.events[-1].seq if page.events else page.head, page.head
+        return tokens
+
+    return read
