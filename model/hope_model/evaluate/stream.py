@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_model.config import MAX_SIZE
 from hope_model.errors import DataError
 from hope_model.hope import Hope
 from hope_model.state import State
-
-NEVER = 1 << 24
-"""Blocks in a period beyond every stream."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class StreamLosses:
 
 def without_cms_writes(model: Hope) -> Hope:
     """The same slow weights with CMS levels whose period never ends: they stay as they were trained."""
-    never = NEVER * model.config.block
+    never = MAX_SIZE // model.config.block * model.config.block  # tokens; beyond every stream
     levels = tuple(replace(level, period=never) for level in model.config.levels)
     frozen = Hope(replace(model.config, levels=levels)).to(model.embedding.weight)
     frozen.load_state_dict(model.state_dict())
