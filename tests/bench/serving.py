@@ -23,7 +23,7 @@ from hope_client import AsyncClient
 
 DECODE_TOKENS = 128
 TURNS = 200
-EDGE = 20
+EDGE = 40
 """Turns at each end of the chat whose medians are compared."""
 
 

@@ -25,7 +25,7 @@ class TrainSettings:
 
     model: str = "hope-tiny"
     tokens: int = 12_000_000
-    rows: int = 8
+    rows: int = 16
     window: int = 512
     reset_probability: float = 1 / 24
     learning_rate: float = 3e-3

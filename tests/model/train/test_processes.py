@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from math import isfinite
@@ -20,13 +21,14 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 HANGS_AFTER_S = 300
 
 
-def _start(*command: str | Path) -> None:
+def _start(scratch: Path, *command: str | Path) -> None:
     """Run a command to its end; one that hangs fails with what it printed."""
     done = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},  # torchrun leaves a folder there
         timeout=HANGS_AFTER_S,
     )
     assert done.returncode == 0, done.stdout
@@ -35,7 +37,7 @@ def _start(*command: str | Path) -> None:
 def _train(config_file: Path, corpus: Path, run: Path, *more: str) -> None:
     given = "--model test --rows 2 --window 64 --warmup 1 --precision float32 --tokens 1024 --save-every 2"
     given += f" --data {corpus} --mixture {corpus / 'mixture.json'} --run {run}"
-    _start(*TORCHRUN, FOLDER / "train_with_config.py", config_file, *given.split(), *more)
+    _start(corpus, *TORCHRUN, FOLDER / "train_with_config.py", config_file, *given.split(), *more)
 
 
 def test_two_processes_train_save_and_resume(config_file: Path, corpus: Path, tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_two_processes_step_as_one_with_all_their_rows(config_file: Path, tmp_pa
     tokens = torch.randint(300, (2, 4, 65), generator=torch.Generator().manual_seed(1))
     save_file({"tokens": tokens}, tmp_path / "batches")
     arguments = [FOLDER / "sharded_steps.py", config_file, tmp_path / "batches"]
-    _start(*TORCHRUN, *arguments, tmp_path / "two")
-    _start(sys.executable, *arguments, tmp_path / "one")
+    _start(tmp_path, *TORCHRUN, *arguments, tmp_path / "two")
+    _start(tmp_path, sys.executable, *arguments, tmp_path / "one")
     two, one = load_file(tmp_path / "two"), load_file(tmp_path / "one")
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)

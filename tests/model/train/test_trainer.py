@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from hope_model.errors import ConfigError, DataError, TrainError
 from hope_model.tokenizer import Tokenizer
 from hope_model.train import trainer
+from hope_model.train.lanes import Batch
 from hope_model.train.log import TrainLog, read_log
 from hope_model.train.mixture import Source
 from hope_model.train.processes import Processes
@@ -78,6 +79,27 @@ def test_another_seed_gives_other_weights(train_in: Run, tmp_path: Path) -> None
     assert not _same_weights(tmp_path / "5", tmp_path / "6")
 
 
+def test_each_seed_and_each_process_reads_text_of_its_own(
+    train_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Batch] = []
+
+    def first_batch(objective: Any, optimizer: Any, processes: Any, batch: Batch, *_: Any, **__: Any) -> None:
+        read.append(batch)
+        raise InterruptedError
+
+    monkeypatch.setattr(trainer, "optimizer_step", first_batch)
+    for seed, rank in ((5, 0), (5, 0), (6, 0), (5, 1)):
+        process = Processes(rank, 1, torch.device("cpu"))
+        monkeypatch.setattr(Processes, "join", lambda process=process: process)
+        with pytest.raises(InterruptedError):
+            train_in(tmp_path, seed=seed)
+    one, again, other_seed, other_process = (batch.tokens for batch in read)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other_seed)
+    assert not torch.equal(one, other_process)
+
+
 @pytest.mark.parametrize("name", ["test", "transformer-test"])
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_stopped_run_ends_as_one_that_was_not_stopped(
@@ -107,7 +129,10 @@ def test_a_stop_during_the_last_step_ends_the_run(
         return stop
 
     monkeypatch.setattr(StopSignal, "__enter__", asked_at_once)
-    train_in(tmp_path, tokens=120)
+    try:
+        train_in(tmp_path, tokens=120)
+    except KeyboardInterrupt:
+        pytest.fail("expected the end of the run, found an interrupt")
     assert (tmp_path / "loss.png").exists()
 
 
