@@ -1,6 +1,7 @@
 """One block: φ, the CMS levels, the slow MLP (E22)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from hope_model.cms import AssociativeLevel
 from hope_model.config import HopeConfig
 from hope_model.norms import RMSNorm
 from hope_model.rules import RULES
+from hope_model.rules.base import MemoryRule
 from hope_model.state import State, TensorSpec
 
 Applied = dict[str, Tensor]
@@ -37,7 +39,7 @@ class HopeBlock(nn.Module):
     def __init__(self, config: HopeConfig) -> None:
         super().__init__()
         self.phi_norm = RMSNorm(config.width)
-        self.phi = RULES[config.rule](config)
+        self.phi: MemoryRule = RULES[config.rule](config)
         self.levels = nn.ModuleList(AssociativeLevel(config, level) for level in config.levels)
         self.aggregation = AGGREGATIONS[config.aggregation](config.width, len(config.levels))
         self.mlp_norm = RMSNorm(config.width)
@@ -45,7 +47,7 @@ class HopeBlock(nn.Module):
 
     def spec(self) -> tuple[TensorSpec, ...]:
         """State tensors of this block, names prefixed by ``phi.`` or the level's name."""
-        parts = [("phi", self.phi.spec()), *((level.level.name, level.spec()) for level in self.levels)]
+        parts = [("phi", self.phi.spec()), *((level.level.name, level.spec()) for level in self._cms())]
         return tuple(
             TensorSpec(f"{prefix}.{spec.name}", spec.level, spec.shape, spec.dtype)
             for prefix, specs in parts
@@ -64,11 +66,10 @@ class HopeBlock(nn.Module):
         self,
         x: Tensor,
         state: State,
-        call: Callable[[nn.Module, Tensor, State], tuple[Tensor, State, object]],
+        call: Callable[[MemoryRule | AssociativeLevel, Tensor, State], tuple[Tensor, State, Any]],
     ) -> tuple[Tensor, State, Applied]:
         after: State = {}
         y, own, applied = call(self.phi, self.phi_norm(x), _take(state, "phi"))
-        assert isinstance(applied, dict)
         after.update(_give(own, "phi"))
         x = x + y
 
@@ -82,9 +83,7 @@ class HopeBlock(nn.Module):
 
             return read
 
-        x = self.aggregation(
-            x, [reader(level) for level in self.levels if isinstance(level, AssociativeLevel)]
-        )
+        x = self.aggregation(x, [reader(level) for level in self._cms()])
         return x + self.mlp(self.mlp_norm(x)), after, applied
 
     def drift(self, state: State) -> Applied:
@@ -96,11 +95,15 @@ class HopeBlock(nn.Module):
             moved[level] = torch.stack(
                 (learned, self.phi.reference_norms()[level].square().expand_as(learned))
             )
-        for cms in self.levels:
-            assert isinstance(cms, AssociativeLevel)
+        for cms in self._cms():
             learned = state[f"{cms.level.name}.delta"].flatten(1).square().sum(1)
             moved[cms.level.name] = torch.stack((learned, cms.reference_norm().square().expand_as(learned)))
         return moved
+
+    def _cms(self) -> Iterator[AssociativeLevel]:
+        for level in self.levels:
+            assert isinstance(level, AssociativeLevel)
+            yield level
 
 
 def _take(state: State, prefix: str) -> State:

@@ -11,6 +11,7 @@ from hope_model.norms import RMSNorm
 from hope_model.schedule import run_lengths
 from hope_model.state import State, TensorSpec
 from hope_model.write_rules import WRITE_RULES
+from hope_model.write_rules.base import WriteRule
 
 MAX_STEP = 4.0
 MAX_NORM = 32.0
@@ -30,7 +31,7 @@ class AssociativeLevel(nn.Module):
         super().__init__()
         self.level = level
         self.width = config.cms_width
-        self.rule = WRITE_RULES[level.write_rule]()
+        self.rule: WriteRule = WRITE_RULES[level.write_rule]()
         self.norm = RMSNorm(config.width)
         self.key = nn.Linear(config.width, self.width)
         self.value = nn.Linear(config.width, self.width, bias=False)
@@ -96,7 +97,8 @@ class AssociativeLevel(nn.Module):
 
     def reference_norm(self) -> Tensor:
         """Norm of the memory a session starts from, the denominator of the drift ratio."""
-        return self.base.norm()
+        norm: Tensor = torch.linalg.vector_norm(self.base)
+        return norm
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values ``[B, T, M]`` and per-token rates ``[B, T, 1]`` of ``x [B, T, D]``."""

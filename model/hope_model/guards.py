@@ -8,7 +8,7 @@ from torch import Tensor
 
 def l2_normalize(x: Tensor) -> Tensor:
     """Unit vectors along the last axis; a zero vector stays zero, with a finite gradient."""
-    unit: Tensor = _Unit.apply(x)
+    unit: Tensor = _Unit.apply(x)  # type: ignore[no-untyped-call]
     return unit
 
 
@@ -62,7 +62,8 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         along = (unit * grad).sum(-1, keepdim=True)
-        return inverse * torch.addcmul(grad, unit, along, value=-1)
+        grad_x: Tensor = inverse * torch.addcmul(grad, unit, along, value=-1)
+        return grad_x
 
 
 def full_precision(x: Tensor) -> torch.autocast:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 T = 16
 
 
-class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LargestTensor(TorchDispatchMode):
     """Remembers the most bytes that any one result holds; a view counts as what it looks at."""
 
     def __init__(self) -> None:

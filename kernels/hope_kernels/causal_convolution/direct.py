@@ -8,7 +8,7 @@ from torch import Tensor
 
 def causal_convolution(past: Tensor, taps: Tensor) -> Tensor:
     """``y_t = sum_j taps_j * past_{t + j}``: ``past [B, T + W - 1, D]``, ``taps [W, D]`` -> ``[B, T, D]``."""
-    y: Tensor = _Convolution.apply(past, taps)
+    y: Tensor = _Convolution.apply(past, taps)  # type: ignore[no-untyped-call]
     return y
 
 

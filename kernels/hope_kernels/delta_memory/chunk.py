@@ -28,7 +28,8 @@ def delta_chunk(
     Returns:
         ``(o [B, H, T, V], delta' [B, H, V, K])``.
     """
-    read, written = _Chunk.apply(delta, base, torch.cat((a, q), dim=-2), w, k, log_alpha)
+    reads = torch.cat((a, q), dim=-2)
+    read, written = _Chunk.apply(delta, base, reads, w, k, log_alpha)  # type: ignore[no-untyped-call]
     return read, written
 
 
@@ -36,7 +37,7 @@ def delta_chunk_write(
     delta: Tensor, base: Tensor, *, a: Tensor, w: Tensor, k: Tensor, log_alpha: Tensor
 ) -> Tensor:
     """The write of :func:`delta_chunk` without its read: ``delta' [B, H, V, K]``."""
-    written: Tensor = _Chunk.apply(delta, base, a, w, k, log_alpha)[1]
+    written: Tensor = _Chunk.apply(delta, base, a, w, k, log_alpha)[1]  # type: ignore[no-untyped-call]
     return written
 
 
@@ -92,12 +93,14 @@ class _Chunk(torch.autograd.Function):
 
 def _by_token(rows: Tensor, factor: Tensor) -> Tensor:
     """``rows [B, H, R T, N]`` times ``factor [B, H, T, N or 1]``, the same for all ``R`` reads of a token."""
-    return (rows.unflatten(-2, (-1, factor.shape[-2])) * factor[..., None, :, :]).flatten(-3, -2)
+    by_read: Tensor = rows.unflatten(-2, (-1, factor.shape[-2]))
+    return (by_read * factor[..., None, :, :]).flatten(-3, -2)
 
 
-def _over_reads(rows: Tensor, tokens: Tensor | int) -> Tensor:
+def _over_reads(rows: Tensor, tokens: int) -> Tensor:
     """Sum over the reads of a token: ``[B, H, R T] -> [B, H, T]``."""
-    return rows.unflatten(-1, (-1, tokens)).sum(-2)
+    by_read: Tensor = rows.unflatten(-1, (-1, tokens))
+    return by_read.sum(-2)
 
 
 def _decay_gradients(weighted: Tensor, tokens: int) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from hope_model.errors import ConfigError
+from hope_model.errors import ConfigError, TrainError
 from hope_model.evaluate.stream import read_losses
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
-from hope_model.train.objective import TransformerObjective
+from hope_model.train.objective import TRANSFORMER_PREFIX, TransformerObjective
 from hope_model.train.resume import load_weights
 from hope_model.train.transformer import Transformer
 
@@ -43,9 +43,16 @@ def transformer_bits(model: Transformer, tokenizer: Tokenizer, ids: Sequence[int
 
 
 def load_transformer(run: Path, name: str) -> Transformer:
-    """The newest weights of a ``transformer-*`` training run."""
+    """The newest weights of a ``transformer-*`` training run.
+
+    Raises:
+        TrainError: no readable weights, or those of another model.
+    """
     model = TransformerObjective(name).model
-    model.load_state_dict(load_weights(run))
+    try:
+        model.load_state_dict(load_weights(run))
+    except RuntimeError as error:
+        raise TrainError(f"{run}: expected weights of {TRANSFORMER_PREFIX}{name}: {error}") from error
     return model.requires_grad_(False).eval()
 
 

@@ -53,6 +53,7 @@ def run_stream(args: argparse.Namespace) -> int:
     from hope_model.evaluate.report import write_report
     from hope_model.evaluate.stream import StreamSettings, stream_losses
 
+    _at_least(0, offset=args.offset)
     settings = StreamSettings(stream=args.tokens, judged_from=args.judged_from, lead=args.lead)
     names = [path.stem for path in args.files]
     if len(set(names)) < len(names):
@@ -69,6 +70,7 @@ def run_bits(args: argparse.Namespace) -> int:
     from hope_model.checkpoint import load_checkpoint, resolve
     from hope_model.evaluate.bits import hope_bits, load_transformer, transformer_bits
 
+    _at_least(1, tokens=args.tokens)
     model, tokenizer = load_checkpoint(resolve(args.model))
     yardstick = load_transformer(args.transformer_run, model.config.name) if args.transformer_run else None
     records: list[dict[str, float]] = []
@@ -84,6 +86,12 @@ def run_bits(args: argparse.Namespace) -> int:
     mean = {name: sum(record[name] for record in records) / len(records) for name in records[0]}
     print(json.dumps({"file": "mean", **mean}))
     return 0
+
+
+def _at_least(least: int, **lengths: int) -> None:
+    for name, found in lengths.items():
+        if found < least:
+            raise DataError(f"{name}: expected at least {least}, found {found}")
 
 
 def read_text(path: Path) -> str:

@@ -192,7 +192,7 @@ class DeltaRule(MemoryRule):
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[B, D] -> [B, H, K]`` or ``[B, T, D] -> [B, H, T, K]``."""
-        split = x.unflatten(-1, (self.config.heads, self.config.head_width))
+        split: Tensor = x.unflatten(-1, (self.config.heads, self.config.head_width))
         return split if x.dim() == 2 else split.transpose(1, 2).contiguous()
 
     def _emit(self, read: Tensor, gate: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hope_model.config import get_config
+from hope_model.errors import ConfigError
 from hope_model.hope import Hope
 from hope_model.state import State, detach
 from hope_model.train.transformer import Transformer, matched_to
@@ -27,6 +28,9 @@ class Objective(ABC):
     def loss(self, tokens: Tensor, resets: Tensor, state: State) -> tuple[Tensor, State]:
         """``tokens [B, T + 1]``, ``resets [B]`` -> (mean nats per token, state without its graph)."""
 
+    def check_window(self, window: int, processes: int) -> None:  # noqa: B027  (any window will do)
+        """Raises ConfigError for a window, in tokens, that the model cannot be trained on."""
+
 
 class HopeObjective(Objective):
     """State flows from window to window; gradients stop between them (truncated back-propagation)."""
@@ -36,6 +40,19 @@ class HopeObjective(Objective):
 
     def initial_state(self, rows: int) -> State:
         return self.model.initial_state(rows)
+
+    def check_window(self, window: int, processes: int) -> None:
+        slowest = max(level.period for level in self.model.config.levels)
+        if window <= slowest:  # a write at a window's end has no reader that the gradient comes from
+            raise ConfigError(
+                f"window: expected more tokens than the slowest level's period of {slowest}, found {window}"
+            )
+        # Rows at several phases are read in turn: processes would call their shards differently often.
+        if processes > 1 and window % self.model.phase_period:
+            raise ConfigError(
+                f"window: expected a multiple of {self.model.phase_period} tokens for several processes, "
+                f"found {window}"
+            )
 
     def loss(self, tokens: Tensor, resets: Tensor, state: State) -> tuple[Tensor, State]:
         logits, state = self.model(tokens[:, :-1], reset_rows(state, resets))

@@ -25,7 +25,9 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
 
     Every group has a ``rate_scale``: what the trainer multiplies the scheduled rate with.
     """
-    decayed, kept, scalars = [], [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    scalars: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] in MEMORY_SCALARS:
             scalars.append(parameter)

@@ -77,7 +77,7 @@ class Processes:
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale all gradients so that their joint norm is at most ``limit``; returns the norm before, ``[]``."""
     learned = [parameter for parameter in parameters if parameter.grad is not None]
-    sharded = [parameter for parameter in learned if isinstance(parameter, DTensor)]
+    sharded: list[nn.Parameter] = [parameter for parameter in learned if isinstance(parameter, DTensor)]
     whole = [parameter for parameter in learned if not isinstance(parameter, DTensor)]
     norms = [_norm(part) for part in (sharded, whole) if part]
     total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

@@ -59,8 +59,8 @@ def save_progress(
     state = {k: v.clone(memory_format=torch.contiguous_format) for k, v in progress.state.items()}
     save_file(state, scratch / f"lanes-{processes.rank}.safetensors")
     (scratch / f"lanes-{processes.rank}.json").write_text(json.dumps(progress.lanes), encoding="utf-8")
-    weights = get_model_state_dict(model, options=_ON_FIRST)
-    moments = get_optimizer_state_dict(model, optimizer, options=_ON_FIRST)
+    weights: dict[str, Any] = get_model_state_dict(model, options=_ON_FIRST)
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_ON_FIRST)
     if processes.count > 1:
         torch.distributed.barrier()
     if processes.rank:
@@ -104,11 +104,15 @@ def load_progress(
         found = {**latest["settings"], "processes": latest.get("processes", 1)}
         _check_settings(found, {**settings.to_dict(), "processes": processes.count})
         folder = directory / f"step-{latest['step']}"
-        set_model_state_dict(model, load_file(folder / "model.safetensors"), options=_ON_EVERY)
-        moments = get_optimizer_state_dict(model, optimizer, options=_ON_EVERY)
-        moments["state"] = _nested(load_file(folder / "optimizer.safetensors"))
+        weights: dict[str, Any] = _fitting(load_file(folder / "model.safetensors"), model.state_dict())
+        set_model_state_dict(model, weights, options=_ON_EVERY)
+        moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_ON_EVERY)
+        saved = load_file(folder / "optimizer.safetensors")
+        moments["state"] = _nested(_fitting(saved, _flat(moments["state"])))
         set_optimizer_state_dict(model, optimizer, moments, options=_ON_EVERY)
         lanes = json.loads((folder / f"lanes-{processes.rank}.json").read_text(encoding="utf-8"))
+        if not isinstance(lanes, dict):
+            raise ValueError(f"lanes: expected an object, found {type(lanes).__name__}")
         state = _fitting(load_file(folder / f"lanes-{processes.rank}.safetensors"), start.state)
         return Progress(int(latest["step"]), lanes, state, latest.get("precision", start.precision))
     except _UNREADABLE as error:
@@ -134,12 +138,12 @@ def _check_settings(found: dict[str, Any], expected: dict[str, Any]) -> None:
         raise TrainError("the run was started with other settings: " + "; ".join(changed))
 
 
-def _fitting(found: State, expected: State) -> State:
+def _fitting(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``found`` on the device of ``expected``; ValueError unless names, shapes and types are the same."""
     for name in sorted(found.keys() | expected.keys()):
         layouts = [(t.shape, t.dtype) if (t := s.get(name)) is not None else None for s in (expected, found)]
         if layouts[0] != layouts[1]:
-            raise ValueError(f"lanes: {name!r}: expected {layouts[0]}, found {layouts[1]}")
+            raise ValueError(f"{name!r}: expected {layouts[0]}, found {layouts[1]}")
     return {name: tensor.to(expected[name].device) for name, tensor in found.items()}
 
 

@@ -29,6 +29,7 @@ def train(settings: TrainSettings, sources: Sequence[Source], tokenizer: Tokeniz
     first SIGINT or SIGTERM ends the step in hand, saves a checkpoint and raises KeyboardInterrupt.
 
     Raises:
+        ConfigError: a window that ``settings.model`` cannot be trained on.
         TrainError: loss or gradient is not finite, the data is used up, or ``directory`` holds another run.
         DataError: a shard cannot be read.
     """
@@ -80,6 +81,7 @@ class _Run:
         self.settings, self.processes = settings, processes
         self.reader, self.directory = reader, directory
         self.objective = make_objective(settings.model)
+        self.objective.check_window(settings.window, processes.count)
         self.objective.model.to(processes.device)
         processes.shard(self.objective.model)
         self.optimizer = make_optimizer(self.objective.model, settings)

@@ -144,6 +144,14 @@ def test_carried_and_frozen_read_from_the_start(monkeypatch: pytest.MonkeyPatch)
         assert len(set(read.tolist())) == len(read) == 96
 
 
+def test_the_frozen_reader_is_the_one_without_cms_writes(model: Hope) -> None:
+    tokens, still = _tokens(97, rows=1), without_cms_writes(model)
+    (losses,) = stream_losses(model, [("s", tokens[0].tolist())], SETTINGS)
+    expected, _ = read_losses(still, tokens, still.initial_state(1), 8)
+    torch.testing.assert_close(losses.frozen, expected[0])
+    assert not torch.isclose(losses.frozen, losses.carried, rtol=1e-4).all()
+
+
 def test_each_stream_is_read_as_if_alone(model: Hope) -> None:
     streams = [(f"s{i}", ids.tolist()) for i, ids in enumerate(_tokens(120, rows=3))]
     together = stream_losses(model, streams, SETTINGS)
