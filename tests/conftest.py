@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-settings.register_profile("hope", deadline=None)  # a busy machine is not a failure
+settings.register_profile(  # a busy machine is not a failure; a fixture for all examples is meant
+    "hope",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("hope")
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hope_client
@@ -118,7 +118,7 @@ def test_a_stream_can_report_its_usage_as_it_goes(loopback: "Loopback", flavour:
     assert loopback.seen[0].body["stream_options"] == asked
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(1, len(_STREAM) - 1), max_size=8, unique=True))
 def test_a_stream_cut_anywhere_gives_the_same_text(
     loopback: "Loopback", flavour: "Flavour", cuts: list[int]

@@ -19,7 +19,8 @@ class ServerProcess:
     """`hope serve` as a child process on a free port of loopback; its log goes to a file beside its data."""
 
     def __init__(self, data_dir: Path, *flags: str) -> None:
-        options = ["--port", "0", "--data-dir", str(data_dir), *flags]
+        # One thread: beside a busy neighbour, threads that wait for each other come to a stand.
+        options = ["--port", "0", "--data-dir", str(data_dir), "--threads", "1", *flags]
         self._log = data_dir.with_suffix(".log")
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -64,12 +65,8 @@ class ServerProcess:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without settings of a server.
-
-    OpenMP's threads wait without spinning: beside a busy neighbour, spinning ones starve each other.
-    """
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(("HOPE_", "REDIS_"))}
-    return {**kept, "OMP_WAIT_POLICY": "PASSIVE"}
+    """This process's, without settings of a server."""
+    return {name: text for name, text in os.environ.items() if not name.startswith(("HOPE_", "REDIS_"))}
 
 
 StartServer = Callable[..., ServerProcess]

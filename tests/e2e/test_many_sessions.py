@@ -43,7 +43,7 @@ def _live(client: Client, total: int) -> str:
     share = total // TURNS
     for turn in range(TURNS):
         length = share if turn < TURNS - 1 else total - share * (TURNS - 1)
-        generated = length // 4
+        generated = length // 8
         prompt = [(7 * i * (turn + 1) + total + 6) % 8000 + 100 for i in range(length - generated)]
         client.completions(prompt, max_tokens=generated, temperature=0, ignore_eos=True, session_id=session)
     return session

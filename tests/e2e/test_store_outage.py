@@ -3,6 +3,7 @@
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,16 @@ def test_an_outage_is_an_error_and_costs_no_session(
         first = [client.completions(**TURN, session_id=one).choices for one in (session, twin)]
         before = journal(client, session)
         valkey.kill()
-        for method, path, body in (
+        requests: list[tuple[str, str, object]] = [
             ("POST", "/v1/completions", {**TURN, "session_id": session}),
             ("POST", "/v1/sessions", {}),
             ("GET", f"/v1/sessions/{session}", None),
             ("GET", "/ready", None),
-        ):
-            answer = httpx.request(method, f"{server.url}{path}", json=body, timeout=60)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable"), path
+        ]
+        with ThreadPoolExecutor(len(requests)) as pool:  # each waits a while for the store to come back
+            answers = list(pool.map(lambda request: _send(server.url, *request), requests))
+        for answer in answers:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
             assert answer.headers["retry-after"]
         assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
         valkey.start()
@@ -78,6 +81,10 @@ def test_an_outage_is_an_error_and_costs_no_session(
         assert (first[0], second[0]) == (first[1], second[1])
         assert journal(client, session) == journal(client, twin)
     assert server.stop() == 0
+
+
+def _send(url: str, method: str, path: str, body: object) -> httpx.Response:
+    return httpx.request(method, f"{url}{path}", json=body, timeout=60)
 
 
 def test_a_policy_that_is_changed_later_makes_the_server_not_ready(start_server: Any, valkey: Valkey) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_client.wire import ChatCompletionRequest, CompletionRequest
@@ -153,7 +153,7 @@ json_values = st.recursive(
 FIELDS = sorted(ChatCompletionRequest.model_fields | CompletionRequest.model_fields)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(
     base=st.sampled_from([(CHAT, {"messages": HI}), (TEXT, {"prompt": "a"})]),
     extra=st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=2),

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_server.errors import SessionCorrupted, SessionNotFound, SnapshotCorrupt
@@ -96,7 +96,7 @@ async def test_a_long_prompt_is_given_up_but_stays_learned(bench: Bench, same: A
     await service.check_integrity()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(
     turns=st.lists(
         st.tuples(st.lists(st.integers(0, 49), min_size=1, max_size=20), st.integers(0, 12)),

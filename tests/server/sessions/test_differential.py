@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Awaitable
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_server.errors import HopeError
@@ -79,7 +79,7 @@ def _call(store: SessionStore, session_id: str, head: int, operation: Operation)
     return store.delete(session_id) if number == 1 else store.meta(session_id)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(OPERATIONS)
 async def test_twins_agree(redis_store: SessionStore, operations: "list[Operation]") -> None:
     session_id, memory = secrets.token_hex(16), MemoryStore()
