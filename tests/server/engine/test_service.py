@@ -240,7 +240,7 @@ async def test_transcripts_go_along_with_the_commits(bench: Bench) -> None:
 async def test_a_failed_commit_ends_the_turn_and_the_state_goes_back_to_the_journal(
     bench: Bench, same: Any
 ) -> None:
-    service = await bench.service()
+    service = await bench.service(max_uncommitted=5)  # at least six commits
     session = await new(service)
     bench.store.broken = lambda append: StoreUnavailable("gone") if append == 4 else None
     with pytest.raises(StoreUnavailable):
@@ -254,7 +254,7 @@ async def test_a_failed_commit_ends_the_turn_and_the_state_goes_back_to_the_jour
     assert "error" in bench.observer.outcomes
 
 
-@pytest.mark.parametrize("failing", [1, 4], ids=["prompt-in-doubt", "answer-in-doubt"])
+@pytest.mark.parametrize("failing", [1, 2], ids=["prompt-in-doubt", "answer-in-doubt"])
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_a_turn_that_may_be_learned_is_not_to_be_repeated_without_a_key(
     bench: Bench, failing: int, key: str | None
