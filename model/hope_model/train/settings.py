@@ -44,6 +44,9 @@ class TrainSettings:
         for name in ("warmup", "seed"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected a whole number from 0, found {getattr(self, name)!r}")
+        for name in ("learning_rate", "clip_norm", "reset_probability", "final_rate", "weight_decay"):
+            if type(getattr(self, name)) not in (int, float):
+                raise ConfigError(f"{name}: expected a number, found {getattr(self, name)!r}")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}: expected a positive number, found {getattr(self, name)!r}")

@@ -19,10 +19,10 @@ BAD = {
     "save_every": (0, -1, 8.0),
     "warmup": (-1, 1.0, False),
     "seed": (-1, 1.0, None),
-    "learning_rate": (0.0, -1.0, float("inf"), float("nan")),
-    "clip_norm": (0.0, -1.0, float("inf"), float("nan")),
+    "learning_rate": (0.0, -1.0, float("inf"), float("nan"), "x"),
+    "clip_norm": (0.0, -1.0, float("inf"), float("nan"), True),
     "reset_probability": (-0.1, 1.1, float("nan")),
-    "final_rate": (-0.1, 1.1, float("nan")),
+    "final_rate": (-0.1, 1.1, float("nan"), None),
     "weight_decay": (-0.1, 1.1, float("nan")),
     "precision": ("float16", "", None),
 }
