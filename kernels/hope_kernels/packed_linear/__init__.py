@@ -1,0 +1,5 @@
+"""A product with frozen weights that many small batches share."""
+
+from hope_kernels.packed_linear.packed import PackedLinear
+
+__all__ = ["PackedLinear"]

@@ -1,0 +1,34 @@
+"""Grouped-query attention as two batched products: the heads that share keys are rows of one matrix."""
+
+import torch
+from torch import Tensor
+
+
+def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Softmax attention over ``S`` cached positions; the softmax is fp32.
+
+    On a CPU with bf16 a query's bits depend neither on ``B``, ``T`` nor on how many masked positions follow
+    the last visible one (checked by ``hope_kernels.row_invariance``).
+
+    Args:
+        queries: ``[B, H, T, K]``, scaled.
+        keys, values: ``[B, G, S, K]`` with ``G`` dividing ``H``, in the queries' type; views are fine.
+        bias: ``[B or 1, T, S]`` fp32, ``-inf`` where a query may not look.
+
+    Returns:
+        ``[B, H, T, K]`` in the queries' type.
+    """
+    rows, heads, tokens, width = queries.shape
+    groups, seen = keys.shape[1], keys.shape[2]
+    share = heads // groups
+    together = queries.reshape(rows * groups, share * tokens, width)
+    # Keys on the left: they are read where they lie, where a transposed right side is copied first.
+    scores = torch.bmm(_flat(keys), together.mT).mT
+    scores = scores.view(rows, groups, share, tokens, seen) + bias[:, None, None]
+    weights = torch.softmax(scores, dim=-1).to(values.dtype).view(rows * groups, share * tokens, seen)
+    return torch.bmm(weights, _flat(values)).view(rows, heads, tokens, width)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """``[B, G, S, K] -> [B G, S, K]``, a view of a cache where it can be."""
+    return x.flatten(0, 1)
