@@ -6,7 +6,8 @@ HopeModelError            base; `code` is stable and machine readable
  ├─ StateError            state_invalid       a session state that does not fit the model's StateSpec
  ├─ TokenizerError        tokenizer_invalid   a tokenizer file or token ids that cannot be used
  ├─ DataError             data_invalid        a training shard or mixture that cannot be read
- └─ TrainError            train_failed        a training run that cannot start, go on or resume
+ ├─ TrainError            train_failed        a training run that cannot start, go on or resume
+ └─ ConversionError       conversion_failed   a pre-trained model that cannot be brought into our format
 """
 
 from __future__ import annotations
@@ -54,3 +55,9 @@ class TrainError(HopeModelError):
     """A training run cannot start, continue or resume."""
 
     code = "train_failed"
+
+
+class ConversionError(HopeModelError):
+    """A pre-trained model cannot be fetched, read, understood or written in our format."""
+
+    code = "conversion_failed"

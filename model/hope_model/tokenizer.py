@@ -116,7 +116,7 @@ class Tokenizer:
         trainer = BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=sorted(_byte_symbols()),
+            initial_alphabet=sorted(byte_symbols()),
             show_progress=False,
             max_token_length=24,
         )
@@ -203,7 +203,7 @@ def _settings(backend: Backend) -> dict[str, Any]:
     return {"model": model} | {key: content[key] for key in outer}
 
 
-def _byte_symbols() -> dict[str, int]:
+def byte_symbols() -> dict[str, int]:
     """GPT-2's printable stand-in for each byte: printable Latin-1 stays, the rest moves above U+00FF."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = [byte for byte in range(256) if byte not in printable]
@@ -212,7 +212,7 @@ def _byte_symbols() -> dict[str, int]:
 
 def _bytes_by_id(backend: Backend) -> list[bytes]:
     """Bytes of every id; raises TokenizerError for a vocabulary with gaps, strangers or missing bytes."""
-    symbols = _byte_symbols()
+    symbols = byte_symbols()
     by_id = {token_id: token for token, token_id in backend.get_vocab(with_added_tokens=True).items()}
     if sorted(by_id) != list(range(len(by_id))):
         raise TokenizerError("vocabulary: expected ids without gaps")

@@ -1,0 +1,1 @@
+"""Pre-trained models of the Llama family, brought into our checkpoint format."""
