@@ -4,6 +4,7 @@ import hashlib
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,7 +54,7 @@ def load_checkpoint(directory: Path) -> tuple[Hope, Tokenizer]:
     config = _read_config(directory / "config.json")
     with torch.device("meta"):
         model = Hope(config)
-    weights = _read_weights(
+    weights = read_weights(
         directory / "model.safetensors", {k: v.shape for k, v in model.state_dict().items()}
     )
     model.load_state_dict(weights, assign=True)
@@ -73,7 +74,16 @@ def slow_weights_sha256(model: Hope) -> str:
     return digest.hexdigest()
 
 
-def _read_config(path: Path) -> HopeConfig:
+def family_of(directory: Path) -> str:
+    """The family that a checkpoint's config.json names; raises CheckpointError."""
+    family = read_config_file(directory / "config.json").get("family")
+    if not isinstance(family, str):
+        raise CheckpointError(f"{directory}: expected a config.json that names a family, found none")
+    return family
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The content of a config.json of at most 1 MiB; raises CheckpointError."""
     try:
         raw = path.read_bytes()
         if len(raw) > MAX_CONFIG_BYTES:
@@ -81,7 +91,14 @@ def _read_config(path: Path) -> HopeConfig:
         data = json.loads(raw)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("family") != "hope":
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected fields by name, found {str(data)[:80]}")
+    return data
+
+
+def _read_config(path: Path) -> HopeConfig:
+    data = read_config_file(path)
+    if data.get("format") != FORMAT or data.get("family") != "hope":
         raise CheckpointError(f"{path}: expected format {FORMAT} of family 'hope', found {str(data)[:80]}")
     try:
         return HopeConfig.from_dict(data["model"])
@@ -89,8 +106,12 @@ def _read_config(path: Path) -> HopeConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Tensors by name, names and shapes compared with the model's before any is read."""
+def read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Tensors by name in fp32, names and shapes compared with the model's before any is read.
+
+    Raises:
+        CheckpointError: the file cannot be read, does not match, or holds values that are not finite.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

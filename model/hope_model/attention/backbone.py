@@ -1,0 +1,169 @@
+"""The frozen pre-trained blocks; what a session has learned comes in from outside."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hope_kernels.packed_linear import PackedLinear
+from hope_model.attention.config import BackboneConfig
+
+Adapter = Callable[[str, Tensor], Tensor | None]
+"""``(projection, its input [B, T, in]) -> what a session's memory adds to its output``, None for nothing."""
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""``(layer, q and k [B, T, H + G, K], v [B, T, G, K])``, positions not applied -> ``[B, T, H K]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One block's weights; ``qkv`` and ``gate_up`` are projections side by side."""
+
+    input_norm: Tensor
+    qkv: PackedLinear
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    output: PackedLinear
+    mlp_norm: Tensor
+    gate_up: PackedLinear
+    down: PackedLinear
+
+
+class Backbone:
+    """Weights of a checkpoint, packed once.
+
+    Args:
+        config: sizes.
+        weights: by Hugging Face's Llama names, in the type to compute in.
+        differentiable_from: gradients pass from this layer on.
+    """
+
+    def __init__(
+        self, config: BackboneConfig, weights: Mapping[str, Tensor], *, differentiable_from: int
+    ) -> None:
+        self.config = config
+        self.embedding = weights["model.embed_tokens.weight"]
+        self.norm = weights["model.norm.weight"]
+        head = self.embedding if config.tied_head else weights["lm_head.weight"]
+        self.head = PackedLinear(head)
+        self.head_rows = head
+        self.layers = [
+            _layer(config, weights, index, backward=index >= differentiable_from)
+            for index in range(config.layers)
+        ]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    def frozen(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor by name, as it is used."""
+        yield "embedding", self.embedding
+        yield "norm", self.norm
+        yield "head", self.head.weight
+        for index, layer in enumerate(self.layers):
+            for field in fields(layer):
+                part = getattr(layer, field.name)
+                if isinstance(part, PackedLinear):
+                    yield f"{index}.{field.name}", part.weight
+                    if part.bias is not None:
+                        yield f"{index}.{field.name}.bias", part.bias
+                elif part is not None:
+                    yield f"{index}.{field.name}", part
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """``[B, T]`` int64 -> ``[B, T, D]``."""
+        return F.embedding(tokens, self.embedding)
+
+    def layer(self, index: int, x: Tensor, attend: Attend, adapt: Adapter | None) -> Tensor:
+        """One block: ``x [B, T, D]`` -> ``[B, T, D]``."""
+        layer, config = self.layers[index], self.config
+        h = self._normed(x, layer.input_norm)
+        heads = layer.qkv(h).view(*x.shape[:2], config.heads + 2 * config.kv_heads, config.head_width)
+        qk, v = heads.split((config.heads + config.kv_heads, config.kv_heads), dim=2)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            q, k = qk.split((config.heads, config.kv_heads), dim=2)
+            qk = torch.cat((self._normed(q, layer.query_norm), self._normed(k, layer.key_norm)), dim=2)
+        x = x + layer.output(attend(index, qk, v))
+        return x + self._mlp(layer, self._normed(x, layer.mlp_norm), adapt)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Norm and head: ``[..., D]`` -> ``[..., vocab]``."""
+        return self.head(self._normed(x, self.norm))
+
+    def final(self, x: Tensor) -> Tensor:
+        """The last norm alone, what the head's rows are multiplied with."""
+        return self._normed(x, self.norm)
+
+    def _mlp(self, layer: Layer, h: Tensor, adapt: Adapter | None) -> Tensor:
+        gate, up = layer.gate_up(h).chunk(2, dim=-1)
+        if adapt is None:
+            return layer.down(F.silu(gate) * up)
+        gate, up = _plus(gate, adapt("gate_proj", h)), _plus(up, adapt("up_proj", h))
+        inner = F.silu(gate) * up
+        return _plus(layer.down(inner), adapt("down_proj", inner))
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.config.norm_epsilon)
+
+
+def _plus(x: Tensor, more: Tensor | None) -> Tensor:
+    return x if more is None else x + more
+
+
+def _layer(config: BackboneConfig, weights: Mapping[str, Tensor], index: int, *, backward: bool) -> Layer:
+    prefix = f"model.layers.{index}."
+
+    def side_by_side(block: str, names: tuple[str, ...], *, bias: bool) -> PackedLinear:
+        parts = [f"{prefix}{block}.{name}" for name in names]
+        weight = torch.cat([weights[f"{part}.weight"] for part in parts])
+        biases = torch.cat([weights[f"{part}.bias"] for part in parts]) if bias else None
+        return PackedLinear(weight, biases, backward=backward)
+
+    return Layer(
+        input_norm=weights[f"{prefix}input_layernorm.weight"],
+        qkv=side_by_side("self_attn", ("q_proj", "k_proj", "v_proj"), bias=config.qkv_bias),
+        query_norm=weights[f"{prefix}self_attn.q_norm.weight"] if config.qk_norm else None,
+        key_norm=weights[f"{prefix}self_attn.k_norm.weight"] if config.qk_norm else None,
+        output=side_by_side("self_attn", ("o_proj",), bias=config.output_bias),
+        mlp_norm=weights[f"{prefix}post_attention_layernorm.weight"],
+        gate_up=side_by_side("mlp", ("gate_proj", "up_proj"), bias=config.mlp_bias),
+        down=side_by_side("mlp", ("down_proj",), bias=config.mlp_bias),
+    )
+
+
+def tensor_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of every weight that a backbone of ``config`` takes."""
+    d, k, inner = config.width, config.head_width, config.mlp_width
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocab_size, d),
+        "model.norm.weight": (d,),
+    }
+    if not config.tied_head:
+        shapes["lm_head.weight"] = (config.vocab_size, d)
+    linears = {
+        "self_attn.q_proj": (config.heads * k, d, config.qkv_bias),
+        "self_attn.k_proj": (config.kv_heads * k, d, config.qkv_bias),
+        "self_attn.v_proj": (config.kv_heads * k, d, config.qkv_bias),
+        "self_attn.o_proj": (d, config.heads * k, config.output_bias),
+        "mlp.gate_proj": (inner, d, config.mlp_bias),
+        "mlp.up_proj": (inner, d, config.mlp_bias),
+        "mlp.down_proj": (d, inner, config.mlp_bias),
+    }
+    for index in range(config.layers):
+        prefix = f"model.layers.{index}."
+        for name, (rows, columns, bias) in linears.items():
+            shapes[f"{prefix}{name}.weight"] = (rows, columns)
+            if bias:
+                shapes[f"{prefix}{name}.bias"] = (rows,)
+        shapes[f"{prefix}input_layernorm.weight"] = (d,)
+        shapes[f"{prefix}post_attention_layernorm.weight"] = (d,)
+        if config.qk_norm:
+            shapes[f"{prefix}self_attn.q_norm.weight"] = (k,)
+            shapes[f"{prefix}self_attn.k_norm.weight"] = (k,)
+    return shapes

@@ -1,0 +1,102 @@
+"""Keys and values of the tokens in sight, a ring per session: a cache of the token ids, never durable.
+
+A cache position counts the tokens in a row's cache: the pinned prefix comes first, then the tokens since the
+window was last encoded. Positions of the prefix keep their slots, the others go round in a ring.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hope_model.attention.config import GRID, HopeAttentionConfig
+
+
+@dataclass(slots=True)
+class Row:
+    """Where a row stands: ``read`` tokens in the cache, the first ``prefix`` of them pinned."""
+
+    prefix: int = 0
+    read: int = 0
+
+
+class WindowCache:
+    """``rows`` rings side by side, in place by row index.
+
+    keys, values: per layer ``[rows, G, R, K]``. hidden: ``[rows, R, D]``, inputs of the first adapted layer.
+    ``R = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token sees.
+    """
+
+    def __init__(
+        self, config: HopeAttentionConfig, rows: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        backbone, memory = config.backbone, config.memory
+        self.window = memory.window
+        self.capacity = memory.prefix + memory.window + GRID
+        shape = (rows, backbone.kv_heads, self.capacity, backbone.head_width)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
+        self.hidden = torch.zeros(rows, self.capacity, backbone.width, dtype=dtype, device=device)
+        self.rows = [Row() for _ in range(rows)]
+
+    def clear(self, row: int) -> None:
+        """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
+        for tensor in (*self.keys, *self.values, self.hidden):
+            tensor[row].zero_()
+        self.rows[row] = Row()
+
+    def copy(self, row: int, source: "WindowCache", source_row: int) -> None:
+        """Row ``row`` becomes ``source_row`` of ``source``."""
+        pairs = zip(
+            (*self.keys, *self.values, self.hidden),
+            (*source.keys, *source.values, source.hidden),
+            strict=True,
+        )
+        for mine, theirs in pairs:
+            mine[row].copy_(theirs[source_row])
+        self.rows[row] = Row(source.rows[source_row].prefix, source.rows[source_row].read)
+
+    def slots(self, row: int, tokens: int) -> Tensor:
+        """The ring's slots of the row's next ``tokens`` tokens, ``[tokens]`` int64."""
+        at = self.rows[row]
+        positions = torch.arange(at.read, at.read + tokens)
+        return torch.where(positions < at.prefix, positions, _slot(positions, at.prefix, self.capacity))
+
+    def slot_of(self, row: int, position: int) -> int:
+        """The slot of a cache position that is still in the ring."""
+        prefix = self.rows[row].prefix
+        return position if position < prefix else prefix + (position - prefix) % (self.capacity - prefix)
+
+    def span(self, rows: Sequence[int], tokens: int) -> int:
+        """Slots that must be looked at after ``tokens`` more tokens: a multiple of GRID or the capacity."""
+        filled = max(self.rows[row].read for row in rows) + tokens
+        return min(self.capacity, -(-filled // GRID) * GRID)
+
+    def bias(self, rows: Sequence[int], positions: Tensor, read: Tensor, span: int) -> Tensor:
+        """Which slots each query sees.
+
+        Args:
+            rows: the rows of the batch.
+            positions: cache positions of the queries, ``[B, T]``.
+            read: tokens in each row's cache, the queries' own included, ``[B]``.
+            span: slots looked at.
+
+        Returns:
+            ``[B, T, span]`` fp32: 0 for the prefix and the last ``window`` positions up to the query's own,
+            ``-inf`` for the rest.
+        """
+        slots = torch.arange(span)[None]
+        prefix = torch.tensor([self.rows[row].prefix for row in rows])[:, None]
+        last = read[:, None] - 1
+        behind = (last - slots) % (self.capacity - prefix)
+        held = torch.where(slots < prefix, slots, last - behind)[:, None]
+        query = positions[:, :, None]
+        pinned = (slots < prefix)[:, None]
+        seen = (held <= query) & (pinned | ((held > query - self.window) & (held >= prefix[:, None])))
+        bias = torch.zeros(seen.shape, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
+        return bias.to(self.hidden.device)
+
+
+def _slot(positions: Tensor, prefix: int, capacity: int) -> Tensor:
+    return prefix + (positions - prefix) % (capacity - prefix)

@@ -1,0 +1,45 @@
+"""What a session is taught at the end of a period, taken from its cache."""
+
+from collections.abc import Sequence
+
+import torch
+
+from hope_model.attention.cache import WindowCache
+from hope_model.attention.model import HopeAttention
+from hope_model.attention.write import Lesson
+
+
+@torch.no_grad()
+def gather_lesson(
+    model: HopeAttention, cache: WindowCache, row: int, recent: Sequence[tuple[int, bool]], reach: int
+) -> Lesson | None:
+    """The lesson of the last ``reach`` tokens, copied, since the ring goes on.
+
+    Args:
+        recent: the last tokens, one more than ``reach`` where there is one, and whether each teaches.
+
+    Returns:
+        None when none of them teaches.
+    """
+    read = cache.rows[row].read
+    first = read - len(recent)
+    taught = [index for index in range(max(1, len(recent) - reach), len(recent)) if recent[index][1]]
+    if not taught:
+        return None
+    positions = [first + index - 1 for index in taught]
+    span = cache.span([row], 0)
+    query = torch.tensor([positions])
+    slots = torch.tensor([cache.slot_of(row, position) for position in positions])
+    low = model.config.first_adapted
+    device = cache.hidden.device
+    return Lesson(
+        hidden=cache.hidden[row : row + 1, slots].clone(),
+        positions=query.to(device),
+        targets=torch.tensor([[recent[index][0] for index in taught]], device=device),
+        weights=torch.ones(1, len(taught), device=device),
+        bias=cache.bias([row], query, torch.tensor([read]), span),
+        keys=[
+            (keys[row : row + 1, :, :span].clone(), values[row : row + 1, :, :span].clone())
+            for keys, values in zip(cache.keys[low:], cache.values[low:], strict=True)
+        ],
+    )

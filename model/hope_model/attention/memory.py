@@ -1,0 +1,134 @@
+"""What a session learns: low-rank deltas on MLP projections (E25), and the geometry of their writes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hope_kernels.packed_linear import PackedLinear
+from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, MemoryLevel
+from hope_model.write_rules import WRITE_RULES
+from hope_model.write_rules.base import WriteRule
+
+DAMPING = 0.1
+"""Added to a Fisher factor's diagonal before it is inverted, in units of its mean."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shared constants of one site, from the calibration text.
+
+    subspace: ``A [r, in]``, the principal directions of the projection's inputs. inputs: ``S [r, r]``, second
+    moment of ``A x``. outputs: ``G [out, out]``, second moment of the loss gradient at the output. ``S`` and
+    ``G`` are the Kronecker factors of the Fisher matrix of the delta (E26).
+    """
+
+    subspace: PackedLinear
+    inputs: Tensor
+    outputs: Tensor
+    inputs_inverse: Tensor
+    outputs_inverse: Tensor
+
+    @classmethod
+    def of(cls, subspace: Tensor, inputs: Tensor, outputs: Tensor, dtype: torch.dtype) -> "Geometry":
+        """From ``A``, ``S`` and ``G`` in fp32; products with ``A`` are computed in ``dtype``."""
+        return cls(
+            PackedLinear(subspace.to(dtype), backward=True),
+            inputs,
+            outputs,
+            _damped_inverse(inputs),
+            _damped_inverse(outputs),
+        )
+
+    def natural(self, gradient: Tensor) -> Tensor:
+        """``S^-1 g G^-1``: ``[B, r, out]``."""
+        return self.inputs_inverse @ gradient @ self.outputs_inverse
+
+    def pull(self, delta: Tensor) -> Tensor:
+        """``S U G``, the gradient of half the squared Fisher norm: back to theta's own predictions."""
+        return self.inputs @ delta @ self.outputs
+
+
+@dataclass(frozen=True)
+class Site:
+    """One adapted projection: ``name`` is that of its state tensor."""
+
+    layer: int
+    projection: str
+    level: MemoryLevel
+    shape: tuple[int, int]
+    rule: WriteRule
+
+    @property
+    def name(self) -> str:
+        return f"layers.{self.layer}.{self.projection}"
+
+
+Deltas = Mapping[str, Tensor]
+"""``U [B, r, out]`` by site name."""
+
+
+def sites_of(config: HopeAttentionConfig) -> tuple[Site, ...]:
+    """Every site, layer by layer."""
+    return tuple(
+        Site(layer, projection, level, (level.rank, output_width(config.backbone, projection)), rule)
+        for layer in range(config.backbone.layers)
+        for level in config.memory.levels
+        if level.first_layer <= layer <= level.last_layer
+        for rule in (WRITE_RULES[level.write_rule](),)
+        for projection in level.projections
+    )
+
+
+def input_width(config: BackboneConfig, projection: str) -> int:
+    """Features that enter the projection."""
+    return config.mlp_width if projection == "down_proj" else config.width
+
+
+def output_width(config: BackboneConfig, projection: str) -> int:
+    """Features that leave the projection."""
+    return config.width if projection == "down_proj" else config.mlp_width
+
+
+class Memory:
+    """The sites of a model with their geometry; deltas are passed in."""
+
+    def __init__(self, sites: Sequence[Site], geometry: Mapping[str, Geometry]) -> None:
+        self.sites = tuple(sites)
+        self.geometry = dict(geometry)
+        self._by_place = {(site.layer, site.projection): site.name for site in sites}
+
+    def read(self, layer: int, projection: str, x: Tensor, deltas: Deltas) -> Tensor | None:
+        """What the memory adds (E25): ``x [B, T, in]``, deltas in its type -> ``(A x) U [B, T, out]``."""
+        name = self._by_place.get((layer, projection))
+        if name is None or name not in deltas:
+            return None
+        return torch.matmul(self.geometry[name].subspace(x), deltas[name])
+
+    def squared_norm(self, deltas: Deltas, names: Sequence[str]) -> Tensor:
+        """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""
+        parts = [(deltas[name] * self.geometry[name].pull(deltas[name])).flatten(1).sum(1) for name in names]
+        return torch.stack(parts).sum(0)
+
+
+def geometry_names(site: Site) -> tuple[str, str, str]:
+    """Names of a site's three constants in a checkpoint."""
+    stem = f"memory.{site.name}"
+    return f"{stem}.subspace", f"{stem}.input_moment", f"{stem}.output_moment"
+
+
+def geometry_shapes(config: HopeAttentionConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the constants that a checkpoint of ``config`` holds."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for site in sites_of(config):
+        rank, out = site.shape
+        width = input_width(config.backbone, site.projection)
+        shapes |= zip(geometry_names(site), ((rank, width), (rank, rank), (out, out)), strict=True)
+    return shapes
+
+
+def _damped_inverse(moment: Tensor) -> Tensor:
+    damping = DAMPING * moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
+    inverse: Tensor = torch.linalg.inv(moment + damping * torch.eye(len(moment), dtype=moment.dtype))
+    return inverse

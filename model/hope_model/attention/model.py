@@ -1,0 +1,256 @@
+"""The Hope-Attention model: frozen backbone, memory sites and the layout of a session's durable state."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hope_kernels.window_attention import window_attention
+from hope_model.attention.backbone import Adapter, Backbone
+from hope_model.attention.cache import WindowCache
+from hope_model.attention.config import HopeAttentionConfig
+from hope_model.attention.memory import Deltas, Geometry, Memory, Site, geometry_names, sites_of
+from hope_model.attention.rotary import Rotary, Turn, rotate
+from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
+
+Keys = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(layer, k, v [B, T, G, K])``, positions applied -> keys and values to look at, ``[B, G, S, K]``."""
+
+Adapters = Callable[[int], Adapter | None]
+"""What is added at a layer's projections, None for nothing."""
+
+
+class HopeAttention:
+    """Slow weights only; caches and deltas are passed in.
+
+    Args:
+        config: sizes, window and levels.
+        weights: backbone tensors and geometry constants by name, as a checkpoint holds them.
+        dtype: of weights and activations; a session's deltas are fp32 in any case.
+    """
+
+    def __init__(
+        self,
+        config: HopeAttentionConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self.config = config
+        own = {name: tensor.to(dtype) for name, tensor in weights.items() if not name.startswith("memory.")}
+        self.backbone = Backbone(config.backbone, own, differentiable_from=config.first_adapted)
+        sites = sites_of(config)
+        geometry = {site.name: _geometry(site, weights, dtype) for site in sites}
+        self.memory = Memory(sites, geometry)
+        memory = config.memory
+        self.rotary = Rotary(
+            config.backbone, memory.prefix + memory.window + 2 * memory.block, self.backbone.device
+        )
+        self.state_spec = _spec(config)
+        self.weight_norms = {
+            level.name: float(
+                torch.stack(
+                    [
+                        weights[f"model.layers.{site.layer}.mlp.{site.projection}.weight"].float().norm()
+                        for site in sites
+                        if site.level == level
+                    ]
+                ).norm()
+            )
+            for level in memory.levels
+        }
+
+    def frozen(self) -> Iterator[tuple[str, Tensor]]:
+        """Every frozen tensor by name, as it is used."""
+        yield from self.backbone.frozen()
+        for name, geometry in self.memory.geometry.items():
+            yield f"{name}.subspace", geometry.subspace.weight
+            yield f"{name}.inputs", geometry.inputs
+            yield f"{name}.outputs", geometry.outputs
+
+    def initial_state(self, rows: int) -> State:
+        """The durable state of ``rows`` sessions that have read nothing."""
+        return self.state_spec.zeros(rows, device=self.backbone.device)
+
+    def new_cache(self, rows: int) -> WindowCache:
+        return WindowCache(self.config, rows, self.backbone.dtype, self.backbone.device)
+
+    def forward(self, tokens: Tensor, deltas: Deltas | None = None, *, window: int | None = None) -> Tensor:
+        """A whole text without cache or boundaries: ``tokens [B, T]`` int64 -> logits ``[B, T, vocab]``.
+
+        Args:
+            deltas: ``U [B, r, out]`` by site, in the weights' type.
+            window: tokens that each one sees, itself included; None for all before it.
+        """
+        return self.backbone.logits(self.hidden(tokens, deltas, window=window))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        deltas: Deltas | None = None,
+        *,
+        window: int | None = None,
+        adapters: Adapters | None = None,
+    ) -> Tensor:
+        """The last block's output of :meth:`forward`, ``[B, T, D]``; ``adapters`` stand in for the memory."""
+        length = tokens.shape[1]
+        rotary = self.rotary
+        if length > len(rotary.cosines):
+            rotary = Rotary(self.config.backbone, length, self.backbone.device)
+        place = torch.arange(length, device=tokens.device)
+        behind = place[:, None] - place
+        seen = (behind >= 0) & (behind < (window or length))
+        bias = torch.zeros(1, length, length).masked_fill_(~seen, -torch.inf)
+        return self._layers(
+            self.backbone.embed(tokens),
+            0,
+            rotary.at(place[None]),
+            bias,
+            lambda _, k, v: (k.transpose(1, 2), v.transpose(1, 2)),
+            adapters or self._reading(deltas),
+        )
+
+    def read(self, cache: WindowCache, rows: Sequence[int], tokens: Tensor, deltas: Deltas | None) -> Tensor:
+        """Read ``tokens [B, T]`` into rows of a cache, in place; ``T`` is at most GRID.
+
+        Args:
+            rows: distinct, ascending.
+            deltas: ``U [B, r, out]`` by site, in the weights' type; None where nothing was learned.
+
+        Returns:
+            The last block's output ``[B, T, D]``.
+        """
+        count = tokens.shape[1]
+        slots = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
+        before = torch.tensor([cache.rows[row].read for row in rows])
+        positions = before[:, None] + torch.arange(count)
+        span = cache.span(rows, count)
+        bias = cache.bias(rows, positions, before + count, span)
+        index = torch.tensor(list(rows), device=tokens.device)[:, None]
+        first, last = rows[0], rows[-1] + 1
+        adjacent = last - first == len(rows)
+        chosen = index[:, 0]
+
+        def through_cache(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            keys, values = cache.keys[layer], cache.values[layer]
+            keys[index, :, slots] = k
+            values[index, :, slots] = v
+            if adjacent:
+                return keys[first:last, :, :span], values[first:last, :, :span]
+            return keys[chosen, :, :span], values[chosen, :, :span]
+
+        turn = self.rotary.at(positions.to(tokens.device))
+        low = self.config.first_adapted
+        x = self._layers(self.backbone.embed(tokens), 0, turn, bias, through_cache, _no_adapter, end=low)
+        cache.hidden[index, slots] = x
+        x = self._layers(x, low, turn, bias, through_cache, self._reading(deltas))
+        for row in rows:
+            cache.rows[row].read += count
+        return x
+
+    def adapted(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        bias: Tensor,
+        keys: Sequence[tuple[Tensor, Tensor]],
+        deltas: Deltas,
+    ) -> Tensor:
+        """The adapted layers over fixed keys and values, differentiable in ``deltas``.
+
+        Args:
+            x: inputs of the first adapted layer, ``[B, T, D]``.
+            positions: ``[B, T]`` cache positions.
+            bias: ``[B, T, S]``.
+            keys: of each adapted layer, keys and values ``[B, G, S, K]``.
+
+        Returns:
+            The last block's output ``[B, T, D]``.
+        """
+        low = self.config.first_adapted
+        turn = self.rotary.at(positions)
+        return self._layers(
+            x, low, turn, bias, lambda layer, _k, _v: keys[layer - low], self._reading(deltas)
+        )
+
+    def drift(self, state: State) -> dict[str, Tensor]:
+        """Per level, norm of the deltas over the norm of the weights that they change, ``[B]``."""
+        return {
+            level.name: torch.stack(
+                [
+                    state[f"{site.name}.delta"].flatten(1).norm(dim=1)
+                    for site in self.memory.sites
+                    if site.level == level
+                ]
+            ).norm(dim=0)
+            / self.weight_norms[level.name]
+            for level in self.config.memory.levels
+        }
+
+    def _layers(
+        self,
+        x: Tensor,
+        start: int,
+        turn: Turn,
+        bias: Tensor,
+        keys: Keys,
+        adapters: Adapters,
+        *,
+        end: int | None = None,
+    ) -> Tensor:
+        bare = self.config.backbone.no_rope_layers
+
+        heads, groups = self.config.backbone.heads, self.config.backbone.kv_heads
+        scale = self.config.backbone.head_width**-0.5
+
+        def attend(layer: int, qk: Tensor, v: Tensor) -> Tensor:
+            if layer in bare:
+                q, k = qk[:, :, :heads] * scale, qk[:, :, heads:]
+            else:
+                q, k = rotate(qk, turn).split((heads, groups), dim=2)
+            mixed = window_attention(q.transpose(1, 2), *keys(layer, k, v), bias)
+            return mixed.transpose(1, 2).flatten(2)
+
+        for layer in range(start, self.config.backbone.layers if end is None else end):
+            x = self.backbone.layer(layer, x, attend, adapters(layer))
+        return x
+
+    def _reading(self, deltas: Deltas | None) -> Adapters:
+        """What reads ``deltas`` at their sites."""
+        if deltas is None:
+            return _no_adapter
+
+        def of_layer(layer: int) -> Adapter | None:
+            if layer < self.config.first_adapted:
+                return None
+            return lambda projection, x: self.memory.read(layer, projection, x, deltas)
+
+        return of_layer
+
+
+def _no_adapter(_layer: int) -> None:
+    return None
+
+
+def _geometry(site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Geometry:
+    subspace, inputs, outputs = (weights[name].float() for name in geometry_names(site))
+    return Geometry.of(subspace, inputs, outputs, dtype)
+
+
+def _spec(config: HopeAttentionConfig) -> StateSpec:
+    memory = config.memory
+    levels = tuple(LevelSpec(level.name, level.period) for level in memory.levels)
+    tensors = [
+        TensorSpec("position", COUNTERS, (), torch.int64),
+        TensorSpec("writes", COUNTERS, (len(levels),), torch.int64),
+        TensorSpec("refused", COUNTERS, (len(levels),), torch.int64),
+        TensorSpec("window", COUNTERS, (memory.window,), torch.int32),
+        TensorSpec("window_teaches", COUNTERS, (memory.window,), torch.uint8),
+        TensorSpec("prefix", COUNTERS, (memory.prefix,), torch.int32),
+        TensorSpec("prefix_tokens", COUNTERS, (), torch.int64),
+    ]
+    for site in sites_of(config):
+        tensors.append(TensorSpec(f"{site.name}.delta", site.level.name, site.shape))
+        for moment in site.rule.spec(site.level.name, site.shape):
+            tensors.append(TensorSpec(f"{site.name}.{moment.name}", moment.level, moment.shape, moment.dtype))
+    return StateSpec(tuple(tensors), (*levels, LevelSpec("slow", None)))

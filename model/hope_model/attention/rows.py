@@ -1,0 +1,330 @@
+"""Sessions side by side, each at its own position: reading, writing memories, encoding windows anew.
+
+A session's life is cut at multiples of GRID tokens. At such a position, in this order: a write that is due
+becomes active; an encoding that is due replaces the cache; at a boundary the durable state is taken and the
+window begins to be encoded anew; the writes of due levels begin. What begins is computed in slices, beside
+decoding or when its position comes, whichever is first: the result is the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hope_model.attention.cache import WindowCache
+from hope_model.attention.config import GRID
+from hope_model.attention.encoding import Encoding
+from hope_model.attention.lesson import gather_lesson
+from hope_model.attention.model import HopeAttention
+from hope_model.attention.write import Write
+from hope_model.errors import StateError
+from hope_model.state import State
+
+PINNED = ("system", "template")
+"""Origins of the leading tokens that stay in sight as the prefix."""
+BoundaryOf = Callable[[int, int, State], None]
+"""``(row, position, durable state there [1, ...])``."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """The host's side of a row; ``recent`` holds the last window of tokens and whether each teaches."""
+
+    position: int = 0
+    prefix: list[int] = field(default_factory=list)
+    leading: bool = True
+    recent: list[tuple[int, bool]] = field(default_factory=list)
+    learned: bool = False
+    write: Write | None = None
+    write_at: int = 0
+    encoding: Encoding | None = None
+    boundary: State | None = None
+    update_norms: dict[str, float] | None = None
+
+
+class SessionRows:
+    """``rows`` sessions of one model.
+
+    Args:
+        model: frozen.
+        rows: how many.
+        learn: False never writes: every session answers as theta does.
+        on_boundary: called when a boundary's state has become worth storing.
+    """
+
+    def __init__(
+        self,
+        model: HopeAttention,
+        rows: int,
+        *,
+        learn: bool = True,
+        on_boundary: BoundaryOf = lambda _row, _position, _state: None,
+    ) -> None:
+        self.model = model
+        self.learn = learn
+        self._on_boundary = on_boundary
+        self._cache = model.new_cache(rows)
+        self._state = model.initial_state(rows)
+        self._active = {
+            site.name: torch.zeros(
+                rows, *site.shape, dtype=model.backbone.dtype, device=model.backbone.device
+            )
+            for site in model.memory.sites
+        }
+        self._sessions = [_Session() for _ in range(rows)]
+
+    @torch.inference_mode()
+    def clear(self, row: int) -> None:
+        """The row becomes a session that has read nothing."""
+        self._cache.clear(row)
+        for tensor in self._state.values():
+            tensor[row].zero_()
+        for tensor in self._active.values():
+            tensor[row].zero_()
+        self._sessions[row] = _Session()
+
+    @torch.inference_mode()
+    def load(self, row: int, state: State) -> None:
+        """The row becomes ``state`` (``[1, ...]``), as :data:`BoundaryOf` gave it; its window is encoded."""
+        self.clear(row)
+        position, pinned = int(state["position"][0]), int(state["prefix_tokens"][0])
+        memory = self.model.config.memory
+        if position % memory.block or not 0 <= pinned <= memory.prefix:
+            raise StateError(f"expected a state at a boundary, found {position} tokens, prefix {pinned}")
+        for name, tensor in self._state.items():
+            tensor[row].copy_(state[name][0])
+        session = self._sessions[row]
+        session.position = position
+        session.prefix = state["prefix"][0, :pinned].tolist()
+        session.leading = position == 0
+        ids, flags = state["window"][0].tolist(), state["window_teaches"][0].tolist()
+        session.recent = [(token, bool(flag)) for token, flag in zip(ids, flags, strict=True)]
+        session.learned = self._learned(row)
+        self._refresh(row)
+        if position:
+            encoding = self._new_encoding(row)
+            while encoding.slices:
+                encoding.step()
+            self._cache.copy(row, encoding.cache, 0)
+            self._begin_writes(row, encoding)
+
+    def room(self, row: int) -> int:
+        """Tokens that one read may hold: those up to the next multiple of GRID."""
+        return GRID - self._sessions[row].position % GRID
+
+    @torch.inference_mode()
+    def read(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
+        """Read up to :meth:`room` tokens of one session; returns the last one's logits ``[vocab]``, fp32."""
+        return self.model.backbone.logits(self._outputs(row, tokens, origins)[-1:])[0].float()
+
+    @torch.inference_mode()
+    def read_all(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
+        """:meth:`read` with the logits after every one of the tokens, ``[T, vocab]``, fp32."""
+        return self.model.backbone.logits(self._outputs(row, tokens, origins)).float()
+
+    @torch.inference_mode()
+    def decode(self, rows: Sequence[int], tokens: Sequence[int], origin: str = "model") -> Tensor:
+        """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32."""
+        ids = self._ids([[token] for token in tokens])
+        x = self.model.read(self._cache, rows, ids, self._deltas(rows))
+        for row, token in zip(rows, tokens, strict=True):
+            self._advance(row, [token], [origin])
+        return self.model.backbone.logits(x[:, 0]).float()
+
+    def slices(self, row: int) -> int:
+        """Slices of work that could be computed for the row now."""
+        session = self._sessions[row]
+        waiting = session.write.slices if session.write is not None else 0
+        return waiting + (session.encoding.slices if session.encoding is not None else 0)
+
+    def deadline(self, row: int) -> int:
+        """Tokens that the row may still read before its slices are due."""
+        session = self._sessions[row]
+        due = [session.write_at] if session.write is not None else []
+        due += [session.encoding.active_at] if session.encoding is not None else []
+        return min(due) - session.position if due else self.model.config.memory.block
+
+    @torch.inference_mode()
+    def work(self, row: int) -> None:
+        """Compute one slice of what the row has begun; nothing happens without any."""
+        session = self._sessions[row]
+        if session.encoding is not None and session.encoding.slices:
+            session.encoding.step()
+            self._learn_from(row, session.encoding)
+        elif session.write is not None and session.write.slices:
+            with torch.inference_mode(False):
+                session.write.step()
+
+    @torch.inference_mode()
+    def state(self, row: int) -> State:
+        """A copy of the row's state as it stands, ``[1, ...]``; durable only at a boundary."""
+        self._put_window(row)
+        return {name: tensor[row : row + 1].clone() for name, tensor in self._state.items()}
+
+    def branch(self, row: int, count: int) -> tuple[WindowCache, dict[str, Tensor] | None]:
+        """``count`` copies of the row's cache, and its active deltas: to go on without the session."""
+        cache = self.model.new_cache(count)
+        for copy in range(count):
+            cache.copy(copy, self._cache, row)
+        deltas = self._deltas([row])
+        if deltas is None:
+            return cache, None
+        return cache, {name: tensor.clone() for name, tensor in deltas.items()}
+
+    def position(self, row: int) -> int:
+        return self._sessions[row].position
+
+    def counts(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Writes applied and refused, per level."""
+        return tuple(self._state["writes"][row].tolist()), tuple(self._state["refused"][row].tolist())
+
+    def take_update_norms(self, row: int) -> dict[str, float] | None:
+        """Norm of each level's last change, once after a write."""
+        session = self._sessions[row]
+        norms, session.update_norms = session.update_norms, None
+        return norms
+
+    def drift(self, row: int) -> dict[str, float]:
+        """Per level, norm of the deltas over the norm of the weights that they change."""
+        own = {name: tensor[row : row + 1] for name, tensor in self._state.items()}
+        return {level: float(ratio[0]) for level, ratio in self.model.drift(own).items()}
+
+    def settle(self, row: int) -> None:
+        """Compute all that the row has begun; it becomes active at its own position."""
+        while self.slices(row):
+            self.work(row)
+
+    def _outputs(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
+        """Read tokens of one session; the last block's output ``[T, D]``."""
+        if not 1 <= len(tokens) <= self.room(row) or len(origins) != len(tokens):
+            raise StateError(f"expected 1 to {self.room(row)} tokens with origins, found {len(tokens)}")
+        x = self.model.read(self._cache, [row], self._ids([tokens]), self._deltas([row]))
+        self._advance(row, tokens, origins)
+        return x[0]
+
+    def _advance(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> None:
+        session, memory = self._sessions[row], self.model.config.memory
+        for token, origin in zip(tokens, origins, strict=True):
+            if session.leading:
+                self._lead(row, token, origin)
+            session.recent.append((token, origin in memory.teaches))
+            session.position += 1
+        del session.recent[: -memory.window]
+        if session.encoding is not None:
+            session.encoding.offer(tokens)
+        self._state["position"][row] = session.position
+        if session.position % GRID == 0:
+            self._pass_grid(row)
+
+    def _lead(self, row: int, token: int, origin: str) -> None:
+        """Pin the tokens that the session begins with, as many as there is room for."""
+        session = self._sessions[row]
+        session.leading = origin in PINNED and len(session.prefix) < self.model.config.memory.prefix
+        if session.leading:
+            session.prefix.append(token)
+            self._cache.rows[row].prefix = len(session.prefix)
+
+    def _pass_grid(self, row: int) -> None:
+        session, memory = self._sessions[row], self.model.config.memory
+        if session.write is not None and session.write_at == session.position:
+            self._apply_write(row)
+        if session.encoding is not None and session.encoding.active_at == session.position:
+            self._apply_encoding(row)
+        if session.position % memory.block == 0:
+            session.boundary = self.state(row)
+            session.encoding = self._new_encoding(row)
+        else:
+            self._begin_writes(row, None)
+
+    def _begin_writes(self, row: int, encoding: Encoding | None) -> None:
+        """Start the writes of the levels due at this position (at a boundary: from the new encoding)."""
+        session, memory = self._sessions[row], self.model.config.memory
+        start = session.position if encoding is None else encoding.boundary
+        levels = [level for level in memory.levels if start % level.period == 0]
+        if not self.learn or not levels:
+            return
+        reach = min(max(level.period for level in levels), start)
+        recent = session.recent if encoding is None else encoding.recent
+        with torch.inference_mode(False):
+            cache, place = (self._cache, row) if encoding is None else (encoding.cache, 0)
+            lesson = gather_lesson(self.model, cache, place, recent[-reach - 1 :], reach)
+            if lesson is None:
+                return
+            own = {name: tensor[row : row + 1].clone() for name, tensor in self._state.items()}
+            session.write = Write(self.model, levels, own, lesson)
+            session.write_at = start + memory.delay
+
+    def _learn_from(self, row: int, encoding: Encoding) -> None:
+        """The window has been encoded: what the block's end teaches can be computed."""
+        if encoding.window_done:
+            encoding.window_done = False
+            self._begin_writes(row, encoding)
+
+    def _apply_write(self, row: int) -> None:
+        session = self._sessions[row]
+        write, session.write = session.write, None
+        assert write is not None
+        with torch.inference_mode(False):
+            written = write.finish()
+        squares: dict[str, float] = dict.fromkeys(written.applied, 0.0)
+        for spec in self.model.state_spec.tensors:
+            if spec.level in squares:
+                tensor = written.state[spec.name][0]
+                if spec.name.endswith(".delta"):
+                    squares[spec.level] += float((tensor - self._state[spec.name][row]).square().sum())
+                self._state[spec.name][row].copy_(tensor)
+        session.update_norms = {level: square**0.5 for level, square in squares.items()}
+        names = [level.name for level in self.model.config.memory.levels]
+        for level, applied in written.applied.items():
+            self._state["writes" if bool(applied[0]) else "refused"][row, names.index(level)] += 1
+        session.learned = self._learned(row)
+        self._refresh(row)
+
+    def _apply_encoding(self, row: int) -> None:
+        session = self._sessions[row]
+        encoding, session.encoding = session.encoding, None
+        assert encoding is not None
+        while encoding.slices:
+            encoding.step()
+            self._learn_from(row, encoding)
+        self._cache.copy(row, encoding.cache, 0)
+        boundary, session.boundary = session.boundary, None
+        if boundary is not None:
+            self._on_boundary(row, encoding.boundary, boundary)
+
+    def _new_encoding(self, row: int) -> Encoding:
+        session = self._sessions[row]
+        deltas = self._deltas([row])
+        own = None if deltas is None else {name: tensor.clone() for name, tensor in deltas.items()}
+        return Encoding(self.model, session.position, session.prefix, session.recent, own)
+
+    def _deltas(self, rows: Sequence[int]) -> dict[str, Tensor] | None:
+        if not any(self._sessions[row].learned for row in rows):
+            return None
+        first, last = rows[0], rows[-1] + 1
+        if last - first == len(rows):
+            return {name: tensor[first:last] for name, tensor in self._active.items()}
+        return {name: tensor[list(rows)] for name, tensor in self._active.items()}
+
+    def _refresh(self, row: int) -> None:
+        for name, tensor in self._active.items():
+            tensor[row].copy_(self._state[f"{name}.delta"][row])
+
+    def _learned(self, row: int) -> bool:
+        return any(bool(self._state[f"{name}.delta"][row].any()) for name in self._active)
+
+    def _put_window(self, row: int) -> None:
+        session = self._sessions[row]
+        count = len(session.recent)
+        for name, values in (
+            ("window", [token for token, _ in session.recent]),
+            ("window_teaches", [flag for _, flag in session.recent]),
+        ):
+            self._state[name][row].zero_()
+            self._state[name][row, :count] = torch.tensor(values, dtype=self._state[name].dtype)
+        self._state["prefix"][row, : len(session.prefix)] = torch.tensor(session.prefix, dtype=torch.int32)
+        self._state["prefix_tokens"][row] = len(session.prefix)
+
+    def _ids(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(tokens, dtype=torch.int64, device=self.model.backbone.device)
