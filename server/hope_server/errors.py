@@ -24,6 +24,7 @@
     │   ├── ShuttingDown                503  shutting_down          retry after a moment
     │   └── StoreUnavailable            503  store_unavailable      retry after a moment
     └── StartupError                    the process does not start; names the setting
+        ├── ChatTemplateError           ... the checkpoint's chat template cannot be used
         └── StoreConfigError            ... the store's settings or those of its server (503 once started)
 
 `retry` says whether sending the same request again can succeed. Clients and tests rely on the codes: they do
@@ -233,6 +234,12 @@ class StartupError(HopeError):
     """The process cannot start. `param` names the setting to change."""
 
     default_code = "startup_error"
+
+
+class ChatTemplateError(StartupError):
+    """The checkpoint's chat template is none, takes too much, or does not extend from turn to turn."""
+
+    default_code = "chat_template_error"
 
 
 class StoreConfigError(StartupError):

@@ -21,12 +21,13 @@ from hope_client.wire import (
     Usage,
 )
 from hope_server.api.body import read_json
-from hope_server.api.conversation import NO_TRANSCRIPT, Message, advance, new_messages, render
+from hope_server.api.conversation import NO_TRANSCRIPT, advance, new_messages
 from hope_server.api.openapi import accepts
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
 from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
+from hope_server.chat import LastToken, Message
 from hope_server.errors import AlreadyLearned
 from hope_server.sessions.store import SessionMeta, Transcript
 
@@ -54,16 +55,16 @@ async def chat(request: Request, runtime: RuntimeOf) -> Response:
 async def _prompt(
     runtime: Runtime, messages: Sequence[Message], session_id: str | None, key: str | None
 ) -> Prompt:
-    before, close_last = NO_TRANSCRIPT, False
+    before, after = NO_TRANSCRIPT, None
     if session_id is not None:
         meta = await runtime.engine.get_session(session_id)
         if key is not None:
             await _refuse_learned(runtime, session_id, key)
         before = Transcript(meta.transcript_count, meta.transcript_sha256, meta.first_message_sha256)
-        close_last = before.count > 0 and await _inside_answer(runtime, meta)
+        after = await _last_token(runtime, meta) if before.count else None
     fresh = new_messages(before, messages)
     chars = sum(len(message.text) for message in fresh)
-    parts = await tokenised(runtime, chars, lambda: render(runtime.tokenizer, fresh, close_last=close_last))
+    parts = await tokenised(runtime, chars, lambda: runtime.chat_format.render(fresh, after=after))
     return Prompt(parts, transcript=advance(before, fresh) if session_id is not None else None)
 
 
@@ -77,12 +78,12 @@ async def _refuse_learned(runtime: Runtime, session_id: str, key: str) -> None:
         )
 
 
-async def _inside_answer(runtime: Runtime, meta: SessionMeta) -> bool:
-    """Whether the session's last token is the model's and does not end its message."""
+async def _last_token(runtime: Runtime, meta: SessionMeta) -> LastToken | None:
+    """The session's last token, None after a reset."""
     records, _ = await runtime.engine.events(meta.session_id, after=meta.seq - 1, limit=1)
-    if not records or records[-1].origin != "model" or not records[-1].tokens:
-        return False
-    return records[-1].tokens[-1] not in (runtime.tokenizer.end_id, runtime.tokenizer.eos_id)
+    if not records or not records[-1].tokens:
+        return None
+    return LastToken(records[-1].tokens[-1], records[-1].origin)
 
 
 class _Shape:

@@ -31,8 +31,10 @@ async def complete(request: Request, runtime: RuntimeOf) -> Response:
     check_model(runtime, body.model)
 
     async def prepare(session_id: str | None, key: str | None) -> Prompt:
-        tokens = await _tokens(runtime, body.prompt)
-        return Prompt((PromptPart("user", tokens),))
+        tokens = PromptPart("user", await _tokens(runtime, body.prompt))
+        if isinstance(body.prompt, str) and runtime.chat_format.text_start:
+            return Prompt((*await _start(runtime, session_id), tokens))
+        return Prompt((tokens,))
 
     sampling = sampling_of(runtime, body, limit=body.max_tokens, default=DEFAULT_MAX_TOKENS)
     return TurnResponse(runtime, turn_spec(request, body, sampling, prepare), _Shape(runtime), body)
@@ -51,6 +53,13 @@ async def _tokens(runtime: Runtime, prompt: str | list[int]) -> tuple[int, ...]:
             code="invalid_token",
         )
     return tuple(prompt)
+
+
+async def _start(runtime: Runtime, session_id: str | None) -> tuple[PromptPart, ...]:
+    """What comes before a text: nothing in a session that has read something."""
+    if session_id is not None and (await runtime.engine.get_session(session_id)).position:
+        return ()
+    return (PromptPart("template", runtime.chat_format.text_start),)
 
 
 class _Shape:

@@ -1,4 +1,4 @@
-"""A chat as a session sees it: which messages are new, how they become tokens, what is remembered of them.
+"""A chat as a session sees it: which messages are new, and what is remembered of them.
 
 A session reads each message once. It remembers a transcript: the count of the messages it has read or
 written and a chained hash over them. A request may bring the whole conversation, as OpenAI's clients do, or
@@ -9,36 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
 
 from hope_server.api.text import AnswerText
-from hope_server.engine.request import PromptPart
+from hope_server.chat import Message
 from hope_server.errors import ConversationDiverged, EmptyPrompt
-from hope_server.sessions.store import Origin, Transcript
+from hope_server.sessions.store import Transcript
 
-ORIGINS: dict[str, Origin] = {"system": "system", "user": "user", "assistant": "model", "tool": "tool"}
 NO_TRANSCRIPT = Transcript(count=0, sha256="", first_message_sha256="")
-
-
-class Tokenizer(Protocol):
-    """What the API needs of a tokenizer; `encode` never yields special ids."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def eos_id(self) -> int: ...
-    @property
-    def end_id(self) -> int: ...
-    def role_id(self, role: str) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
-    def decode_bytes(self, ids: Sequence[int]) -> bytes: ...
-
-
-class Message(NamedTuple):
-    """One message of a conversation."""
-
-    role: str
-    text: str
 
 
 def advance(transcript: Transcript, messages: Sequence[Message]) -> Transcript:
@@ -77,23 +54,6 @@ def new_messages(transcript: Transcript, messages: Sequence[Message]) -> Sequenc
     if not any(message.text.strip() for message in fresh):
         raise EmptyPrompt("expected a message with text, found only empty ones", param="messages")
     return fresh
-
-
-def render(tokenizer: Tokenizer, messages: Sequence[Message], *, close_last: bool) -> tuple[PromptPart, ...]:
-    """The prompt for `messages`, one part each; the last one also opens the model's answer.
-
-    Args:
-        close_last: The session stands inside an answer that was cut short; it is ended first.
-    """
-    parts = []
-    for message in messages:
-        tokens = [tokenizer.role_id(message.role), *tokenizer.encode(message.text), tokenizer.end_id]
-        parts.append(PromptPart(ORIGINS[message.role], tuple(tokens)))
-    if close_last:
-        parts[0] = PromptPart(parts[0].origin, (tokenizer.end_id, *parts[0].tokens))
-    opened = (*parts[-1].tokens, tokenizer.role_id("assistant"))
-    parts[-1] = PromptPart(parts[-1].origin, opened)
-    return tuple(parts)
 
 
 class AnswerTranscript:

@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from hope_server.api.conversation import Tokenizer
+from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.errors import SessionBusy, ShuttingDown
@@ -65,7 +65,8 @@ class Runtime:
 
     config: ServerConfig
     engine: Engine
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
+    chat_format: ChatFormat
     metrics: Metrics
     model_name: str
     slow_weights_sha256: str

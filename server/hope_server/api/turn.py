@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason, Usage
-from hope_server.api.conversation import AnswerTranscript, Tokenizer
+from hope_server.api.conversation import AnswerTranscript
 from hope_server.api.runtime import Runtime
 from hope_server.api.text import AnswerText
+from hope_server.chat import TextTokenizer
 from hope_server.engine.request import GenerationRequest, PromptPart, SamplingParams, TokenEvent
 from hope_server.errors import ContextTooLong, InvalidRequest, ModelNotFound
 from hope_server.sessions.store import Transcript
@@ -99,7 +100,7 @@ def sampling_of(runtime: Runtime, body: Body, *, limit: int | None, default: int
         top_k=body.top_k,
         seed=None if body.seed is None else body.seed & SEED_MASK,
         max_tokens=limit or min(default, most),
-        stop_token_ids=frozenset({runtime.tokenizer.eos_id, runtime.tokenizer.end_id}),
+        stop_token_ids=runtime.chat_format.stop_token_ids,
         ignore_eos=body.ignore_eos,
     )
 
@@ -121,7 +122,7 @@ async def tokenised(runtime: Runtime, chars: int, work: Callable[[], T]) -> T:
 class _Answer:
     """What the engine asks about the answer while it runs ahead of what the client has been sent."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], before: Transcript | None) -> None:
+    def __init__(self, tokenizer: TextTokenizer, stops: tuple[str, ...], before: Transcript | None) -> None:
         self._tokens: list[int] = []
         self._text = AnswerText(tokenizer.decode_bytes, stops)
         self.transcript: AnswerTranscript | None = None

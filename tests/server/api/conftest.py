@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from hope_server.api.http_server import HttpServer
 from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
+from hope_server.chat import NativeFormat
 from hope_server.config import ServerConfig
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.metrics import Metrics
@@ -181,6 +182,7 @@ def runtime(engine: ScriptedEngine) -> Runtime:
         ),
         engine=engine,
         tokenizer=ByteTokenizer(),
+        chat_format=NativeFormat(ByteTokenizer()),
         metrics=metrics,
         model_name="hope-test",
         slow_weights_sha256=SHA256,

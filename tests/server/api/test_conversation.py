@@ -4,15 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_server.api.conversation import (
-    NO_TRANSCRIPT,
-    AnswerTranscript,
-    Message,
-    advance,
-    new_messages,
-    render,
-)
+from hope_server.api.conversation import NO_TRANSCRIPT, AnswerTranscript, advance, new_messages
 from hope_server.api.text import AnswerText
+from hope_server.chat import Message
 from hope_server.errors import ConversationDiverged, EmptyPrompt
 
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
@@ -22,13 +16,6 @@ conversations = st.lists(messages, min_size=1, max_size=6)
 
 class Words:
     """One token per character above 10."""
-
-    vocab_size = 1 << 21
-    eos_id = 0
-    end_id = 1
-
-    def role_id(self, role: str) -> int:
-        return {"system": 2, "user": 3, "assistant": 4, "tool": 5}[role]
 
     def encode(self, text: str) -> list[int]:
         return [10 + ord(character) for character in text]
@@ -98,24 +85,6 @@ def test_another_past_is_refused() -> None:
     edited = [Message("user", "hi"), Message("assistant", "bye"), Message("user", "why?")]
     with pytest.raises(ConversationDiverged, match="send only the new messages"):
         new_messages(known, edited)
-
-
-@given(conversations)
-def test_rendering_marks_every_message_and_opens_the_answer(new: list[Message]) -> None:
-    parts = render(Words(), new, close_last=False)
-    assert [part.origin for part in parts] == [
-        {"assistant": "model"}.get(message.role, message.role) for message in new
-    ]
-    tokens = [token for part in parts for token in part.tokens]
-    expected = []
-    for message in new:
-        expected += [Words().role_id(message.role), *Words().encode(message.text), Words.end_id]
-    assert tokens == [*expected, Words().role_id("assistant")]
-
-
-def test_an_answer_that_was_cut_is_ended_first() -> None:
-    (part,) = render(Words(), [Message("user", "a")], close_last=True)
-    assert part.tokens == (1, 3, 10 + ord("a"), 1, 4)
 
 
 @given(st.text(max_size=20), st.lists(st.integers(0, 20), min_size=1))
