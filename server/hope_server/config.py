@@ -48,7 +48,13 @@ class ServerConfig(BaseSettings):
         description="listen on an address that other machines reach, although nobody is authenticated",
     )
     model: str = Field(
-        default="hope-tiny", min_length=1, description="name of a built-in model, or a checkpoint directory"
+        default="smollm2-135m",
+        min_length=1,
+        description="smollm2-135m (fetched and converted on first use), hope-tiny, or a checkpoint directory",
+    )
+    learn: bool = Field(
+        default=True,
+        description="sessions learn; without it a Hope-Attention model answers as it was trained",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir,

@@ -15,10 +15,6 @@ import signal
 import socket
 import time
 
-from hope_model.checkpoint import load_checkpoint, resolve, slow_weights_sha256
-from hope_model.errors import HopeModelError
-from hope_model.hope import Hope
-from hope_server.api.conversation import Tokenizer
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
@@ -28,6 +24,7 @@ from hope_server.engine.service import EngineService
 from hope_server.errors import HopeError, StartupError, StoreUnavailable
 from hope_server.logging import set_up
 from hope_server.metrics import Metrics
+from hope_server.models import Served, load_served
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.store import SessionStore
@@ -51,37 +48,34 @@ def run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
-        model, tokenizer = _load_model(config)
-        digest = slow_weights_sha256(model)
+        served = load_served(config.model, learning=config.learn)
+        spec, digest = served.model.state_spec, served.digest()
         store = await _open_store(config, cleanup)
         metrics = Metrics(
-            model_name=model.config.name,
-            levels=[level.name for level in model.state_spec.learning_levels],
+            model_name=served.name,
+            levels=[level.name for level in spec.learning_levels],
             window_tokens=config.frequency_window_tokens,
-            state_bytes=model.state_spec.row_bytes,
+            state_bytes=spec.row_bytes,
             slow_weights_sha256=digest,
         )
         engine = EngineService(
-            model,
-            store,
-            _engine_config(config),
-            slow_weights_hash=lambda: slow_weights_sha256(model),
-            observer=metrics,
+            served.model, store, _engine_config(config), slow_weights_hash=served.digest, observer=metrics
         )
         await engine.start()
         metrics.watch(engine.stats)
         runtime = Runtime(
             config=config,
             engine=engine,
-            tokenizer=tokenizer,
+            tokenizer=served.tokenizer,
+            chat_format=served.chat_format,
             metrics=metrics,
-            model_name=model.config.name,
+            model_name=served.name,
             slow_weights_sha256=digest,
             created=int(time.time()),
             check_store=store.check,
         )
         status = await _answer(runtime, engine, listener, stop)
-        return status if _unchanged(model, digest) else FAILED
+        return status if _unchanged(served, digest) else FAILED
 
 
 async def _answer(
@@ -148,13 +142,6 @@ def _listen(config: ServerConfig) -> socket.socket:
     return listener
 
 
-def _load_model(config: ServerConfig) -> tuple[Hope, Tokenizer]:
-    try:
-        return load_checkpoint(resolve(config.model))
-    except HopeModelError as error:
-        raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
-
-
 async def _open_store(config: ServerConfig, cleanup: contextlib.AsyncExitStack) -> SessionStore:
     url = config.redis_url
     if url is None:
@@ -179,6 +166,7 @@ def _engine_config(config: ServerConfig) -> EngineConfig:
         decode_rows=config.decode_rows,
         max_prompt_tokens=config.max_prompt_tokens,
         threads=config.threads,
+        learn=config.learn,
     )
 
 
@@ -189,9 +177,9 @@ def _announce(runtime: Runtime, listener: socket.socket) -> None:
     print(f"{runtime.model_name} ready at {_origin(host, port)} (slow weights sha256 {digest})", flush=True)
 
 
-def _unchanged(model: Hope, digest: str) -> bool:
+def _unchanged(served: Served, digest: str) -> bool:
     """Whether the slow weights are those of the start. The engine has stopped: nobody else uses them."""
-    found = slow_weights_sha256(model)
+    found = served.digest()
     if found == digest:
         logger.info("slow weights unchanged: sha256 %s", digest)
         return True

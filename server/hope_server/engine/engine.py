@@ -8,13 +8,15 @@ from hope_model.state import State
 from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled
 from hope_server.engine.jobs import Generation, Job, Row
 from hope_server.engine.observer import EngineObserver
+from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
-from hope_server.engine.runner import Output, Runner, SessionModel
+from hope_server.engine.runner import Output, Runner
 from hope_server.engine.sampling import choose, uniform
 from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
 from hope_server.engine.tally import LevelTally, level_statuses
-from hope_server.engine.units import TokenRun, Unit, cut
+from hope_server.engine.threads import use_threads
+from hope_server.engine.units import TokenRun
 from hope_server.errors import HopeError, InternalError, SessionCorrupted
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class Engine:
     Every method runs on one thread. Events go to ``sink`` in order, in batches, at :meth:`flush`.
 
     Args:
-        model: where the slow weights are; its device is the engine's.
+        runner: launches device work; it owns the rows' tensors.
         config: sizes and bounds.
         sink: takes the events; must not block.
         observer: takes the figures.
@@ -37,7 +39,7 @@ class Engine:
 
     def __init__(
         self,
-        model: SessionModel,
+        runner: Runner,
         config: EngineConfig,
         *,
         sink: Sink,
@@ -53,8 +55,9 @@ class Engine:
             prompt_interval=config.prompt_interval,
             clock=clock,
         )
-        self._runner = Runner(model, slots=config.slots, decode_rows=config.decode_rows)
-        self._tally = LevelTally(self._runner.spec)
+        self._runner = runner
+        self._pace = LearningPace()
+        self._tally = LevelTally(runner.spec)
         self._sink, self._observer, self._clock = sink, observer, clock
         self._rows: dict[str, Row] = {}
         self._jobs: dict[str, Job] = {}
@@ -69,19 +72,20 @@ class Engine:
         prompt_tokens = len(self._jobs[plan.prompt].units[0].tokens) if plan.prompt else 0
         for session, output in self._run(plan):
             self._advance(session, output)
+        worked = self._learn(plan, prompt_tokens)
         if plan:
             self._tally.report(self._observer)
             seconds = self._clock() - started
             self._observer.on_step(batch_size=len(plan.decode), prompt_tokens=prompt_tokens, seconds=seconds)
         self.flush()
-        return bool(plan)
+        return bool(plan) or worked
 
     # What the service asks for
 
     def attach(self) -> None:
         """Make the calling thread the engine's thread."""
         if self.config.threads is not None:
-            self._runner.use_threads(self.config.threads)
+            use_threads(self.config.threads)
 
     def open(self, session: str) -> None:
         """Queue for a slot; answered by Granted, or Failed with QueueFull."""
@@ -100,11 +104,11 @@ class Engine:
         else:
             self._runner.load(slot, row)
         self._rows[session] = Row(slot, self._runner.counts(slot), position)
-        self._begin(session, Job.replay(cut(runs, tail=0, block=self._runner.block_size)))
+        self._begin(session, Job.replay(self._runner.cut(runs, position=position)))
 
     def start(self, session: str, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
         """Read ``runs`` and generate; answered by Sampled and Boundary events and Done, or Failed."""
-        units = cut(runs, tail=len(self._rows[session].tail), block=self._runner.block_size)
+        units = self._runner.cut(runs, position=self._rows[session].position)
         self._begin(session, Job.turn(units, generation, durable=durable))
 
     def committed(self, session: str, tokens: int) -> None:
@@ -186,13 +190,9 @@ class Engine:
     def check_integrity(self) -> None:
         """Slots, queues and rows agree, and every row's own counter says what was read."""
         self._scheduler.check_integrity()
-        block = self._runner.block_size
         for session, row in self._rows.items():
             assert self._slots.slot(session) == row.slot, f"{session}: its row is not in its slot"
             assert self._runner.counts(row.slot).position == row.position, f"{session}: the state lost count"
-            assert len(row.tail) == row.position % block, (
-                f"{session}: tail of {len(row.tail)} at {row.position}"
-            )
         for session in self._jobs:
             assert self._scheduler.phase(session) not in (None, Phase.WAITING), (
                 f"{session} works without a slot"
@@ -224,11 +224,28 @@ class Engine:
             else:
                 yield from zip(sessions, outputs, strict=True)
 
+    def _learn(self, plan: BatchPlan, prompt_tokens: int) -> bool:
+        """Slices of begun writes: as many as their deadlines ask for, one at a time without other work."""
+        backlogs = {
+            session: backlog
+            for session, row in self._rows.items()
+            if (backlog := self._runner.backlog(row.slot)) is not None
+        }
+        advanced = dict.fromkeys((*plan.decode, *filter(None, (plan.block,))), 1)
+        if plan.prompt is not None:
+            advanced[plan.prompt] = prompt_tokens
+        chosen = self._pace.choose(backlogs, advanced) if plan else list(backlogs)[:1]
+        for session in chosen:
+            try:
+                self._runner.work(self._rows[session].slot)
+            except Exception as error:
+                self._break((session,), error)
+                self.drop(session)
+        return bool(chosen)
+
     def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
         row, unit = self._rows[sessions[0]], self._jobs[sessions[0]].units[0]
-        if unit.kind == "block":
-            return [self._runner.block(row.slot, (*row.tail, *unit.tokens))]
-        return [self._runner.run(row.slot, unit.tokens)]
+        return [self._runner.run(row.slot, unit)]
 
     def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
         slots = [self._rows[session].slot for session in sessions]
@@ -238,7 +255,7 @@ class Engine:
         """The session has read its first unit: check, count, and queue what follows."""
         row, job = self._rows[session], self._jobs[session]
         unit = job.units.popleft()
-        row.read(unit)
+        row.position += len(unit.tokens)
         if not output.finite:
             self._observer.on_corrupted()
             return self._fail(
@@ -259,8 +276,7 @@ class Engine:
         token = choose(output.logits, generation.params, uniform(generation.seed, row.position))
         finish_reason = generation.accept(token)
         job.sampling_over = finish_reason is not None
-        completes = len(row.tail) + 1 == self._runner.block_size
-        job.units.append(Unit("block" if completes else "step", (token,)))
+        job.units.append(self._runner.step_unit(token, position=row.position))
         self._scheduler.sampled(session)
         self._emit(session, Sampled(token, generation.index - 1, finish_reason))
         self._queue(session)
@@ -273,15 +289,14 @@ class Engine:
         before, row.counts = row.counts, output.counts
         if job.generation is not None:
             self._tally.add(before, output.counts)
-        if output.update_norm is None:
+        if output.boundary is not None and job.durable:
+            self._emit(session, Boundary(output.boundary, self._runner.boundary(row.slot)))
+        if output.update_norm is None or job.generation is None:
             return
-        if job.durable:
-            self._emit(session, Boundary(row.position, self._runner.boundary(row.slot)))
-        if job.generation is not None:
-            for level, norm in output.update_norm.items():
-                self._observer.on_update_norm(level, norm)
-            for level, ratio in self._runner.drift(row.slot).items():
-                self._observer.on_drift(level, ratio)
+        for level, norm in output.update_norm.items():
+            self._observer.on_update_norm(level, norm)
+        for level, ratio in self._runner.drift(row.slot).items():
+            self._observer.on_drift(level, ratio)
 
     def _begin(self, session: str, job: Job) -> None:
         self._jobs[session] = job

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hope_server.engine.request import FinishReason, SamplingParams
@@ -15,20 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Row:
-    """A session's place in the slab: what its state has read and counted, the tokens of the open block."""
+    """A session's place in the slab, and what its state has read and counted."""
 
     slot: int
     counts: "Counts"
     position: int = 0
-    tail: list[int] = field(default_factory=list)
-
-    def read(self, unit: Unit) -> None:
-        """Advance past ``unit``."""
-        self.position += len(unit.tokens)
-        if unit.kind == "block":
-            self.tail.clear()
-        else:
-            self.tail.extend(unit.tokens)
 
 
 @dataclass(slots=True)

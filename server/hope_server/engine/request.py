@@ -118,6 +118,7 @@ class EngineConfig:
     prompt_interval: while other sessions decode, prompt work runs in every n-th step.
     max_prompt_tokens: longest prompt of one turn.
     threads: torch threads of the engine, None leaves torch's choice.
+    learn: False answers as the slow weights do; only for models that can.
     """
 
     slots: int = 16
@@ -127,6 +128,7 @@ class EngineConfig:
     prompt_interval: int = 1
     max_prompt_tokens: int = 1 << 20
     threads: int | None = None
+    learn: bool = True
 
     def __post_init__(self) -> None:
         for name in ("slots", "decode_rows", "max_uncommitted", "prompt_interval", "max_prompt_tokens"):

@@ -1,15 +1,15 @@
-"""The one file that launches device work: block passes, runs and decode groups over session rows."""
+"""What launches device work for sessions in slots: one runner per model family, chosen in one place."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from hope_model.state import COUNTERS, State, StateSpec
-from hope_server.engine.slab import LiveRows, Slab
+from hope_model.attention.model import HopeAttention
+from hope_model.state import State, StateSpec
+from hope_server.engine.request import EngineConfig
+from hope_server.engine.units import TokenRun, Unit
 
 
 class ModelShape(Protocol):
@@ -21,20 +21,13 @@ class ModelShape(Protocol):
     def vocab_size(self) -> int: ...
 
 
-class SessionModel(Protocol):
-    """A model whose sessions learn; shapes as in ``hope_model.hope.Hope``. States go in and come out as
-    values.
-    """
+class ServedModel(Protocol):
+    """What every model family has; how it reads is its runner's business."""
 
     @property
     def config(self) -> ModelShape: ...
     @property
     def state_spec(self) -> StateSpec: ...
-    def initial_state(self, rows: int) -> State: ...
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
-    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
-    def drift(self, state: State) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,125 +43,83 @@ class Counts:
 class Output:
     """What a launch made of one row: ``logits [vocab]`` after its last token, and its counters.
 
-    ``update_norm``: after a block pass, per level, the norm of what the block changed; None after other
-    launches.
+    boundary: position of a boundary whose state is now worth storing. update_norm: per level, the norm of
+    what was written; None when nothing was.
     """
 
     logits: Tensor
     finite: bool
     counts: Counts
+    boundary: int | None = None
     update_norm: dict[str, float] | None = None
 
 
-class Runner:
-    """Two rows a slot: ``boundary`` (the state at the last boundary) and ``live`` (the preview inside the
-    block).
-    """
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Work that a row may do beside decoding: ``slices``, due before it has read ``tokens`` more tokens."""
 
-    def __init__(self, model: SessionModel, *, slots: int, decode_rows: int) -> None:
-        self._model = model
-        self._decode_rows = decode_rows
-        initial = model.initial_state(1)
-        self._device = initial["position"].device
-        self._boundary = Slab(initial, slots)
-        self._live = LiveRows(initial, slots, decode_rows)
-        self.spec = model.state_spec
-        self.block_size = model.config.block
+    slices: int
+    tokens: int
 
-    @staticmethod
-    def use_threads(threads: int) -> None:
-        """Torch threads of the calling thread's operations; bits may depend on the number."""
-        torch.set_num_threads(threads)
 
-    @torch.inference_mode()
+class Runner(Protocol):
+    """Rows by slot. Tokens come as units that :meth:`cut` and :meth:`step_unit` make."""
+
+    @property
+    def spec(self) -> StateSpec: ...
+    def cut(self, runs: Sequence[TokenRun], *, position: int) -> list[Unit]:
+        """The units that take a row from ``position`` through ``runs``."""
+        ...
+
+    def step_unit(self, token: int, *, position: int) -> Unit:
+        """The unit that reads a sampled token at ``position``."""
+        ...
+
     def clear(self, slot: int) -> None:
-        """The slot's rows become the initial state."""
-        self._boundary.clear(slot)
-        self._live.clear(slot)
+        """The slot's row becomes the initial state."""
+        ...
 
-    @torch.inference_mode()
     def load(self, slot: int, row: State) -> None:
-        """The slot's rows become ``row`` (``[1, ...]``), a state at a boundary."""
-        self._boundary.write(slot, row)
-        self._live.write(slot, row)
+        """The slot's row becomes ``row`` (``[1, ...]``), a state at a boundary."""
+        ...
 
-    @torch.inference_mode()
-    def block(self, slot: int, tokens: Sequence[int]) -> Output:
-        """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
-        before = self._boundary.view(slot)
-        logits, state = self._model.block_pass(self._tokens([tokens]), before)
-        norms = self._change(before, state)
-        finite = _finite(logits)[0] and all(map(math.isfinite, norms.values()))
-        output = Output(logits[0], finite, _counts(state)[0], norms)
-        self._boundary.write(slot, state)
-        self._live.write(slot, state)
-        return output
+    def run(self, slot: int, unit: Unit) -> Output:
+        """Read a unit."""
+        ...
 
-    @torch.inference_mode()
-    def run(self, slot: int, tokens: Sequence[int]) -> Output:
-        """One forward over ``tokens`` (``[1, n]``) inside the block."""
-        logits, state = self._model.prefill(self._tokens([tokens]), self._live.row(slot))
-        self._live.write(slot, state)
-        return Output(logits[0], _finite(logits)[0], _counts(state)[0])
-
-    @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
-        """One token for each of ``slots`` (any number, distinct), in groups of one shape; outputs in that
-        order.
-        """
-        order = sorted(range(len(slots)), key=lambda index: slots[index])  # the same groups step after step
-        outputs: dict[int, Output] = {}
-        for start in range(0, len(order), self._decode_rows):
-            members = order[start : start + self._decode_rows]
-            group = self._decode_group(tuple(slots[i] for i in members), [tokens[i] for i in members])
-            outputs.update(zip(members, group, strict=True))
-        return [outputs[index] for index in range(len(slots))]
+        """One token for each of ``slots`` (any number, distinct); outputs in that order."""
+        ...
 
-    @torch.inference_mode()
     def boundary(self, slot: int) -> State:
-        """A host copy of the slot's boundary row, ``[1, ...]``."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._boundary.view(slot).items()}
+        """A host copy of the state at the boundary that the last output named, ``[1, ...]``."""
+        ...
 
-    @torch.inference_mode()
     def live(self, slot: int) -> State:
-        """A host copy of the slot's live row, ``[1, ...]``."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._live.row(slot).items()}
+        """A host copy of the row as it stands, ``[1, ...]``."""
+        ...
 
-    @torch.inference_mode()
-    def counts(self, slot: int) -> Counts:
-        return _counts(self._live.row(slot))[0]
-
-    @torch.inference_mode()
+    def counts(self, slot: int) -> Counts: ...
     def drift(self, slot: int) -> dict[str, float]:
         """Drift ratio of the live row, per learning level."""
-        return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.row(slot)).items()}
+        ...
 
-    def _decode_group(self, slots: tuple[int, ...], tokens: list[int]) -> list[Output]:
-        padded = tokens + [0] * (self._decode_rows - len(tokens))
-        logits, state = self._model.step(self._tokens(padded), self._live.group(slots))
-        self._live.put_group(slots, state)
-        rows = zip(logits, _finite(logits), _counts(state), strict=True)
-        return [Output(*row) for row, _ in zip(rows, slots, strict=False)]
+    def backlog(self, slot: int) -> Backlog | None:
+        """What the row has begun and not computed, None for nothing."""
+        ...
 
-    def _change(self, before: State, after: State) -> dict[str, float]:
-        squares: dict[str, float] = {}
-        for tensor in self.spec.tensors:
-            if tensor.level != COUNTERS and tensor.dtype.is_floating_point:
-                change = float((after[tensor.name] - before[tensor.name]).square().sum())
-                squares[tensor.level] = squares.get(tensor.level, 0.0) + change
-        return {level: math.sqrt(total) for level, total in squares.items()}
-
-    def _tokens(self, tokens: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
-        return torch.tensor(tokens, dtype=torch.int64, device=self._device)
+    def work(self, slot: int) -> None:
+        """Compute one slice of the backlog."""
+        ...
 
 
-def _finite(logits: Tensor) -> list[bool]:
-    finite: list[bool] = logits.isfinite().all(dim=-1).tolist()
-    return finite
+def runner_for(model: ServedModel, config: EngineConfig) -> Runner:
+    """The runner of the model's family."""
+    if isinstance(model, HopeAttention):
+        from hope_server.engine.attention_runner import AttentionRunner
 
+        return AttentionRunner(model, slots=config.slots, learn=config.learn)
+    from hope_server.engine.state_runner import SessionModel, StateRunner
 
-def _counts(state: State) -> list[Counts]:
-    columns = zip(
-        state["position"].tolist(), state["writes"].tolist(), state["refused"].tolist(), strict=True
-    )
-    return [Counts(position, tuple(writes), tuple(refused)) for position, writes, refused in columns]
+    assert isinstance(model, SessionModel)
+    return StateRunner(model, slots=config.slots, decode_rows=config.decode_rows)

@@ -12,7 +12,7 @@ from hope_server.engine.events import Event
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.request import EngineConfig, EngineStats, GenerationRequest, LevelStatus, TokenEvent
-from hope_server.engine.runner import SessionModel
+from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.turn import Turn
@@ -35,7 +35,7 @@ class EngineService:
     """Sessions that learn, for any number of concurrent callers on one event loop.
 
     Args:
-        model: the slow weights, on their device; a ``hope_model.hope.Hope`` in evaluation mode.
+        model: the slow weights, on their device: a ``Hope`` in evaluation mode, or a ``HopeAttention``.
         store: where sessions live; the caller closes it after :meth:`stop`.
         config: sizes and bounds.
         slow_weights_hash: recomputes the hex digest of theta and psi; called on the engine's thread.
@@ -44,7 +44,7 @@ class EngineService:
 
     def __init__(
         self,
-        model: SessionModel,
+        model: ServedModel,
         store: SessionStore,
         config: EngineConfig,
         *,
@@ -66,7 +66,7 @@ class EngineService:
         """Start the engine's thread and hash the slow weights."""
         loop = asyncio.get_running_loop()
         self._engine = Engine(
-            self._model,
+            runner_for(self._model, self._config),
             self._config,
             sink=lambda events: _hand_over(loop, self._desk.deliver, events),
             observer=self._observer,

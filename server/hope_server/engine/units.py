@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from hope_server.sessions.store import Origin
+
 
 class TokenRun(Protocol):
     """Tokens that were, or are to be, read in one piece: a journal record has this shape."""
 
     @property
     def kind(self) -> Literal["run", "step", "reset"]: ...
+    @property
+    def origin(self) -> Origin: ...
     @property
     def tokens(self) -> tuple[int, ...]: ...
 
@@ -24,6 +28,8 @@ class Unit:
 
     kind: Literal["block", "run", "step"]
     tokens: tuple[int, ...]
+    origins: tuple[Origin, ...] = ()
+    """Of each token, where the model asks for it."""
 
 
 def cut(runs: Sequence[TokenRun], *, tail: int, block: int) -> list[Unit]:
@@ -50,4 +56,17 @@ def cut(runs: Sequence[TokenRun], *, tail: int, block: int) -> list[Unit]:
             units += [Unit("step", (token,)) for token in rest]
         elif rest:
             units.append(Unit("run", rest))
+    return units
+
+
+def cut_to_grid(runs: Sequence[TokenRun], *, position: int, grid: int) -> list[Unit]:
+    """Runs of any origin up to the next multiple of ``grid``: for bits that do not depend on the cut."""
+    tokens = [(token, run.origin) for run in runs for token in run.tokens]
+    units: list[Unit] = []
+    start = 0
+    while start < len(tokens):
+        end = start + grid - (position + start) % grid
+        part = tokens[start:end]
+        units.append(Unit("run", tuple(t for t, _ in part), tuple(origin for _, origin in part)))
+        start = end
     return units

@@ -19,8 +19,8 @@ from hope_server.engine.request import (
     SamplingParams,
     TokenEvent,
 )
-from hope_server.engine.runner import SessionModel
 from hope_server.engine.service import EngineService
+from hope_server.engine.state_runner import SessionModel
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import SessionStore
 

@@ -9,6 +9,7 @@ from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sa
 from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
+from hope_server.engine.runner import runner_for
 from hope_server.errors import InternalError, QueueFull, SessionCorrupted
 from hope_server.sessions.store import JournalRecord
 
@@ -20,9 +21,9 @@ class Steps:
 
     def __init__(self, model: Any, **sizes: int) -> None:
         self.events: dict[str, list[Event]] = {}
-        self.engine = Engine(
-            model, EngineConfig(**{"slots": 4, **sizes}), sink=self._collect, observer=NullObserver()
-        )
+        config = EngineConfig(**{"slots": 4, **sizes})
+        self.runner: Any = runner_for(model, config)
+        self.engine = Engine(self.runner, config, sink=self._collect, observer=NullObserver())
 
     def _collect(self, events: list[tuple[str, Event]]) -> None:
         for session, event in events:
@@ -97,7 +98,7 @@ def test_nan_in_one_row_harms_no_other(model: Any, same: Any) -> None:
         steps.start(session, range(9))
         steps.engine.step()
     steps.engine.step()
-    live = steps.engine._runner._live
+    live = steps.runner._live
     live.row(steps.engine._rows["sick"].slot)["memory"][0, 0, 0] = float("nan")
     steps.run()
     failed = steps.events["sick"][-1]
@@ -117,7 +118,7 @@ def test_nan_in_a_boundary_row_is_found_by_the_block_pass(steps: Steps) -> None:
     steps.open("s")
     steps.start("s", range(3), SamplingParams(temperature=0.0, max_tokens=10))
     steps.engine.step()
-    steps.engine._runner._boundary.view(steps.engine._rows["s"].slot)["memory"][0, 0, 0] = float("inf")
+    steps.runner._boundary.view(steps.engine._rows["s"].slot)["memory"][0, 0, 0] = float("inf")
     steps.run()
     assert isinstance(steps.events["s"][-1], Failed)
     assert not any(isinstance(event, Boundary) for event in steps.events["s"])
@@ -146,7 +147,7 @@ def test_a_reused_slot_starts_from_the_initial_state(model: Any, same: Any) -> N
     steps.alone(range(40))
     steps.open("next")
     assert same(steps.engine.live_row("next"), model.initial_state(1))
-    assert same(steps.engine._runner.boundary(0), model.initial_state(1))
+    assert same(steps.runner.boundary(0), model.initial_state(1))
 
 
 def test_release_keeps_a_row_only_at_the_committed_position(steps: Steps) -> None:

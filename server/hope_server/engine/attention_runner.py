@@ -1,0 +1,93 @@
+"""Runs Hope-Attention models: sessions in place by row, learning beside decoding."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hope_model.attention.config import GRID
+from hope_model.attention.model import HopeAttention
+from hope_model.attention.rows import SessionRows
+from hope_model.state import State
+from hope_server.engine.runner import Backlog, Counts, Output
+from hope_server.engine.units import TokenRun, Unit, cut_to_grid
+
+
+class AttentionRunner:
+    """One row a slot. A token's bits depend neither on the cut of its run nor on who shares a launch.
+
+    Args:
+        model: frozen.
+        slots: rows.
+        learn: False writes no memory.
+    """
+
+    def __init__(self, model: HopeAttention, *, slots: int, learn: bool) -> None:
+        self._rows = SessionRows(model, slots, learn=learn, on_boundary=self._keep_boundary)
+        self._boundaries: dict[int, tuple[int, State]] = {}
+        self._new_boundary: set[int] = set()
+        self.spec = model.state_spec
+
+    def cut(self, runs: Sequence[TokenRun], *, position: int) -> list[Unit]:
+        """Runs up to the next position at which something may change."""
+        return cut_to_grid(runs, position=position, grid=GRID)
+
+    def step_unit(self, token: int, *, position: int) -> Unit:
+        """One step; boundaries take no token of their own."""
+        return Unit("step", (token,), ("model",))
+
+    def clear(self, slot: int) -> None:
+        """The slot's row becomes the initial state."""
+        self._rows.clear(slot)
+
+    def load(self, slot: int, row: State) -> None:
+        """The slot's row becomes ``row``; its window is encoded."""
+        self._rows.load(slot, row)
+
+    def run(self, slot: int, unit: Unit) -> Output:
+        """Read a run of tokens, or one step."""
+        logits = self._rows.read(slot, unit.tokens, unit.origins)
+        return self._output(slot, logits)
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
+        """One token for each of ``slots`` in one launch."""
+        order = sorted(range(len(slots)), key=slots.__getitem__)
+        logits = self._rows.decode([slots[i] for i in order], [tokens[i] for i in order])
+        outputs = {i: self._output(slots[i], row) for i, row in zip(order, logits, strict=True)}
+        return [outputs[i] for i in range(len(slots))]
+
+    def boundary(self, slot: int) -> State:
+        """The state at the boundary that the last output named."""
+        return self._boundaries[slot][1]
+
+    def live(self, slot: int) -> State:
+        """A copy of the row as it stands."""
+        return self._rows.state(slot)
+
+    def counts(self, slot: int) -> Counts:
+        return Counts(self._rows.position(slot), *self._rows.counts(slot))
+
+    def drift(self, slot: int) -> dict[str, float]:
+        """Norm of what was learned over the norm of the weights it changes, per level."""
+        return self._rows.drift(slot)
+
+    def backlog(self, slot: int) -> Backlog | None:
+        """Slices of a begun write or encoding."""
+        slices = self._rows.slices(slot)
+        return Backlog(slices, self._rows.deadline(slot)) if slices else None
+
+    def work(self, slot: int) -> None:
+        """One slice."""
+        self._rows.work(slot)
+
+    def _output(self, slot: int, logits: Tensor) -> Output:
+        boundary = None
+        if slot in self._new_boundary:
+            self._new_boundary.remove(slot)
+            boundary = self._boundaries[slot][0]
+        finite = bool(torch.isfinite(logits).all())
+        return Output(logits, finite, self.counts(slot), boundary, self._rows.take_update_norms(slot))
+
+    def _keep_boundary(self, slot: int, position: int, state: State) -> None:
+        self._boundaries[slot] = (position, state)
+        self._new_boundary.add(slot)

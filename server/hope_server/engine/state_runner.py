@@ -1,0 +1,170 @@
+"""Runs models whose state is a value: block passes, runs and decode groups over session rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hope_model.state import COUNTERS, State, StateSpec
+from hope_server.engine.runner import Counts, ModelShape, Output
+from hope_server.engine.slab import LiveRows, Slab
+from hope_server.engine.units import TokenRun, Unit, cut
+
+
+@runtime_checkable
+class SessionModel(Protocol):
+    """A model whose sessions learn; shapes as in ``hope_model.hope.Hope``. States go in and come out as
+    values.
+    """
+
+    @property
+    def config(self) -> ModelShape: ...
+    @property
+    def state_spec(self) -> StateSpec: ...
+    def initial_state(self, rows: int) -> State: ...
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def drift(self, state: State) -> dict[str, Tensor]: ...
+
+
+class StateRunner:
+    """Two rows a slot, ``boundary`` (the state at the last one) and ``live`` (the preview inside the block),
+    and the tokens of the open block.
+    """
+
+    def __init__(self, model: SessionModel, *, slots: int, decode_rows: int) -> None:
+        self._model = model
+        self._decode_rows = decode_rows
+        initial = model.initial_state(1)
+        self._device = initial["position"].device
+        self._boundary = Slab(initial, slots)
+        self._live = LiveRows(initial, slots, decode_rows)
+        self._tails: list[list[int]] = [[] for _ in range(slots)]
+        self.spec = model.state_spec
+        self.block_size = model.config.block
+
+    def cut(self, runs: Sequence[TokenRun], *, position: int) -> list[Unit]:
+        """Whole blocks, then runs and steps inside the open one."""
+        return cut(runs, tail=position % self.block_size, block=self.block_size)
+
+    def step_unit(self, token: int, *, position: int) -> Unit:
+        """A step, or the token that completes the block."""
+        return Unit("block" if (position + 1) % self.block_size == 0 else "step", (token,))
+
+    def run(self, slot: int, unit: Unit) -> Output:
+        """Read a unit: a block pass over the open block and the unit's tokens, or a run inside the block."""
+        tail = self._tails[slot]
+        if unit.kind == "block":
+            output = self.block(slot, (*tail, *unit.tokens))
+            tail.clear()
+            return output
+        output = self.read(slot, unit.tokens)
+        tail.extend(unit.tokens)
+        return output
+
+    def backlog(self, _slot: int) -> None:
+        """Nothing is ever left for later."""
+
+    def work(self, _slot: int) -> None:
+        """Never has anything to do."""
+
+    @torch.inference_mode()
+    def clear(self, slot: int) -> None:
+        """The slot's rows become the initial state."""
+        self._boundary.clear(slot)
+        self._live.clear(slot)
+        self._tails[slot].clear()
+
+    @torch.inference_mode()
+    def load(self, slot: int, row: State) -> None:
+        """The slot's rows become ``row`` (``[1, ...]``), a state at a boundary."""
+        self._boundary.write(slot, row)
+        self._live.write(slot, row)
+        self._tails[slot].clear()
+
+    @torch.inference_mode()
+    def block(self, slot: int, tokens: Sequence[int]) -> Output:
+        """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
+        before = self._boundary.view(slot)
+        logits, state = self._model.block_pass(self._tokens([tokens]), before)
+        norms = self._change(before, state)
+        finite = _finite(logits)[0] and all(map(math.isfinite, norms.values()))
+        counts = _counts(state)[0]
+        output = Output(logits[0], finite, counts, counts.position, norms)
+        self._boundary.write(slot, state)
+        self._live.write(slot, state)
+        return output
+
+    @torch.inference_mode()
+    def read(self, slot: int, tokens: Sequence[int]) -> Output:
+        """One forward over ``tokens`` (``[1, n]``) inside the block."""
+        logits, state = self._model.prefill(self._tokens([tokens]), self._live.row(slot))
+        self._live.write(slot, state)
+        return Output(logits[0], _finite(logits)[0], _counts(state)[0])
+
+    @torch.inference_mode()
+    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
+        """One token for each of ``slots`` (any number, distinct), in groups of one shape; outputs in that
+        order.
+        """
+        order = sorted(range(len(slots)), key=lambda index: slots[index])  # the same groups step after step
+        outputs: dict[int, Output] = {}
+        for start in range(0, len(order), self._decode_rows):
+            members = order[start : start + self._decode_rows]
+            group = self._decode_group(tuple(slots[i] for i in members), [tokens[i] for i in members])
+            outputs.update(zip(members, group, strict=True))
+            for i in members:
+                self._tails[slots[i]].append(tokens[i])
+        return [outputs[index] for index in range(len(slots))]
+
+    @torch.inference_mode()
+    def boundary(self, slot: int) -> State:
+        """A host copy of the slot's boundary row, ``[1, ...]``."""
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self._boundary.view(slot).items()}
+
+    @torch.inference_mode()
+    def live(self, slot: int) -> State:
+        """A host copy of the slot's live row, ``[1, ...]``."""
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self._live.row(slot).items()}
+
+    @torch.inference_mode()
+    def counts(self, slot: int) -> Counts:
+        return _counts(self._live.row(slot))[0]
+
+    @torch.inference_mode()
+    def drift(self, slot: int) -> dict[str, float]:
+        """Drift ratio of the live row, per learning level."""
+        return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.row(slot)).items()}
+
+    def _decode_group(self, slots: tuple[int, ...], tokens: list[int]) -> list[Output]:
+        padded = tokens + [0] * (self._decode_rows - len(tokens))
+        logits, state = self._model.step(self._tokens(padded), self._live.group(slots))
+        self._live.put_group(slots, state)
+        rows = zip(logits, _finite(logits), _counts(state), strict=True)
+        return [Output(*row) for row, _ in zip(rows, slots, strict=False)]
+
+    def _change(self, before: State, after: State) -> dict[str, float]:
+        squares: dict[str, float] = {}
+        for tensor in self.spec.tensors:
+            if tensor.level != COUNTERS and tensor.dtype.is_floating_point:
+                change = float((after[tensor.name] - before[tensor.name]).square().sum())
+                squares[tensor.level] = squares.get(tensor.level, 0.0) + change
+        return {level: math.sqrt(total) for level, total in squares.items()}
+
+    def _tokens(self, tokens: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
+        return torch.tensor(tokens, dtype=torch.int64, device=self._device)
+
+
+def _finite(logits: Tensor) -> list[bool]:
+    finite: list[bool] = logits.isfinite().all(dim=-1).tolist()
+    return finite
+
+
+def _counts(state: State) -> list[Counts]:
+    columns = zip(
+        state["position"].tolist(), state["writes"].tolist(), state["refused"].tolist(), strict=True
+    )
+    return [Counts(position, tuple(writes), tuple(refused)) for position, writes, refused in columns]

@@ -1,0 +1,114 @@
+"""The model that is served: found or converted, loaded by its family, with its way of writing chats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hope_model.attention.checkpoint import (
+    FAMILY,
+    AttentionCheckpoint,
+    attention_weights_sha256,
+    load_attention_checkpoint,
+)
+from hope_model.checkpoint import SHIPPED, family_of, load_checkpoint, resolve, slow_weights_sha256
+from hope_model.convert.convert import ensure_model
+from hope_model.convert.package import known_models
+from hope_model.convert.progress import console_progress
+from hope_model.errors import CheckpointError, HopeModelError
+from hope_server.chat import ChatFormat, JinjaFormat, Message, NativeFormat, TextTokenizer, learn
+from hope_server.config import flag, variable
+from hope_server.engine.runner import ServedModel
+from hope_server.errors import StartupError
+
+if TYPE_CHECKING:
+    from hope_model.convert.source import TurnTokens
+    from hope_model.pretrained_tokenizer import PretrainedTokenizer
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server needs of its model. digest: recomputes the hash of all that is frozen."""
+
+    name: str
+    model: ServedModel
+    tokenizer: TextTokenizer
+    chat_format: ChatFormat
+    digest: Callable[[], str]
+
+
+def load_served(name: str, *, learning: bool) -> Served:
+    """Load a shipped or known model, or a checkpoint folder; a known one is converted on first use.
+
+    Raises:
+        StartupError: no such model, it cannot be fetched or read, or it cannot do without learning.
+    """
+    try:
+        folder = _folder(name)
+        if family_of(folder) == FAMILY:
+            return _attention(load_attention_checkpoint(folder), learning=learning)
+        return _hope(folder, learning=learning)
+    except HopeModelError as error:
+        raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
+
+
+def ask_in_template(
+    template: str, tokenizer: PretrainedTokenizer, tokens: TurnTokens
+) -> Callable[[str], list[int]]:
+    """A question as the ids of a chat up to the opened answer; what the calibration asks with."""
+    chat = _jinja(template, tokenizer, add_bos=tokens.add_bos)
+
+    def ask(question: str) -> list[int]:
+        parts = chat.render([Message("user", question)], after=None)
+        return [token for part in parts for token in part.tokens]
+
+    return ask
+
+
+def _folder(name: str) -> Path:
+    if name in known_models():
+        with console_progress() as progress:
+            return ensure_model(name, progress, chat=ask_in_template)
+    try:
+        return resolve(name)
+    except CheckpointError as error:
+        known = ", ".join((*known_models(), *SHIPPED))
+        raise CheckpointError(f"expected a checkpoint folder or one of {known}, found {name!r}") from error
+
+
+def _attention(checkpoint: AttentionCheckpoint, *, learning: bool) -> Served:
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    if checkpoint.chat_template is None:
+        raise CheckpointError(f"{model.config.name}: has no chat template, so it cannot be talked to")
+    return Served(
+        model.config.name,
+        model,
+        tokenizer,
+        _jinja(checkpoint.chat_template, tokenizer, add_bos=checkpoint.add_bos),
+        lambda: attention_weights_sha256(model, learn=learning),
+    )
+
+
+def _hope(folder: Path, *, learning: bool) -> Served:
+    model, tokenizer = load_checkpoint(folder)
+    if not learning:
+        raise StartupError(
+            f"{flag('learn')} ({variable('learn')}): {model.config.name} reads with its memories, it cannot "
+            "do without writing them",
+            param="learn",
+        )
+    return Served(
+        model.config.name, model, tokenizer, NativeFormat(tokenizer), lambda: slow_weights_sha256(model)
+    )
+
+
+def _jinja(template: str, tokenizer: PretrainedTokenizer, *, add_bos: bool) -> JinjaFormat:
+    first_eos = min(tokenizer.eos_ids, default=None)
+    learned = learn(
+        template,
+        bos_token=None if tokenizer.bos_id is None else tokenizer.added_text(tokenizer.bos_id),
+        eos_token=None if first_eos is None else tokenizer.added_text(first_eos),
+    )
+    return JinjaFormat(learned, tokenizer, add_bos=add_bos)
