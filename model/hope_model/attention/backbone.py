@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention.config import BackboneConfig
 
+REFINED = 64
+"""Likeliest tokens whose logits are computed in fp32."""
 Adapter = Callable[[str, Tensor], Tensor | None]
 """``(projection, its input [B, T, in]) -> what a session's memory adds to its output``, None for nothing."""
 Attend = Callable[[int, Tensor, Tensor], Tensor]
@@ -44,7 +46,7 @@ class Backbone:
     ) -> None:
         self.config = config
         self.embedding = weights["model.embed_tokens.weight"]
-        self.norm = weights["model.norm.weight"]
+        self.norm = weights["model.norm.weight"].float()
         head = self.embedding if config.tied_head else weights["lm_head.weight"]
         self.head = PackedLinear(head)
         self.head_rows = head
@@ -77,11 +79,11 @@ class Backbone:
                     yield f"{index}.{field.name}", part
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """``[B, T]`` int64 -> ``[B, T, D]``."""
-        return F.embedding(tokens, self.embedding)
+        """``[B, T]`` int64 -> the residual stream ``[B, T, D]``, fp32."""
+        return F.embedding(tokens, self.embedding).float()
 
     def layer(self, index: int, x: Tensor, attend: Attend, adapt: Adapter | None) -> Tensor:
-        """One block: ``x [B, T, D]`` -> ``[B, T, D]``."""
+        """One block of the residual stream ``x [B, T, D]``; products are in the weights' type."""
         layer, config = self.layers[index], self.config
         h = self._normed(x, layer.input_norm)
         heads = layer.qkv(h).view(*x.shape[:2], config.heads + 2 * config.kv_heads, config.head_width)
@@ -93,11 +95,21 @@ class Backbone:
         return x + self._mlp(layer, self._normed(x, layer.mlp_norm), adapt)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Norm and head: ``[..., D]`` -> ``[..., vocab]``."""
-        return self.head(self._normed(x, self.norm))
+        """Norm and head: ``[..., D]`` -> ``[..., vocab]``, fp32.
+
+        A bf16 head rounds its results to 3 digits, which makes ties of likely tokens: the likeliest ones are
+        computed again in fp32.
+        """
+        exact = self._exactly_normed(x, self.norm)
+        logits = self.head(exact.to(self.dtype)).float()
+        if self.dtype is torch.float32:
+            return logits
+        likely = logits.topk(min(REFINED, logits.shape[-1]), dim=-1).indices
+        refined = (F.embedding(likely, self.head_rows).float() * exact[..., None, :]).sum(-1)
+        return logits.scatter(-1, likely, refined)
 
     def final(self, x: Tensor) -> Tensor:
-        """The last norm alone, what the head's rows are multiplied with."""
+        """The last norm alone, what the head's rows are multiplied with; in the weights' type."""
         return self._normed(x, self.norm)
 
     def _mlp(self, layer: Layer, h: Tensor, adapt: Adapter | None) -> Tensor:
@@ -109,7 +121,10 @@ class Backbone:
         return _plus(layer.down(inner), adapt("down_proj", inner))
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.norm_epsilon)
+        return self._exactly_normed(x, weight).to(self.dtype)
+
+    def _exactly_normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), weight.shape, weight, self.config.norm_epsilon)
 
 
 def _plus(x: Tensor, more: Tensor | None) -> Tensor:
@@ -126,12 +141,12 @@ def _layer(config: BackboneConfig, weights: Mapping[str, Tensor], index: int, *,
         return PackedLinear(weight, biases, backward=backward)
 
     return Layer(
-        input_norm=weights[f"{prefix}input_layernorm.weight"],
+        input_norm=weights[f"{prefix}input_layernorm.weight"].float(),
         qkv=side_by_side("self_attn", ("q_proj", "k_proj", "v_proj"), bias=config.qkv_bias),
-        query_norm=weights[f"{prefix}self_attn.q_norm.weight"] if config.qk_norm else None,
-        key_norm=weights[f"{prefix}self_attn.k_norm.weight"] if config.qk_norm else None,
+        query_norm=weights[f"{prefix}self_attn.q_norm.weight"].float() if config.qk_norm else None,
+        key_norm=weights[f"{prefix}self_attn.k_norm.weight"].float() if config.qk_norm else None,
         output=side_by_side("self_attn", ("o_proj",), bias=config.output_bias),
-        mlp_norm=weights[f"{prefix}post_attention_layernorm.weight"],
+        mlp_norm=weights[f"{prefix}post_attention_layernorm.weight"].float(),
         gate_up=side_by_side("mlp", ("gate_proj", "up_proj"), bias=config.mlp_bias),
         down=side_by_side("mlp", ("down_proj",), bias=config.mlp_bias),
     )

@@ -24,7 +24,8 @@ class Row:
 class WindowCache:
     """``rows`` rings side by side, in place by row index.
 
-    keys, values: per layer ``[rows, G, R, K]``. hidden: ``[rows, R, D]``, inputs of the first adapted layer.
+    keys, values: per layer ``[rows, G, R, K]``. hidden: ``[rows, R, D]`` fp32, inputs of the first
+    adapted layer.
     ``R = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token sees.
     """
 
@@ -37,7 +38,7 @@ class WindowCache:
         shape = (rows, backbone.kv_heads, self.capacity, backbone.head_width)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
-        self.hidden = torch.zeros(rows, self.capacity, backbone.width, dtype=dtype, device=device)
+        self.hidden = torch.zeros(rows, self.capacity, backbone.width, device=device)
         self.rows = [Row() for _ in range(rows)]
 
     def clear(self, row: int) -> None:

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_model.attention.config import GRID, BackboneConfig, HopeAttentionConfig, MemoryConfig, MemoryLevel
-from hope_model.attention.memory import Site, geometry_names, geometry_shapes, sites_of
+from hope_model.attention.memory import (
+    CANARY_START,
+    CANARY_TOKENS,
+    TEXTS,
+    TOKENS,
+    Site,
+    geometry_names,
+    memory_shapes,
+    sites_of,
+)
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.prompts import OPENINGS, QUESTIONS
 
@@ -72,7 +81,7 @@ def calibrate(
     for start in range(0, len(texts), BATCH):
         moments.add(model, texts[start : start + BATCH], generator)
         progress(0.7 + 0.3 * (start + BATCH) / len(texts))
-    return asdict(memory), moments.geometry()
+    return asdict(memory), {**moments.geometry(), **_canary_texts(texts, prompts)}
 
 
 @torch.inference_mode()
@@ -88,7 +97,7 @@ def _write_on(
         last.append(x[:, -1:])
     texts, x = [list(prompt) for prompt in prompts], torch.cat(last)
     for _ in range(ANSWER_TOKENS):
-        chances = (model.backbone.logits(x[:, -1]).float() / TEMPERATURE).softmax(-1)
+        chances = (model.backbone.logits(x[:, -1]) / TEMPERATURE).softmax(-1)
         tokens = torch.multinomial(chances, 1, generator=generator)
         for text, token in zip(texts, tokens[:, 0].tolist(), strict=True):
             text.append(token)
@@ -115,7 +124,7 @@ class _Moments:
         inputs: dict[str, Tensor] = {}
         probes: dict[str, Tensor] = {}
         x = model.hidden(tokens, adapters=lambda layer: _probe(self._sites, layer, inputs, probes))
-        logits = model.backbone.logits(x.detach()).float()[real]
+        logits = model.backbone.logits(x.detach())[real]
         sampled = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
         x = model.backbone.final(x)[real]
         # The head keeps no transpose: its gradient is made here.
@@ -171,9 +180,23 @@ def _probe(
     return adapt
 
 
+def _canary_texts(texts: Sequence[list[int]], prompts: Sequence[list[int]]) -> dict[str, Tensor]:
+    """Some of the answers, spread over the questions, judged from the token that opens them."""
+    tokens = torch.full((TEXTS, TOKENS), -1, dtype=torch.int32)
+    start = torch.zeros(TEXTS, dtype=torch.int32)
+    first = len(OPENINGS)
+    chosen = [first + number * (len(texts) - first) // TEXTS for number in range(TEXTS)]
+    for row, number in enumerate(chosen):
+        text = texts[number][:TOKENS]
+        tokens[row, : len(text)] = torch.tensor(text, dtype=torch.int32)
+        start[row] = max(0, min(len(prompts[number]), len(text)) - 1)
+    return {CANARY_TOKENS: tokens, CANARY_START: start}
+
+
 def _blank(config: HopeAttentionConfig) -> dict[str, Tensor]:
     """Constants of the right shapes for a model that has none yet."""
-    return {
+    return {CANARY_TOKENS: -torch.ones(TEXTS, TOKENS), CANARY_START: torch.zeros(TEXTS)} | {
         name: torch.eye(*shape) if len(shape) == 2 else torch.zeros(shape)
-        for name, shape in geometry_shapes(config).items()
+        for name, shape in memory_shapes(config).items()
+        if not name.startswith("memory.canary")
     }

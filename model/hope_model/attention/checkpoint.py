@@ -11,7 +11,7 @@ import torch
 
 from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
-from hope_model.attention.memory import geometry_shapes
+from hope_model.attention.memory import memory_shapes
 from hope_model.attention.model import HopeAttention
 from hope_model.checkpoint import FORMAT, read_config_file, read_weights
 from hope_model.errors import CheckpointError, ConfigError, TokenizerError
@@ -53,7 +53,7 @@ def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfl
         raise CheckpointError(f"{directory}: {error}") from error
     expected = {
         name: torch.Size(shape)
-        for name, shape in {**tensor_shapes(config.backbone), **geometry_shapes(config)}.items()
+        for name, shape in {**tensor_shapes(config.backbone), **memory_shapes(config)}.items()
     }
     weights = read_weights(directory / "model.safetensors", expected)
     for name, tensor in weights.items():

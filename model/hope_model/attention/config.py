@@ -1,6 +1,7 @@
 """Configuration of a Hope-Attention model: the pre-trained block, the window and the memory levels."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar
@@ -139,7 +140,7 @@ class MemoryConfig:
     in sight. block: distance of boundaries, at which the window is encoded anew. delay: a write that starts
     at a position is active this many tokens later, whenever it was computed. teaches: origins of the tokens
     that are learned. rows: taught tokens in one slice of a write. shortlist: next tokens for each taught one
-    that a write weighs against each other.
+    that a write weighs against each other. canary: weight of staying with theta on the canary texts.
     """
 
     levels: tuple[MemoryLevel, ...]
@@ -150,6 +151,7 @@ class MemoryConfig:
     teaches: tuple[str, ...] = ("system", "user", "tool")
     rows: int = 64
     shortlist: int = 64
+    canary: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("window", "block", "delay"):
@@ -159,6 +161,7 @@ class MemoryConfig:
                 raise ConfigError(f"{name}: expected a multiple of {GRID}, found {value}")
         for name in ("rows", "shortlist"):
             _require_size(name, getattr(self, name))
+        _require_positive("canary", self.canary)
         if type(self.prefix) is not int or not 0 <= self.prefix <= MAX_SIZE:
             raise ConfigError(f"prefix: expected a number of tokens, found {self.prefix!r}")
         if unknown := set(self.teaches) - set(ORIGINS):
@@ -175,8 +178,11 @@ class MemoryConfig:
                     f"{level.name}: period {level.period} is not a multiple of {GRID}, "
                     f"or neither divides block {self.block} nor is a multiple of it"
                 )
-        if self.delay > min(level.period for level in self.levels):
-            raise ConfigError(f"delay: expected at most the shortest period, found {self.delay}")
+        apart = math.gcd(*(level.period for level in self.levels))
+        if self.delay > apart:
+            raise ConfigError(
+                f"delay: expected at most {apart}, the least between writes, found {self.delay}"
+            )
         if self.reach + self.delay > self.window:
             raise ConfigError(
                 f"window: {self.window} tokens leave it before the write that learns them is active "
@@ -282,5 +288,5 @@ def _require_size(name: str, value: Any) -> None:
 
 
 def _require_positive(name: str, value: Any) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
         raise ConfigError(f"{name}: expected a positive number, found {value!r}")

@@ -11,6 +11,8 @@ from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, Mem
 from hope_model.write_rules import WRITE_RULES
 from hope_model.write_rules.base import WriteRule
 
+TEXTS, TOKENS = 8, 128
+"""Canary texts of a checkpoint, and the longest one."""
 DAMPING = 0.1
 """Added to a Fisher factor's diagonal before it is inverted, in units of its mean."""
 
@@ -118,9 +120,15 @@ def geometry_names(site: Site) -> tuple[str, str, str]:
     return f"{stem}.subspace", f"{stem}.input_moment", f"{stem}.output_moment"
 
 
-def geometry_shapes(config: HopeAttentionConfig) -> dict[str, tuple[int, ...]]:
+CANARY_TOKENS = "memory.canary.tokens"
+"""``[TEXTS, TOKENS]`` token ids, -1 after a text's end."""
+CANARY_START = "memory.canary.start"
+"""``[TEXTS]`` first judged positions."""
+
+
+def memory_shapes(config: HopeAttentionConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the constants that a checkpoint of ``config`` holds."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {CANARY_TOKENS: (TEXTS, TOKENS), CANARY_START: (TEXTS,)}
     for site in sites_of(config):
         rank, out = site.shape
         width = input_width(config.backbone, site.projection)

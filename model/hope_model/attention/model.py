@@ -8,8 +8,18 @@ from torch import Tensor
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
 from hope_model.attention.cache import WindowCache
+from hope_model.attention.canary import Canary
 from hope_model.attention.config import HopeAttentionConfig
-from hope_model.attention.memory import Deltas, Geometry, Memory, Site, geometry_names, sites_of
+from hope_model.attention.memory import (
+    CANARY_START,
+    CANARY_TOKENS,
+    Deltas,
+    Geometry,
+    Memory,
+    Site,
+    geometry_names,
+    sites_of,
+)
 from hope_model.attention.rotary import Rotary, Turn, rotate
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 
@@ -47,6 +57,7 @@ class HopeAttention:
             config.backbone, memory.prefix + memory.window + 2 * memory.block, self.backbone.device
         )
         self.state_spec = _spec(config)
+        self.canaries = _canaries(self, weights)
         self.weight_norms = {
             level.name: float(
                 torch.stack(
@@ -230,6 +241,16 @@ class HopeAttention:
 
 def _no_adapter(_layer: int) -> None:
     return None
+
+
+def _canaries(model: HopeAttention, weights: Mapping[str, Tensor]) -> list[Canary]:
+    rows, starts = weights[CANARY_TOKENS].tolist(), weights[CANARY_START].tolist()
+    texts = [[int(token) for token in row if token >= 0] for row in rows]
+    return [
+        Canary.of(model, text, int(start))
+        for text, start in zip(texts, starts, strict=True)
+        if start < len(text)
+    ]
 
 
 def _geometry(site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Geometry:

@@ -130,7 +130,7 @@ class SessionRows:
         x = self.model.read(self._cache, rows, ids, self._deltas(rows))
         for row, token in zip(rows, tokens, strict=True):
             self._advance(row, [token], [origin])
-        return self.model.backbone.logits(x[:, 0]).float()
+        return self.model.backbone.logits(x[:, 0])
 
     def slices(self, row: int) -> int:
         """Slices of work that could be computed for the row now."""
@@ -227,9 +227,12 @@ class SessionRows:
 
     def _pass_grid(self, row: int) -> None:
         session, memory = self._sessions[row], self.model.config.memory
+        encoded = session.encoding is not None and session.encoding.active_at == session.position
+        if encoded:
+            self._finish_encoding(row)  # the write that is due now may only begin here
         if session.write is not None and session.write_at == session.position:
             self._apply_write(row)
-        if session.encoding is not None and session.encoding.active_at == session.position:
+        if encoded:
             self._apply_encoding(row)
         if session.position % memory.block == 0:
             session.boundary = self.state(row)
@@ -281,13 +284,17 @@ class SessionRows:
         session.learned = self._learned(row)
         self._refresh(row)
 
-    def _apply_encoding(self, row: int) -> None:
-        session = self._sessions[row]
-        encoding, session.encoding = session.encoding, None
+    def _finish_encoding(self, row: int) -> None:
+        encoding = self._sessions[row].encoding
         assert encoding is not None
         while encoding.slices:
             encoding.step()
             self._learn_from(row, encoding)
+
+    def _apply_encoding(self, row: int) -> None:
+        session = self._sessions[row]
+        encoding, session.encoding = session.encoding, None
+        assert encoding is not None
         self._cache.copy(row, encoding.cache, 0)
         boundary, session.boundary = session.boundary, None
         if boundary is not None:

@@ -118,6 +118,9 @@ class Write:
             self._shortlists[part] = shortlist
         weights = lesson.weights[:, where] / lesson.weights.sum(1, keepdim=True).clamp_min(LEAST_TOKENS)
         loss = (shortlist.losses(x) * weights).sum()
+        if part == 0 and (canaries := self._model.canaries):
+            canary = canaries[self._done // len(self._parts) % len(canaries)]
+            loss = loss + self._model.config.memory.canary * canary.divergence(self._model, deltas).sum()
         for name, gradient in zip(masters, torch.autograd.grad(loss, list(masters.values())), strict=True):
             self._gradients[name] += gradient
 

@@ -1,0 +1,165 @@
+"""Decode speed of a Hope-Attention model beside transformers' generate at the same sizes, in the same run.
+
+    python tests/bench/attention_speed.py [--model smollm2-135m] [--sessions 1 4 16] [--turns 4] [--repeats 3]
+
+Chat turns of 60 user and 120 generated tokens, greedy. Ours goes through the engine, step by step as it is
+served, commits answered at once; learning on and off. Transformers generates 120 tokens after a prompt of
+60, without any history. Medians of the repeats, taken in turn; ratios are what holds between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import resource
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from hope_model.attention.checkpoint import AttentionCheckpoint, load_attention_checkpoint
+from hope_model.attention.model import HopeAttention
+from hope_model.checkpoint import resolve
+from hope_model.convert.convert import ensure_model
+from hope_model.convert.package import known_models
+from hope_server.engine.engine import Engine
+from hope_server.engine.events import Done, Event, Sampled
+from hope_server.engine.jobs import Generation
+from hope_server.engine.observer import NullObserver
+from hope_server.engine.request import EngineConfig, SamplingParams
+from hope_server.engine.runner import runner_for
+from hope_server.sessions.store import JournalRecord
+
+USER_TOKENS, ANSWER_TOKENS = 60, 120
+
+
+@dataclass(frozen=True)
+class Run:
+    """tokens_per_s: generated tokens of all sessions. gap_ratio: longest inter-token gap over the median one.
+    learning_share: of the wall time, spent on writes and encodings.
+    """
+
+    tokens_per_s: float
+    gap_ratio: float = 0.0
+    learning_share: float = 0.0
+
+
+def ours(model: HopeAttention, sessions: int, turns: int, *, learn: bool, seed: int) -> Run:
+    """Every session chats ``turns`` turns at once with the others."""
+    config = EngineConfig(slots=max(sessions, 2), learn=learn)
+    runner = runner_for(model, config)
+    spent = [0.0]
+    work = runner.work
+
+    def timed(slot: int) -> None:
+        started = time.perf_counter()
+        work(slot)
+        spent[0] += time.perf_counter() - started
+
+    runner.work = timed  # type: ignore[method-assign]
+    seen: dict[str, list[float]] = {}
+    done: set[str] = set()
+
+    def sink(events: list[tuple[str, Event]]) -> None:
+        for session, event in events:
+            if isinstance(event, Sampled):
+                seen.setdefault(session, []).append(time.perf_counter())
+                engine.committed(session, 1)
+            elif isinstance(event, Done):
+                done.add(session)
+
+    engine = Engine(runner, config, sink=sink, observer=NullObserver())
+    engine.attach()
+    generator = torch.Generator().manual_seed(seed)
+    names = [f"s{number}" for number in range(sessions)]
+    for name in names:
+        engine.open(name)
+    engine.step()
+    gaps: list[float] = []
+    started = time.perf_counter()
+    for _ in range(turns):
+        done.clear()
+        for name in names:
+            tokens = torch.randint(1000, model.config.vocab_size, (USER_TOKENS,), generator=generator)
+            sampling = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
+            record = JournalRecord(1, "run", "user", tuple(tokens.tolist()))
+            engine.start(name, [record], Generation(sampling, seed), durable=True)
+        while len(done) < sessions:
+            engine.step()
+        for times in seen.values():
+            gaps += [late - early for early, late in itertools.pairwise(times)]
+        seen.clear()
+    seconds = time.perf_counter() - started
+    return Run(
+        sessions * turns * ANSWER_TOKENS / seconds, max(gaps) / statistics.median(gaps), spent[0] / seconds
+    )
+
+
+def theirs(checkpoint: AttentionCheckpoint, sessions: int, turns: int) -> Run:
+    """transformers' generate on a model of the same sizes in bf16; what its weights say costs nothing."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = checkpoint.model.config.backbone
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        intermediate_size=shape.mlp_width,
+        tie_word_embeddings=shape.tied_head,
+    )
+    model = LlamaForCausalLM(config)
+    model.to(dtype=torch.bfloat16).eval()  # type: ignore[call-arg]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for _ in range(turns):
+            ids = torch.randint(1000, shape.vocab_size, (sessions, USER_TOKENS))
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=ANSWER_TOKENS,
+                min_new_tokens=ANSWER_TOKENS,
+                do_sample=False,
+                pad_token_id=0,
+            )
+    return Run(sessions * turns * ANSWER_TOKENS / (time.perf_counter() - started))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    folder = ensure_model(args.model) if args.model in known_models() else resolve(args.model)
+    checkpoint = load_attention_checkpoint(folder)
+    print(
+        "| sessions | transformers tokens/s | learning off | learning on | longest gap / median | learning |"
+    )
+    print("|---|---|---|---|---|---|")
+    for sessions in args.sessions:
+        reference, off, on = [], [], []
+        for repeat in range(args.repeats):
+            reference.append(theirs(checkpoint, sessions, args.turns).tokens_per_s)
+            off.append(ours(checkpoint.model, sessions, args.turns, learn=False, seed=repeat))
+            on.append(ours(checkpoint.model, sessions, args.turns, learn=True, seed=repeat))
+        base = statistics.median(reference)
+        without = statistics.median(run.tokens_per_s for run in off)
+        learning = statistics.median(run.tokens_per_s for run in on)
+        print(
+            f"| {sessions} | {base:.1f} | {without:.1f} ({without / base:.2f}) "
+            f"| {learning:.1f} ({learning / base:.2f}) "
+            f"| {statistics.median(run.gap_ratio for run in on):.1f} "
+            f"| {statistics.median(run.learning_share for run in on):.0%} of the time |",
+            flush=True,
+        )
+    print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
