@@ -80,7 +80,7 @@ def calibrate(
     moments = _Moments(sites_of(config))
     for start in range(0, len(texts), BATCH):
         moments.add(model, texts[start : start + BATCH], generator)
-        progress(0.7 + 0.3 * (start + BATCH) / len(texts))
+        progress(min(1.0, 0.7 + 0.3 * (start + BATCH) / len(texts)))
     return asdict(memory), {**moments.geometry(), **_canary_texts(texts, prompts)}
 
 

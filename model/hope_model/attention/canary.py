@@ -23,8 +23,8 @@ class Canary:
     """One text, as theta reads it; ``n`` judged positions.
 
     hidden: inputs of the first adapted layer, ``[1, n, D]``. positions: ``[1, n]``. bias: ``[1, n, S]``.
-    keys: of each adapted layer, ``[1, G, S, K]``. rows: head rows of all shortlists, ``[c, D]``. chosen: those
-    of each position, ``[1, n, SHORTLIST]``. chances: theta's, the last one for all others,
+    keys: of each adapted layer, ``[1, G, S, K]``. rows: head rows of all shortlists, ``[c, D]``.
+    chosen: those of each position, ``[1, n, SHORTLIST]``. chances: theta's, the last one for all others,
     ``[1, n, SHORTLIST + 1]``. others: the logit that stands for these, ``[1, n, 1]``.
     """
 

@@ -11,7 +11,7 @@ import torch
 
 from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
-from hope_model.attention.memory import memory_shapes
+from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
 from hope_model.attention.model import HopeAttention
 from hope_model.checkpoint import FORMAT, read_config_file, read_weights
 from hope_model.errors import CheckpointError, ConfigError, TokenizerError
@@ -56,6 +56,10 @@ def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfl
         for name, shape in {**tensor_shapes(config.backbone), **memory_shapes(config)}.items()
     }
     weights = read_weights(directory / "model.safetensors", expected)
+    if weights[CANARY_TOKENS].max() >= config.vocab_size or weights[CANARY_START].min() < 0:
+        raise CheckpointError(
+            f"{directory}: expected canary texts of {config.vocab_size} tokens, found others"
+        )
     for name, tensor in weights.items():
         weights[name] = tensor if name.startswith("memory.") else tensor.to(dtype)
     model = HopeAttention(config, weights, dtype=dtype)

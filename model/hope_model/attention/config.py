@@ -14,7 +14,7 @@ GRID = 64
 """Tokens: writes, activations and boundaries fall on multiples of it, and no launch crosses one."""
 T = TypeVar("T")
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-ORIGINS = ("system", "user", "tool", "model", "template")
+ORIGINS = ("system", "user", "tool", "model", "template", "text")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ class MemoryLevel:
     half its square is about the change of the output distribution in nats; last_step: the factor that the
     length has reached at the last step. retention: weight of the pull toward what was there before the write,
     of which a share ``retain`` is meant to stay. max_norm: bound on the Fisher norm of what a level holds.
+    text_steps, text_step_length, text_retain: of a period that holds plain text alone, no chat. What makes a
+    fact stay at once is far too much for prose.
     """
 
     name: str
@@ -108,11 +110,14 @@ class MemoryLevel:
     rank: int = 32
     write_rule: str = "sgd"
     steps: int = 12
-    step_length: float = 0.15
+    step_length: float = 0.08
     last_step: float = 0.2
     retention: float = 8.0
     retain: float = 1.0
-    max_norm: float = 0.2
+    max_norm: float = 0.3
+    text_steps: int = 1
+    text_step_length: float = 0.01
+    text_retain: float = 0.99
 
     def __post_init__(self) -> None:
         if (
@@ -121,9 +126,17 @@ class MemoryLevel:
             or self.name in RESERVED_LEVELS
         ):
             raise ConfigError(f"levels: expected a name of letters, digits, '-' and '_', found {self.name!r}")
-        for name in ("period", "rank", "steps"):
+        for name in ("period", "rank", "steps", "text_steps"):
             _require_size(f"{self.name}.{name}", getattr(self, name))
-        for name in ("step_length", "last_step", "retention", "retain", "max_norm"):
+        for name in (
+            "step_length",
+            "last_step",
+            "retention",
+            "retain",
+            "max_norm",
+            "text_step_length",
+            "text_retain",
+        ):
             _require_positive(f"{self.name}.{name}", getattr(self, name))
         if not self.projections or len(set(self.projections)) != len(self.projections):
             raise ConfigError(f"{self.name}.projections: expected one at least, each once")
@@ -148,10 +161,10 @@ class MemoryConfig:
     prefix: int = 128
     block: int = 1024
     delay: int = 128
-    teaches: tuple[str, ...] = ("system", "user", "tool")
+    teaches: tuple[str, ...] = ("system", "user", "tool", "text")
     rows: int = 64
     shortlist: int = 64
-    canary: float = 1.0
+    canary: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("window", "block", "delay"):

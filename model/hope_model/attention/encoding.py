@@ -18,7 +18,7 @@ class Encoding:
         model: frozen.
         boundary: the session's position.
         prefix: pinned token ids.
-        recent: the window's token ids, and whether each teaches.
+        recent: the window's token ids, and how each teaches.
         deltas: the memory as it is at the boundary, ``[1, ...]``; None if nothing was learned.
     """
 
@@ -27,7 +27,7 @@ class Encoding:
         model: HopeAttention,
         boundary: int,
         prefix: Sequence[int],
-        recent: Sequence[tuple[int, bool]],
+        recent: Sequence[tuple[int, int]],
         deltas: Deltas | None,
     ) -> None:
         self._model, self._deltas = model, deltas

@@ -5,18 +5,29 @@ from collections.abc import Sequence
 import torch
 
 from hope_model.attention.cache import WindowCache
+from hope_model.attention.config import MemoryConfig
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.write import Lesson
+
+NOTHING, WORDS, TEXT = range(3)
+"""How a token teaches: not at all, as somebody's words in a chat, as plain text."""
+
+
+def teaching(origin: str, memory: MemoryConfig) -> int:
+    """How a token of ``origin`` teaches."""
+    if origin not in memory.teaches:
+        return NOTHING
+    return TEXT if origin == "text" else WORDS
 
 
 @torch.no_grad()
 def gather_lesson(
-    model: HopeAttention, cache: WindowCache, row: int, recent: Sequence[tuple[int, bool]], reach: int
+    model: HopeAttention, cache: WindowCache, row: int, recent: Sequence[tuple[int, int]], reach: int
 ) -> Lesson | None:
     """The lesson of the last ``reach`` tokens, copied, since the ring goes on.
 
     Args:
-        recent: the last tokens, one more than ``reach`` where there is one, and whether each teaches.
+        recent: the last tokens, one more than ``reach`` where there is one, and how each teaches.
 
     Returns:
         None when none of them teaches.
@@ -26,6 +37,7 @@ def gather_lesson(
     taught = [index for index in range(max(1, len(recent) - reach), len(recent)) if recent[index][1]]
     if not taught:
         return None
+    text = all(recent[index][1] == TEXT for index in taught)
     positions = [first + index - 1 for index in taught]
     span = cache.span([row], 0)
     query = torch.tensor([positions])
@@ -37,6 +49,7 @@ def gather_lesson(
         positions=query.to(device),
         targets=torch.tensor([[recent[index][0] for index in taught]], device=device),
         weights=torch.ones(1, len(taught), device=device),
+        text=torch.tensor([text], device=device),
         bias=cache.bias([row], query, torch.tensor([read]), span),
         keys=[
             (keys[row : row + 1, :, :span].clone(), values[row : row + 1, :, :span].clone())

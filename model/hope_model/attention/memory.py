@@ -13,7 +13,7 @@ from hope_model.write_rules.base import WriteRule
 
 TEXTS, TOKENS = 8, 128
 """Canary texts of a checkpoint, and the longest one."""
-DAMPING = 0.1
+DAMPING = 1.0
 """Added to a Fisher factor's diagonal before it is inverted, in units of its mean."""
 
 

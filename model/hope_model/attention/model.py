@@ -78,6 +78,9 @@ class HopeAttention:
             yield f"{name}.subspace", geometry.subspace.weight
             yield f"{name}.inputs", geometry.inputs
             yield f"{name}.outputs", geometry.outputs
+        for number, canary in enumerate(self.canaries):
+            yield f"canaries.{number}.hidden", canary.hidden
+            yield f"canaries.{number}.chances", canary.chances
 
     def initial_state(self, rows: int) -> State:
         """The durable state of ``rows`` sessions that have read nothing."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
-from hope_model.attention.lesson import gather_lesson
+from hope_model.attention.lesson import gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.write import Write
 from hope_model.errors import StateError
@@ -29,12 +29,12 @@ BoundaryOf = Callable[[int, int, State], None]
 
 @dataclass(slots=True)
 class _Session:
-    """The host's side of a row; ``recent`` holds the last window of tokens and whether each teaches."""
+    """The host's side of a row; ``recent`` holds the last window of tokens and how each teaches."""
 
     position: int = 0
     prefix: list[int] = field(default_factory=list)
     leading: bool = True
-    recent: list[tuple[int, bool]] = field(default_factory=list)
+    recent: list[tuple[int, int]] = field(default_factory=list)
     learned: bool = False
     write: Write | None = None
     write_at: int = 0
@@ -98,11 +98,11 @@ class SessionRows:
         session.position = position
         session.prefix = state["prefix"][0, :pinned].tolist()
         session.leading = position == 0
-        ids, flags = state["window"][0].tolist(), state["window_teaches"][0].tolist()
-        session.recent = [(token, bool(flag)) for token, flag in zip(ids, flags, strict=True)]
         session.learned = self._learned(row)
         self._refresh(row)
         if position:
+            ids, flags = state["window"][0].tolist(), state["window_teaches"][0].tolist()
+            session.recent = list(zip(ids, flags, strict=True))
             encoding = self._new_encoding(row)
             while encoding.slices:
                 encoding.step()
@@ -208,7 +208,7 @@ class SessionRows:
         for token, origin in zip(tokens, origins, strict=True):
             if session.leading:
                 self._lead(row, token, origin)
-            session.recent.append((token, origin in memory.teaches))
+            session.recent.append((token, teaching(origin, memory)))
             session.position += 1
         del session.recent[: -memory.window]
         if session.encoding is not None:

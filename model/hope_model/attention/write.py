@@ -11,6 +11,8 @@ from hope_model.attention.model import HopeAttention
 from hope_model.guards import finite_rows
 from hope_model.state import State
 
+NEWS_TOKENS, NEWS_NATS = 4, (4.0, 8.0)
+"""A lesson with so many tokens that the model did not expect gets full steps; small talk gets short ones."""
 LEAST_TOKENS = 32
 """A lesson of fewer tokens weighs less than the pull toward theta: a greeting is not worth a full write."""
 
@@ -21,13 +23,15 @@ class Lesson:
 
     hidden: inputs of the first adapted layer where each taught token is predicted, ``[B, T, D]``.
     positions: of these, ``[B, T]``. targets: the taught tokens, ``[B, T]``. weights: ``[B, T]``.
-    bias: ``[B, T, S]``. keys: of each adapted layer, keys and values in sight, ``[B, G, S, K]``.
+    text: which rows hold plain text alone, ``[B]`` bool. bias: ``[B, T, S]``.
+    keys: of each adapted layer, keys and values in sight, ``[B, G, S, K]``.
     """
 
     hidden: Tensor
     positions: Tensor
     targets: Tensor
     weights: Tensor
+    text: Tensor
     bias: Tensor
     keys: Sequence[tuple[Tensor, Tensor]]
 
@@ -61,7 +65,9 @@ class Write:
         tokens = lesson.targets.shape[1]
         self._parts = [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
         self._shortlists: list[_Shortlist | None] = [None] * len(self._parts)
-        self._steps = max(level.steps for level in self._levels)
+        chat = not bool(lesson.text.all())
+        self._steps = max(level.steps if chat else level.text_steps for level in self._levels)
+        self._surprise = torch.zeros(len(lesson.targets), device=lesson.targets.device)
         self._done = 0
         self._gradients = self._zeros()
 
@@ -117,7 +123,10 @@ class Write:
             shortlist = _Shortlist(self._model, x.detach(), lesson.targets[:, where], size)
             self._shortlists[part] = shortlist
         weights = lesson.weights[:, where] / lesson.weights.sum(1, keepdim=True).clamp_min(LEAST_TOKENS)
-        loss = (shortlist.losses(x) * weights).sum()
+        losses = shortlist.losses(x)
+        if self._done < len(self._parts):
+            self._surprise += _surprising(losses.detach(), lesson.weights[:, where])
+        loss = (losses * weights).sum()
         if part == 0 and (canaries := self._model.canaries):
             canary = canaries[self._done // len(self._parts) % len(canaries)]
             loss = loss + self._model.config.memory.canary * canary.divergence(self._model, deltas).sum()
@@ -127,19 +136,17 @@ class Write:
     @torch.no_grad()
     def _descend(self, number: int) -> None:
         for level in self._levels:
-            if number >= level.steps:
-                continue
+            retain = torch.where(self._lesson.text, level.text_retain, level.retain)[:, None, None]
             sites = [site for site in self._sites if site.level == level]
             naturals: dict[str, Tensor] = {}
-            slope = torch.zeros(len(self._lesson.targets))
+            slope = torch.zeros(len(self._lesson.targets), device=self._lesson.targets.device)
             for site in sites:
                 geometry, delta = self._model.memory.geometry[site.name], self._state[f"{site.name}.delta"]
-                moved = delta - level.retain * self._before[f"{site.name}.delta"]
+                moved = delta - retain * self._before[f"{site.name}.delta"]
                 gradient = self._gradients[site.name] + level.retention * geometry.pull(moved)
                 naturals[site.name] = geometry.natural(gradient)
                 slope += (gradient * naturals[site.name]).flatten(1).sum(1)
-            fraction = number / max(1, level.steps - 1)
-            length = level.step_length * (1 + (level.last_step - 1) * fraction)
+            length = self._length(level, number)
             scale = (length * torch.rsqrt(slope.clamp_min(1e-12))).clamp_max(1 / level.retention)
             for site in sites:
                 old = {
@@ -151,6 +158,14 @@ class Write:
                 self._state[f"{site.name}.delta"] = self._state[f"{site.name}.delta"] - update
                 self._state |= {f"{site.name}.{name}": moment for name, moment in new.items()}
             self._bound(level)
+
+    def _length(self, level: MemoryLevel, number: int) -> Tensor:
+        """How far step ``number`` goes in the Fisher norm, ``[B]``; 0 after a row's last one."""
+        fraction = min(1.0, number / max(1, level.steps - 1))
+        words = level.step_length * (1 + (level.last_step - 1) * fraction) if number < level.steps else 0.0
+        text = level.text_step_length if number < level.text_steps else 0.0
+        share = (self._surprise / NEWS_TOKENS).clamp_max(1.0)
+        return torch.where(self._lesson.text, text, words * share)
 
     def _bound(self, level: MemoryLevel) -> None:
         names = [site.name for site in self._sites if site.level == level]
@@ -176,6 +191,12 @@ class Write:
 
     def _zeros(self) -> dict[str, Tensor]:
         return {site.name: torch.zeros_like(self._state[f"{site.name}.delta"]) for site in self._sites}
+
+
+def _surprising(losses: Tensor, weights: Tensor) -> Tensor:
+    """How many tokens are news, counted in part where they are half expected: ``[B, T]`` nats -> ``[B]``."""
+    low, high = NEWS_NATS
+    return (((losses - low) / (high - low)).clamp(0.0, 1.0) * weights).sum(1)
 
 
 class _Shortlist:

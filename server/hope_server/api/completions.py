@@ -31,7 +31,7 @@ async def complete(request: Request, runtime: RuntimeOf) -> Response:
     check_model(runtime, body.model)
 
     async def prepare(session_id: str | None, key: str | None) -> Prompt:
-        tokens = PromptPart("user", await _tokens(runtime, body.prompt))
+        tokens = PromptPart("text", await _tokens(runtime, body.prompt))
         if isinstance(body.prompt, str) and runtime.chat_format.text_start:
             return Prompt((*await _start(runtime, session_id), tokens))
         return Prompt((tokens,))

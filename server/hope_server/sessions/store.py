@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 
 from hope_server.errors import SessionCorrupted, SessionNotFound
 
-Origin = Literal["system", "user", "tool", "model", "template"]
-"""Whose tokens they are; "template": what a chat template writes around texts. Stored as its place here."""
+Origin = Literal["system", "user", "tool", "model", "template", "text"]
+"""Whose tokens they are; "template": what a chat template writes around messages; "text": plain
+text, no chat. Stored as its place here."""
 Kind = Literal["run", "step", "reset"]
 
 MAX_APPEND_TOKENS = 250_000

@@ -24,7 +24,7 @@ MAX_PAGE_SESSIONS = 1_000
 MAX_PAGE_EVENTS = 10_000
 
 Role = Literal["system", "user", "assistant", "tool"]
-Origin = Literal["system", "user", "tool", "model", "template"]
+Origin = Literal["system", "user", "tool", "model", "template", "text"]
 FinishReason = Literal["stop", "length"]
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
