@@ -31,7 +31,7 @@ COMMANDS = {
     "chat": Command("hope_client.cli:add_chat_parser", "chat with a session in the terminal"),
     "train": Command("hope_model.train.cli:add_parser", "train a model"),
     "convert": Command("hope_server.convert:add_parser", "convert a pre-trained model"),
-    "eval": Command("hope_model.evaluate.cli:add_parser", "measure a model"),
+    "eval": Command("hope_server.evaluate:add_parser", "measure a model"),
 }
 
 

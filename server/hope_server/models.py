@@ -46,7 +46,7 @@ def load_served(name: str, *, learning: bool) -> Served:
         StartupError: no such model, it cannot be fetched or read, or it cannot do without learning.
     """
     try:
-        folder = _folder(name)
+        folder = find_folder(name)
         if family_of(folder) == FAMILY:
             return _attention(load_attention_checkpoint(folder), learning=learning)
         return _hope(folder, learning=learning)
@@ -67,7 +67,13 @@ def ask_in_template(
     return ask
 
 
-def _folder(name: str) -> Path:
+def find_folder(name: str) -> Path:
+    """The folder of a model by its name, or a folder itself; a known model is converted on first use.
+
+    Raises:
+        CheckpointError: neither a known name nor a folder.
+        ConversionError: a known model cannot be fetched or converted.
+    """
     if name in known_models():
         with console_progress() as progress:
             return ensure_model(name, progress, chat=ask_in_template)
@@ -78,15 +84,21 @@ def _folder(name: str) -> Path:
         raise CheckpointError(f"expected a checkpoint folder or one of {known}, found {name!r}") from error
 
 
+def chat_format(checkpoint: AttentionCheckpoint) -> JinjaFormat:
+    """How a pre-trained checkpoint writes chats; raises CheckpointError for one without a chat template."""
+    if checkpoint.chat_template is None:
+        name = checkpoint.model.config.name
+        raise CheckpointError(f"{name}: has no chat template, so it cannot be talked to")
+    return _jinja(checkpoint.chat_template, checkpoint.tokenizer, add_bos=checkpoint.add_bos)
+
+
 def _attention(checkpoint: AttentionCheckpoint, *, learning: bool) -> Served:
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    if checkpoint.chat_template is None:
-        raise CheckpointError(f"{model.config.name}: has no chat template, so it cannot be talked to")
     return Served(
         model.config.name,
         model,
         tokenizer,
-        _jinja(checkpoint.chat_template, tokenizer, add_bos=checkpoint.add_bos),
+        chat_format(checkpoint),
         lambda: attention_weights_sha256(model, learn=learning),
     )
 

@@ -20,11 +20,11 @@ class ServerProcess:
 
     def __init__(self, data_dir: Path, *flags: str) -> None:
         # One thread: beside a busy neighbour, threads that wait for each other come to a stand.
-        options = ["--port", "0", "--data-dir", str(data_dir), "--threads", "1", *flags]
+        common = ["--model", "hope-tiny", "--port", "0", "--data-dir", str(data_dir), "--threads", "1"]
         self._log = data_dir.with_suffix(".log")
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hope_server", "serve", *options],
+                [sys.executable, "-m", "hope_server", "serve", *common, *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

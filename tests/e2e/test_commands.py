@@ -30,13 +30,14 @@ def hope(*arguments: str, lines: str = "", **variables: str) -> "subprocess.Comp
         ([], {"HOPE_SLOTS": "0"}, "--slots (HOPE_SLOTS): expected"),
         (["--host", "0.0.0.0"], {}, "--host: "),
         (["--model", "no-such-model"], {}, "--model (HOPE_MODEL): "),
+        (["--no-learn"], {}, "--learn (HOPE_LEARN): "),
         ([], {"REDIS_URL": "redis://127.0.0.1:1"}, "--redis-url (HOPE_REDIS_URL): no Redis server answers"),
     ],
 )
 def test_a_server_that_cannot_start_says_which_setting_is_wrong(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], said: str
 ) -> None:
-    common = ["--port", "0", "--data-dir", str(tmp_path)]
+    common = ["--model", "hope-tiny", "--port", "0", "--data-dir", str(tmp_path)]
     done = hope("serve", *common, *arguments, **variables)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -39,6 +39,7 @@ def test_every_command_names_what_runs_it() -> None:
         "serve": ["serve"],
         "chat": ["chat"],
         "train": ["train", "--data", "d", "--run", "r"],
+        "convert": ["convert", "m"],
         "eval": ["eval", "stream", "f", "--out", "o"],
     }
     assert required.keys() == COMMANDS.keys()
@@ -112,10 +113,15 @@ def test_a_model_error_of_another_command_is_status_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     missing, out = str(tmp_path / "nothing"), str(tmp_path / "out")
+    text = tmp_path / "text.txt"
+    text.write_text("words " * 99)
     assert main(["train", "--data", missing, "--run", out]) == 2
     assert capsys.readouterr().err.startswith("hope train: ")
-    assert main(["eval", "stream", missing, "--out", out, "--model", missing]) == 2
-    assert "expected a folder or one of hope-tiny" in capsys.readouterr().err
+    assert main(["eval", "stream", str(text), "--out", out, "--model", missing]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hope eval: expected a checkpoint folder or one of smollm2-135m, hope-tiny")
+    assert main(["convert", missing, "--out", out]) == 2
+    assert capsys.readouterr().err.startswith(f"hope convert: {missing}: ")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

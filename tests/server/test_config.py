@@ -19,7 +19,7 @@ def test_the_defaults_are_private_and_local(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     config = ServerConfig.load({})
     assert (config.host, config.port) == ("127.0.0.1", 8000)
-    assert (config.model, config.redis_url) == ("hope-tiny", None)
+    assert (config.model, config.learn, config.redis_url) == ("smollm2-135m", True, None)
     assert config.data_dir == Path("/state/hope")
     assert config.threads >= 1
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hope_model.checkpoint import load_checkpoint, resolve, save_checkpoint, slow_weights_sha256
+from hope_model.checkpoint import resolve, save_checkpoint
 from hope_model.config import HopeConfig
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
 from hope_server import serve
 from hope_server.config import ServerConfig
 from hope_server.errors import HopeError
+from hope_server.models import load_served
 
 StartValkey = Callable[..., str]
 
@@ -80,7 +81,17 @@ def other_shape(checkpoint: Path) -> None:
 
 
 def other_format(checkpoint: Path) -> None:
-    (checkpoint / "config.json").write_text('{"format": 99}')
+    (checkpoint / "config.json").write_text('{"format": 99, "family": "hope"}')
+
+
+def no_family(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text('{"format": 1}')
+
+
+def other_family(checkpoint: Path) -> None:
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "family": "hope_attention"}))
 
 
 def impossible(checkpoint: Path) -> None:
@@ -117,6 +128,8 @@ def no_tokenizer(checkpoint: Path) -> None:
     [
         (other_shape, "does not match its config"),
         (other_format, "expected format 1"),
+        (no_family, "expected a config.json that names a family"),
+        (other_family, "HopeAttentionConfig: unknown fields"),
         (impossible, "chunk: period 100"),
         (not_json, "config.json: cannot be read"),
         (no_weights, "model.safetensors: cannot be read"),
@@ -164,9 +177,17 @@ def test_a_data_directory_that_is_none(small: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "file") in str(error)
 
 
+def test_a_model_that_cannot_do_without_learning(small: Path, tmp_path: Path) -> None:
+    error = refusal(model=str(small), learn=False, data_dir=tmp_path / "data")
+    assert error.param == "learn"
+    assert str(error).startswith("--learn (HOPE_LEARN): small reads with its memories")
+    assert "\n" not in str(error)
+
+
 def test_slow_weights_that_changed_are_noticed_at_the_end(small: Path) -> None:
-    model, _ = load_checkpoint(small)
-    digest = slow_weights_sha256(model)
-    assert serve._unchanged(model, digest)
-    model.embedding.weight.view(-1)[0] += 1
-    assert not serve._unchanged(model, digest)
+    served = load_served(str(small), learning=True)
+    digest = served.digest()
+    assert serve._unchanged(served, digest)
+    assert isinstance(served.model, Hope)
+    served.model.embedding.weight.view(-1)[0] += 1
+    assert not serve._unchanged(served, digest)

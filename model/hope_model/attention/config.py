@@ -114,7 +114,7 @@ class MemoryLevel:
     last_step: float = 0.2
     retention: float = 8.0
     retain: float = 1.0
-    max_norm: float = 0.3
+    max_norm: float = 0.25
     text_steps: int = 1
     text_step_length: float = 0.01
     text_retain: float = 0.99

@@ -1,40 +1,71 @@
 """``hope eval``: measure a checkpoint on local files."""
 
+from __future__ import annotations
+
 import argparse
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hope_model.errors import DataError
+from hope_model.evaluate import recall_cli
+from hope_model.evaluate.recall_cli import locate
 from hope_model.train.shards import read_rows
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def add_parser(subparsers: Any) -> None:
-    """Mount ``hope eval`` on the main command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="evaluate a model on local files")
+    from hope_model.evaluate.stream import StreamLosses
+    from hope_model.evaluate.subject import Find, RenderOf
+
+
+class StreamLengths(NamedTuple):
+    """Tokens of a stream, the first judged one, and a fresh session's lead (None: no such session)."""
+
+    tokens: int
+    judged_from: int
+    lead: int | None
+
+
+STREAM_LENGTHS = {
+    "hope": StreamLengths(65_536, 32_768, 2_048),
+    "hope_attention": StreamLengths(8_192, 2_048, None),
+}
+"""By family: every write of a pre-trained model costs gradients, and two thousand tokens settle it."""
+
+
+def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | None = None) -> None:
+    """Mount ``hope eval`` on the main command.
+
+    Args:
+        find: finds models by name; without it, shipped ones and folders.
+        render_of: how checkpoints with a chat template write chats; ``recall`` needs it.
+    """
+    parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="measure a model")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    stream = kinds.add_parser("stream", help="loss along long streams: learning, freshly started, CMS frozen")
+    stream = kinds.add_parser("stream", help="loss along long streams: learning, memories frozen, fresh")
     stream.add_argument(
         "files", type=Path, nargs="+", help=".txt, .jsonl or .jsonl.zst (field text); each is one stream"
     )
-    stream.add_argument("--model", default="hope-tiny", help="shipped name or checkpoint folder")
+    _add_model(stream)
     stream.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for stream.md, stream.json, stream.png"
     )
+    stream.add_argument("--tokens", type=int, help=f"length of a stream ({_defaults('tokens')})")
+    stream.add_argument("--judged-from", type=int, help=f"first judged token ({_defaults('judged_from')})")
+    stream.add_argument("--lead", type=int, help=f"lead of a fresh session ({_defaults('lead')})")
     stream.add_argument(
-        "--tokens", type=int, default=65_536, help="length of a stream (default: %(default)s)"
-    )
-    stream.add_argument(
-        "--judged-from", type=int, default=32_768, help="first judged token (default: %(default)s)"
-    )
-    stream.add_argument(
-        "--lead", type=int, default=2_048, help="lead of a fresh session (default: %(default)s)"
+        "--origin",
+        choices=("text", "user"),
+        default="text",
+        help="pre-trained models: read as plain text or as a user's words in a chat (default: %(default)s)",
     )
     stream.add_argument("--offset", type=int, default=0, help="characters to skip in each file (default: 0)")
-    stream.set_defaults(run_command=run_stream)
+    stream.set_defaults(run_command=partial(run_stream, find=find))
     bits = kinds.add_parser("bits", help="bits per byte of held-out text, state carried along each file")
     bits.add_argument("files", type=Path, nargs="+", help=".txt, .jsonl or .jsonl.zst (field text)")
-    bits.add_argument("--model", default="hope-tiny", help="shipped name or checkpoint folder")
+    _add_model(bits)
     bits.add_argument(
         "--tokens", type=int, default=65_536, help="at most so many per file (default: %(default)s)"
     )
@@ -44,34 +75,61 @@ def add_parser(subparsers: Any) -> None:
     bits.add_argument(
         "--window", type=int, default=512, help="the Transformer's context (default: %(default)s)"
     )
-    bits.set_defaults(run_command=run_bits)
+    bits.set_defaults(run_command=partial(run_bits, find=find))
+    recall_cli.add_parser(kinds, find, render_of)
 
 
-def run_stream(args: argparse.Namespace) -> int:
+def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:
     """Print the table and write the report; returns the exit code."""
-    from hope_model.checkpoint import load_checkpoint, resolve
     from hope_model.evaluate.report import write_report
-    from hope_model.evaluate.stream import StreamSettings, stream_losses
 
     _at_least(0, offset=args.offset)
-    settings = StreamSettings(stream=args.tokens, judged_from=args.judged_from, lead=args.lead)
     names = [path.stem for path in args.files]
     if len(set(names)) < len(names):
         raise DataError(f"streams: expected files of distinct names, found {', '.join(names)}")
-    model, tokenizer = load_checkpoint(resolve(args.model))
     texts = [read_text(path)[args.offset :] for path in args.files]
-    results = stream_losses(model, list(zip(names, tokenizer.encode_batch(texts), strict=True)), settings)
-    print(write_report(results, args.out))
+    print(write_report(_stream_losses(args, locate(find, args.model), names, texts), args.out))
     return 0
 
 
-def run_bits(args: argparse.Namespace) -> int:
+def _stream_losses(
+    args: argparse.Namespace, folder: Path, names: Sequence[str], texts: Sequence[str]
+) -> list[StreamLosses]:
+    from hope_model.evaluate.stream import StreamSettings, stream_losses
+    from hope_model.evaluate.subject import is_attention
+
+    attention = is_attention(folder)
+    given = {name: getattr(args, name) for name in StreamLengths._fields}
+    lengths = STREAM_LENGTHS["hope_attention" if attention else "hope"]._replace(
+        **{name: value for name, value in given.items() if value is not None}
+    )
+    settings = StreamSettings(stream=lengths.tokens, judged_from=lengths.judged_from, lead=lengths.lead)
+    if not attention:
+        from hope_model.checkpoint import load_checkpoint
+
+        model, tokenizer = load_checkpoint(folder)
+        return stream_losses(model, list(zip(names, tokenizer.encode_batch(texts), strict=True)), settings)
+    from hope_model.attention.checkpoint import load_attention_checkpoint
+    from hope_model.convert.progress import console_progress
+    from hope_model.evaluate.attention_stream import attention_stream_losses
+
+    checkpoint = load_attention_checkpoint(folder)
+    bos = checkpoint.tokenizer.bos_id
+    start = () if not checkpoint.add_bos or bos is None else (bos,)
+    streams = list(zip(names, checkpoint.tokenizer.encode_batch(texts), strict=True))
+    with console_progress() as progress:
+        return attention_stream_losses(
+            checkpoint.model, streams, settings, origin=args.origin, text_start=start, progress=progress
+        )
+
+
+def run_bits(args: argparse.Namespace, find: Find | None = None) -> int:
     """Print one JSON line a file, then their plain mean; returns the exit code."""
-    from hope_model.checkpoint import load_checkpoint, resolve
+    from hope_model.checkpoint import load_checkpoint
     from hope_model.evaluate.bits import hope_bits, load_transformer, transformer_bits
 
     _at_least(1, tokens=args.tokens)
-    model, tokenizer = load_checkpoint(resolve(args.model))
+    model, tokenizer = load_checkpoint(locate(find, args.model))
     yardstick = load_transformer(args.transformer_run, model.config.name) if args.transformer_run else None
     records: list[dict[str, float]] = []
     for path in args.files:
@@ -86,6 +144,16 @@ def run_bits(args: argparse.Namespace) -> int:
     mean = {name: sum(record[name] for record in records) / len(records) for name in records[0]}
     print(json.dumps({"file": "mean", **mean}))
     return 0
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="hope-tiny", help="name or folder (default: %(default)s)")
+
+
+def _defaults(name: str) -> str:
+    values = (getattr(STREAM_LENGTHS[family], name) for family in ("hope", "hope_attention"))
+    hope, attention = ("none" if value is None else str(value) for value in values)
+    return f"default: {hope}, for pre-trained models {attention}"
 
 
 def _at_least(least: int, **lengths: int) -> None:

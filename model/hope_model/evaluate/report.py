@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from hope_model.evaluate.plot import new_figure
 from hope_model.evaluate.stream import StreamLosses
 
 _COLUMNS = ("carried", "fresh", "frozen", "carried_minus_fresh", "gain_of_learning")
@@ -24,20 +25,19 @@ def write_report(results: Sequence[StreamLosses], directory: Path) -> str:
 def markdown(results: Sequence[StreamLosses]) -> str:
     """Nats per token on the judged stretch, one row a stream, and their mean."""
     rows = [(result.name, result.summary()) for result in results]
-    mean = {column: sum(row[column] for _, row in rows) / len(rows) for column in _COLUMNS}
-    lines = ["| stream | " + " | ".join(c.replace("_", " ") for c in _COLUMNS) + " |", "|---" * 6 + "|"]
+    columns = [column for column in _COLUMNS if column in rows[0][1]]
+    mean = {column: sum(row[column] for _, row in rows) / len(rows) for column in columns}
+    head = " | ".join(column.replace("_", " ") for column in columns)
+    lines = [f"| stream | {head} |", "|---" * (1 + len(columns)) + "|"]
     for name, row in [*rows, ("mean", mean)]:
-        lines.append(f"| {name} | " + " | ".join(f"{row[column]:.4f}" for column in _COLUMNS) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{row[column]:.4f}" for column in columns) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _plot(results: Sequence[StreamLosses], path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed (extra 'plot')")
+    figure = new_figure(8, 2.6 * len(results))
+    if figure is None:
         return
-    figure = Figure(figsize=(8, 2.6 * len(results)), layout="constrained")
     axes = figure.subplots(len(results), 1, squeeze=False)[:, 0]
     for axis, result in zip(axes, results, strict=True):
         for label, losses, offset in (
@@ -45,6 +45,8 @@ def _plot(results: Sequence[StreamLosses], path: Path) -> None:
             ("CMS frozen", result.frozen, 0),
             ("fresh", result.fresh, result.settings.judged_from),
         ):
+            if losses is None:
+                continue
             means = [float(part.mean()) for part in losses.split(_SEGMENT)]
             positions = [(offset + (i + 0.5) * _SEGMENT) / 1000 for i in range(len(means))]
             axis.plot(positions, means, label=label, linewidth=1.2)

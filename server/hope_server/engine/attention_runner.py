@@ -38,10 +38,12 @@ class AttentionRunner:
 
     def clear(self, slot: int) -> None:
         """The slot's row becomes the initial state."""
+        self._forget_boundary(slot)
         self._rows.clear(slot)
 
     def load(self, slot: int, row: State) -> None:
         """The slot's row becomes ``row``; its window is encoded."""
+        self._forget_boundary(slot)
         self._rows.load(slot, row)
 
     def run(self, slot: int, unit: Unit) -> Output:
@@ -91,3 +93,8 @@ class AttentionRunner:
     def _keep_boundary(self, slot: int, position: int, state: State) -> None:
         self._boundaries[slot] = (position, state)
         self._new_boundary.add(slot)
+
+    def _forget_boundary(self, slot: int) -> None:
+        """Of the session before, which may have failed before it could name it."""
+        self._boundaries.pop(slot, None)
+        self._new_boundary.discard(slot)

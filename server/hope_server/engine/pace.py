@@ -32,9 +32,12 @@ class LearningPace:
         """
         for session, backlog in backlogs.items():
             tokens = advanced.get(session, 0)
-            self._owed += backlog.slices * min(1.0, tokens / (backlog.tokens + tokens)) if tokens else 0.0
+            # The step that reads the token at which they are due works off the rest: a run has its share there.
+            if tokens:
+                self._owed += backlog.slices * min(1.0, tokens / (backlog.tokens + tokens - 1))
         left = {session: backlog.slices for session, backlog in backlogs.items()}
-        order = sorted(backlogs, key=lambda session: backlogs[session].tokens)
+        # One that stands still is not nearer to its deadline, and does not live on what the others pay.
+        order = sorted(filter(backlogs.__contains__, advanced), key=lambda session: backlogs[session].tokens)
         chosen: list[str] = []
         while self._owed >= 1.0 and order:
             session = order[0]

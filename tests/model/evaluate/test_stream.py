@@ -135,6 +135,7 @@ def test_all_three_are_judged_on_the_same_text(monkeypatch: pytest.MonkeyPatch) 
 def test_a_fresh_session_starts_one_lead_before_its_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
     (losses,) = _stub_losses(monkeypatch, torch.zeros(1, 97, dtype=torch.long), by_position=True)
     by_read = losses.carried  # the loss of a session that has read 1, 2, 3, ... tokens
+    assert losses.fresh is not None
     assert losses.fresh.tolist() == by_read[16:32].tolist() * 3
 
 

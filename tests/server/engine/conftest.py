@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -19,8 +19,8 @@ from hope_server.engine.request import (
     SamplingParams,
     TokenEvent,
 )
+from hope_server.engine.runner import ServedModel
 from hope_server.engine.service import EngineService
-from hope_server.engine.state_runner import SessionModel
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import SessionStore
 
@@ -164,13 +164,13 @@ class Bench:
         self._running: list[EngineService] = []
 
     async def service(
-        self, model: SessionModel | None = None, store: SessionStore | None = None, **sizes: int
+        self, model: ServedModel | None = None, store: SessionStore | None = None, **sizes: Any
     ) -> EngineService:
         """A started service; one that is running already shares the store, as after a crash."""
         service = EngineService(
             model or HashModel(),
             store or self.store,
-            EngineConfig(**{"slots": 4, "threads": 1, **sizes}),
+            replace(EngineConfig(slots=4, threads=1), **sizes),
             slow_weights_hash=lambda: "5" * 64,
             observer=self.observer,
         )

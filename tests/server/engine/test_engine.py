@@ -1,5 +1,6 @@
 """The engine on the test's own thread: isolation, damage, and what a step does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 class Steps:
     """An engine, its events by session, and commits that land after every step."""
 
-    def __init__(self, model: Any, **sizes: int) -> None:
+    def __init__(self, model: Any, **sizes: Any) -> None:
         self.events: dict[str, list[Event]] = {}
-        config = EngineConfig(**{"slots": 4, **sizes})
+        config = replace(EngineConfig(slots=4), **sizes)
         self.runner: Any = runner_for(model, config)
         self.engine = Engine(self.runner, config, sink=self._collect, observer=NullObserver())
 

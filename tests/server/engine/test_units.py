@@ -6,15 +6,18 @@ from typing import Literal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_server.engine.units import Unit, cut
+from hope_server.engine.units import Unit, cut, cut_to_grid
+from hope_server.sessions.store import Origin
 
 BLOCK = 8
+GRID = 64
 
 
 @dataclass(frozen=True)
 class Run:
     kind: Literal["run", "step", "reset"]
     tokens: tuple[int, ...]
+    origin: Origin = "user"
 
 
 runs_strategy = st.lists(
@@ -22,6 +25,7 @@ runs_strategy = st.lists(
         Run,
         st.sampled_from(["run", "step"]),
         st.lists(st.integers(0, 99), min_size=1, max_size=30).map(tuple),
+        st.sampled_from(["system", "user", "model"]),
     ),
     max_size=8,
 )
@@ -82,3 +86,35 @@ def test_replay_from_a_boundary_ends_in_the_same_preview(runs: list[Run], data: 
 def test_runs_inside_a_completed_block_need_no_preview_of_their_own() -> None:
     units = cut([Run("run", (1, 2)), Run("step", (3, 4)), Run("run", tuple(range(6)))], tail=1, block=BLOCK)
     assert units == [Unit("block", (1, 2, 3, 4, 0, 1, 2)), Unit("run", (3, 4, 5))]
+
+
+@given(runs_strategy, st.integers(0, 1000))
+def test_on_a_grid_every_token_is_read_once_with_its_origin(runs: list[Run], position: int) -> None:
+    units = cut_to_grid(runs, position=position, grid=GRID)
+    assert {unit.kind for unit in units} <= {"run"}
+    found = [pair for unit in units for pair in zip(unit.tokens, unit.origins, strict=True)]
+    assert found == [(token, run.origin) for run in runs for token in run.tokens]
+
+
+@given(runs_strategy, st.integers(0, 1000))
+def test_on_a_grid_units_end_at_its_multiples_and_are_as_long_as_can_be(
+    runs: list[Run], position: int
+) -> None:
+    units = cut_to_grid(runs, position=position, grid=GRID)
+    for unit in units:
+        assert 1 <= len(unit.tokens) <= GRID - position % GRID
+        position += len(unit.tokens)
+        assert position % GRID == 0 or unit is units[-1]
+
+
+@given(runs_strategy, st.integers(0, 1000), st.integers(0, 8))
+def test_on_a_grid_the_cut_depends_on_positions_alone(runs: list[Run], position: int, turn: int) -> None:
+    """How tokens came as runs does not matter, and a later turn ends where the whole would."""
+    whole = cut_to_grid(runs, position=position, grid=GRID)
+    singles = [Run("step", (token,), run.origin) for run in runs for token in run.tokens]
+    assert cut_to_grid(singles, position=position, grid=GRID) == whole
+    first = cut_to_grid(runs[:turn], position=position, grid=GRID)
+    position += sum(len(run.tokens) for run in runs[:turn])
+    later = cut_to_grid(runs[turn:], position=position, grid=GRID)
+    assert (later[1:] or whole[-1:]) == (whole[-len(later) + 1 :] if len(later) > 1 else whole[-1:])
+    assert [t for unit in (*first, *later) for t in unit.tokens] == [t for unit in whole for t in unit.tokens]
