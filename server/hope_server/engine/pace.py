@@ -32,8 +32,7 @@ class LearningPace:
         """
         for session, backlog in backlogs.items():
             tokens = advanced.get(session, 0)
-            # The step that reads the token at which they are due works off the rest: a run has its share there.
-            if tokens:
+            if tokens:  # of a run that ends at the deadline, its last token works off what is left
                 self._owed += backlog.slices * min(1.0, tokens / (backlog.tokens + tokens - 1))
         left = {session: backlog.slices for session, backlog in backlogs.items()}
         # One that stands still is not nearer to its deadline, and does not live on what the others pay.

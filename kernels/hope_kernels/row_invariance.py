@@ -1,0 +1,76 @@
+"""Whether a row's bits depend on its company: a check of this machine's kernels, at given sizes.
+
+A session that is replayed is read in other cuts and other batches than at first, and must come to the same
+bits. That rests on the products below, in the type that is served.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from hope_kernels.packed_linear import PackedLinear
+from hope_kernels.window_attention import window_attention
+
+BATCH, TOKENS = 3, 64
+SIZES = (1, 2, 7, 33, TOKENS)
+"""Tokens that share a call."""
+
+
+Call = Callable[[slice, slice], Tensor]
+"""Some rows of a batch and some of their tokens -> what comes out for these, ``[B, T, ...]``."""
+
+
+def linear_holds(columns: int, rows: int) -> bool:
+    """Of ``PackedLinear``, weights ``[rows, columns]``, on ``[B, T, columns]``: with any ``B`` and ``T``."""
+    normal = _normal()
+    x, weight, bias = normal(BATCH, TOKENS, columns), normal(rows, columns), normal(rows)
+
+    def holds(linear: PackedLinear) -> bool:
+        return _equal(linear(x), lambda batch, tokens: linear(x[batch, tokens]))
+
+    return holds(PackedLinear(weight)) and holds(PackedLinear(weight, bias))
+
+
+def product_holds(columns: int, rows: int) -> bool:
+    """Of ``[B, T, columns] @ [B, columns, rows]``, a matrix for each of ``B``: with any ``B`` and ``T``."""
+    normal = _normal()
+    x, y = normal(BATCH, TOKENS, columns), normal(BATCH, columns, rows)
+    return _equal(x @ y, lambda batch, tokens: x[batch, tokens] @ y[batch])
+
+
+def attention_holds(heads: int, groups: int, width: int, span: int) -> bool:
+    """Of ``window_attention`` over ``span`` positions, the later half of them masked: with any ``B`` and
+    ``T``, and with all or none of those that are masked.
+    """
+    normal = _normal()
+    queries = normal(BATCH, heads, TOKENS, width) * width**-0.5
+    keys, values = normal(BATCH, groups, span, width), normal(BATCH, groups, span, width)
+    middle = span // 2
+    last = torch.arange(middle - TOKENS, middle).clamp_min(0)[:, None]
+    bias = torch.zeros(BATCH, TOKENS, span).masked_fill_(torch.arange(span) > last, -torch.inf)
+
+    def attend(batch: slice, tokens: slice, end: int = span) -> Tensor:
+        seen = keys[batch, :, :end], values[batch, :, :end]
+        return window_attention(queries[batch, :, tokens], *seen, bias[batch, tokens, :end]).transpose(1, 2)
+
+    whole = attend(slice(BATCH), slice(TOKENS))
+    return _equal(whole, attend) and _equal(whole, partial(attend, end=middle))
+
+
+def _equal(whole: Tensor, call: Call) -> bool:
+    return all(torch.equal(call(*part), whole[part]) for part in _parts())
+
+
+def _parts() -> Iterator[tuple[slice, slice]]:
+    for rows, tokens in product((1, BATCH), SIZES):
+        for row, token in product(range(0, BATCH, rows), range(0, TOKENS, tokens)):
+            yield slice(row, row + rows), slice(token, token + tokens)
+
+
+def _normal() -> Callable[..., Tensor]:
+    """Random values in bf16, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(shape, generator=generator).to(torch.bfloat16)

@@ -1,0 +1,43 @@
+"""``hope eval`` with the server's models: known names, and chats as the server writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hope_model.evaluate import cli
+
+if TYPE_CHECKING:
+    from hope_model.attention.checkpoint import AttentionCheckpoint
+    from hope_model.evaluate import conversation
+    from hope_server.sessions.store import Origin
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``hope eval`` on the main command."""
+    cli.add_parser(subparsers, find, render_of)
+
+
+def find(name: str) -> Path:
+    """The folder of a model by name, or a folder itself; a known model is converted on first use."""
+    from hope_server.models import find_folder
+
+    return find_folder(name)
+
+
+def render_of(checkpoint: AttentionCheckpoint) -> conversation.Render:
+    """How the server writes chats with a checkpoint that has a chat template."""
+    from hope_server.chat import LastToken, Message
+    from hope_server.models import chat_format
+
+    form = chat_format(checkpoint)
+
+    def render(
+        messages: Sequence[conversation.Message], after: conversation.LastToken | None
+    ) -> list[conversation.Part]:
+        last = None if after is None else LastToken(after.token, cast("Origin", after.origin))
+        parts = form.render([Message(*message) for message in messages], after=last)
+        return [(part.origin, part.tokens) for part in parts]
+
+    return render

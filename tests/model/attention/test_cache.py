@@ -1,0 +1,205 @@
+"""The ring of keys and values: to read through it is to read the text, however cut, wherever it lies."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.model.attention.tiny import BLOCK, PREFIX, WINDOW, as_deltas, config, text, tiny_model
+from torch import Tensor
+
+from hope_model.attention.cache import Row, WindowCache
+from hope_model.attention.config import GRID
+from hope_model.attention.model import HopeAttention
+
+LENGTH = BLOCK + 40
+"""More than the ring holds."""
+CUTS = st.sets(st.integers(1, LENGTH - 1), max_size=12).map(sorted)
+
+
+def tokens(length: int = LENGTH, seed: int = 0) -> Tensor:
+    return torch.tensor(text(length, seed).tokens)
+
+
+def random_deltas(model: HopeAttention, rows: int = 1) -> dict[str, Tensor]:
+    state = model.state_spec.zeros(rows)
+    return as_deltas(model, {name: 0.3 * torch.randn_like(value.float()) for name, value in state.items()})
+
+
+def read(
+    model: HopeAttention,
+    ids: Tensor,
+    cuts: list[int],
+    *,
+    prefix: int = 0,
+    deltas: dict[str, Tensor] | None = None,
+    cache: WindowCache | None = None,
+    row: int = 0,
+) -> Tensor:
+    """Logits ``[T, vocab]`` of one row, read in runs that end at ``cuts`` and at every GRID tokens."""
+    cache = cache or model.new_cache(1)
+    cache.rows[row].prefix = prefix
+    ends = sorted({0, *cuts, *range(GRID, len(ids), GRID), len(ids)})
+    parts = [model.read(cache, [row], ids[None, start:end], deltas) for start, end in pairwise(ends)]
+    return model.backbone.logits(torch.cat(parts, dim=1)[0]).float()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("learned", [False, True], ids=["theta", "deltas"])
+@settings(max_examples=6)
+@given(cuts=CUTS)
+def test_a_text_read_in_cuts_is_the_text(learned: bool, cuts: list[int]) -> None:
+    model, ids = tiny_model(torch.float32), tokens()
+    deltas = random_deltas(model) if learned else None
+    found = read(model, ids, cuts, deltas=deltas)
+    expected = model.forward(ids[None], deltas, window=WINDOW)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_token_by_token_past_the_rings_end() -> None:
+    model, ids = tiny_model(torch.float32), tokens()
+    found = read(model, ids, list(range(LENGTH)))
+    torch.testing.assert_close(found, model.forward(ids[None], window=WINDOW)[0], rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_deltas_and_the_window_matter() -> None:
+    """Else the tests above would not see them."""
+    model, ids = tiny_model(torch.float32), tokens()
+    plain = model.forward(ids[None], window=WINDOW)
+    assert float((model.forward(ids[None], random_deltas(model), window=WINDOW) - plain).abs().max()) > 0.1
+    wider = model.forward(ids[None])
+    assert torch.equal(wider[:, :WINDOW], plain[:, :WINDOW])
+    assert float((wider - plain).abs().max()) > 0.1
+
+
+@torch.inference_mode()
+def test_the_prefix_may_grow_while_it_is_read() -> None:
+    """A session learns token by token what is pinned."""
+    model, ids = tiny_model(torch.float32), tokens()
+    cache = model.new_cache(1)
+    logits = [read(model, ids[:7], [], prefix=0, cache=cache)]
+    logits.append(read(model, ids[7:30], [], prefix=7, cache=cache))
+    logits.append(read(model, ids[30:], [], prefix=30, cache=cache))
+    expected = read(model, ids, [], prefix=30)
+    torch.testing.assert_close(torch.cat(logits), expected, rtol=0, atol=1e-4)
+    assert float((expected - read(model, ids, [], prefix=7)).abs().max()) > 0.1
+
+
+@torch.inference_mode()
+@settings(max_examples=8)
+@given(cuts=CUTS, prefix=st.integers(0, PREFIX))
+def test_in_bf16_no_bit_depends_on_the_cuts(cuts: list[int], prefix: int) -> None:
+    """Of the logits and of all that the cache holds."""
+    model, ids = tiny_model(), tokens()
+    deltas = random_deltas(model)
+    caches = [model.new_cache(1) for _ in range(2)]
+    expected = read(model, ids, [], prefix=prefix, deltas=deltas, cache=caches[0])
+    found = read(model, ids, cuts, prefix=prefix, deltas=deltas, cache=caches[1])
+    assert torch.equal(found, expected), "this machine's kernels are not row-invariant"
+    assert same_row(caches[0], 0, caches[1], 0)
+
+
+def tensors(cache: WindowCache) -> list[Tensor]:
+    return [*cache.keys, *cache.values, cache.hidden]
+
+
+def same_row(one: WindowCache, row: int, other: WindowCache, other_row: int) -> bool:
+    pairs = zip(tensors(one), tensors(other), strict=True)
+    return one.rows[row] == other.rows[other_row] and all(
+        torch.equal(mine[row], theirs[other_row]) for mine, theirs in pairs
+    )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [[0, 1, 2], [0, 2], [1]], ids=str)
+def test_in_bf16_no_bit_depends_on_the_batch(rows: list[int]) -> None:
+    """Rows at other positions, with other prefixes and deltas; adjacent in the cache or not."""
+    model, lengths, prefixes = tiny_model(), (250, 3, 130), (PREFIX, 0, 12)
+    deltas = random_deltas(model, 3)
+    texts = [tokens(length + 20, seed) for seed, length in enumerate(lengths)]
+    own = [{name: value[row : row + 1] for name, value in deltas.items()} for row in range(3)]
+    cache, lonely = model.new_cache(3), [model.new_cache(1) for _ in range(3)]
+    expected = []
+    for row, length in enumerate(lengths):
+        for place, into in ((row, cache), (0, lonely[row])):
+            read(model, texts[row][:length], [], prefix=prefixes[row], deltas=own[row], cache=into, row=place)
+        rest = texts[row][length:]
+        expected.append(read(model, rest, [], prefix=prefixes[row], deltas=own[row], cache=lonely[row]))
+    for step in range(20):
+        ids = torch.stack([texts[row][lengths[row] + step, None] for row in rows])
+        x = model.read(cache, rows, ids, {name: value[rows] for name, value in deltas.items()})
+        logits = model.backbone.logits(x[:, 0]).float()
+        assert torch.equal(logits, torch.stack([expected[row][step] for row in rows]))
+    assert all(same_row(cache, row, lonely[row], 0) for row in rows)
+
+
+@torch.inference_mode()
+def test_a_row_alone_changes_in_its_cache() -> None:
+    model = tiny_model()
+    cache = model.new_cache(3)
+    for tensor in tensors(cache):
+        tensor.normal_()
+    before = [tensor.clone() for tensor in tensors(cache)]
+    read(model, tokens(), [], cache=cache, row=1)
+    assert all(torch.equal(now[[0, 2]], old[[0, 2]]) for now, old in zip(tensors(cache), before, strict=True))
+    assert [row.read for row in cache.rows] == [0, LENGTH, 0]
+
+
+@torch.inference_mode()
+def test_a_row_is_copied_and_cleared_as_a_whole() -> None:
+    model = tiny_model()
+    cache, other = model.new_cache(2), model.new_cache(3)
+    read(model, tokens(), [], prefix=9, cache=cache, row=1)
+    for tensor in tensors(other):
+        tensor.fill_(float("nan"))
+    other.copy(2, cache, 1)
+    assert same_row(other, 2, cache, 1)
+    other.rows[2].read += 1
+    assert cache.rows[1] == Row(9, LENGTH)
+    assert all(bool(tensor[:2].isnan().all()) for tensor in tensors(other))
+    other.clear(2)
+    assert other.rows[2] == Row()
+    assert all(not bool(tensor[2].any()) for tensor in tensors(other))
+
+
+@given(
+    prefixes=st.lists(st.integers(0, PREFIX), min_size=1, max_size=3),
+    reads=st.lists(st.integers(0, 3 * LENGTH), min_size=3, max_size=3),
+    count=st.integers(1, GRID),
+)
+def test_what_is_seen_is_what_the_slots_hold(prefixes: list[int], reads: list[int], count: int) -> None:
+    """Against a ring that is written token by token: every position in sight is held by a slot that is
+    looked at, and no other slot is.
+    """
+    cache = WindowCache(config(), 3, torch.float32, torch.device("cpu"))
+    rows = list(range(len(prefixes)))
+    held = torch.full((len(rows), cache.capacity), -1)
+    for row, prefix in enumerate(prefixes):
+        cache.rows[row].prefix = prefix
+        for position in range(reads[row] + count):
+            cache.rows[row].read = position
+            (slot,) = cache.slots(row, 1).tolist()
+            assert slot == cache.slot_of(row, position)
+            held[row, slot] = position
+        cache.rows[row].read = reads[row]
+    span = cache.span(rows, count)
+    assert span == cache.capacity or span % GRID == 0
+    before = torch.tensor([reads[row] for row in rows])
+    queries = before[:, None] + torch.arange(count)
+    bias = cache.bias(rows, queries, before + count, span)
+    assert bias.shape == (len(rows), count, span)
+    for row, prefix in enumerate(prefixes):
+        assert torch.equal(
+            cache.slots(row, count), torch.tensor([cache.slot_of(row, int(q)) for q in queries[row]])
+        )
+        for token in (0, count - 1):
+            query = int(queries[row, token])
+            found = set(held[row, :span][bias[row, token] == 0].tolist())
+            window = range(max(0, query - WINDOW + 1), query + 1)
+            assert found == {*range(min(prefix, query + 1)), *window}
+    assert set(bias.unique().tolist()) <= {0.0, -torch.inf}

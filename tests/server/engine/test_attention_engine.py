@@ -1,0 +1,327 @@
+"""The service over a Hope-Attention model: learning beside decoding changes no answer of anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import torch
+from tests.model.attention.tiny import BLOCK, DELAY, PERIOD, PREFIX, USABLE, VOCAB, deltas_of, tiny_model
+from torch import Tensor
+
+from hope_model.attention.write import Write
+from hope_model.state import State
+from hope_server.engine.attention_runner import AttentionRunner
+from hope_server.engine.engine import Engine
+from hope_server.engine.events import Boundary, Done, Event, Failed, Sampled
+from hope_server.engine.jobs import Generation
+from hope_server.engine.observer import NullObserver
+from hope_server.engine.request import EngineConfig, PromptPart, SamplingParams
+from hope_server.errors import InternalError, SessionCorrupted
+from hope_server.sessions.store import JournalRecord
+
+Bench = Any
+Same = Callable[[State, State], bool]
+
+TOKENS = 12
+PHASES = {
+    "in the first period": 20,
+    "where a write begins": PERIOD - TOKENS,
+    "where it becomes active": 2 * PERIOD - TOKENS,
+    "at a boundary": BLOCK - TOKENS,
+    "just after it": BLOCK,
+    "before it is usable": USABLE - TOKENS - 1,
+    "where it becomes usable": USABLE - TOKENS,
+    "after it": USABLE + 30,
+}
+"""Lengths of prompts; an answer of TOKENS ends there."""
+
+
+def prompt(length: int) -> list[int]:
+    return [(37 * place + place * place // 7 + length) % VOCAB for place in range(length)]
+
+
+def parts(length: int) -> tuple[PromptPart, ...]:
+    """Something to pin, then a user's words."""
+    ids = tuple(prompt(length))
+    pinned = min(length // 2, PREFIX - 5)
+    return PromptPart("system", ids[:pinned]), PromptPart("user", ids[pinned:])
+
+
+async def new(service: Any) -> str:
+    return str((await service.create_session()).session_id)
+
+
+async def turn(bench: Bench, service: Any, session: str | None, length: int, **more: Any) -> list[int]:
+    options = {"temperature": 1.0, "seed": length, "ignore_eos": True, "parts": parts(length), **more}
+    return [event.token for event in await bench.turn(service, session, (), TOKENS, **options)]
+
+
+@torch.inference_mode()
+def after_one_more(engine: Any, session: str) -> Tensor:
+    """The logits that a session would have after one more token; it stays as it is."""
+    rows = engine._runner._rows
+    cache, deltas = rows.branch(engine._rows[session].slot, 1)
+    x = rows.model.read(cache, [0], torch.tensor([[7]]), deltas)
+    logits: Tensor = rows.model.backbone.logits(x[0, -1])
+    return logits
+
+
+async def next_logits(bench: Bench, service: Any, session: str) -> Tensor:
+    """Of a session that is restored if need be."""
+    await service.levels(session)
+    logits: Tensor = await service._thread.call(lambda: after_one_more(service._engine, session))
+    return logits
+
+
+async def equal(bench: Bench, same: Same, service: Any, session: str, other: Any, twin: str) -> None:
+    """Equal states and equal next tokens, bit for bit."""
+    assert same(await bench.row(service, session), await bench.row(other, twin))
+    found, expected = [await next_logits(bench, *one) for one in ((service, session), (other, twin))]
+    assert torch.equal(found, expected)
+
+
+async def test_company_changes_no_bit(bench: Bench, same: Same) -> None:
+    service, other = await bench.service(tiny_model(), slots=8), await bench.service(tiny_model(), slots=1)
+    crowd = [await new(service) for _ in PHASES]
+    lengths = list(PHASES.values())
+    together = await asyncio.gather(
+        *(turn(bench, service, session, length) for session, length in zip(crowd, lengths, strict=True))
+    )
+    for session, length, found in zip(crowd, lengths, together, strict=True):
+        alone = await new(other)
+        assert found == await turn(bench, other, alone, length)
+        await equal(bench, same, service, session, other, alone)
+    await service.check_integrity()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_restored_session_goes_on_as_one_that_never_left(
+    bench: Bench, same: Same, phase: str
+) -> None:
+    service = await bench.service(tiny_model())
+    session = await new(service)
+    await turn(bench, service, session, PHASES[phase])
+    await service._snapshots.flush()
+    meta = await bench.store.meta(session)
+    head = PHASES[phase] + TOKENS
+    assert meta.position == head
+    usable = (head - DELAY) // BLOCK * BLOCK if head >= USABLE else 0
+    assert meta.snapshot_seq == usable, "a snapshot is stored once its encoding replaced the cache"
+    fresh = await bench.service(tiny_model(), slots=1)
+    await equal(bench, same, fresh, session, service, session)
+    assert bench.observer.replayed == [head - usable]
+
+
+async def test_turns_after_a_restore_are_those_without_it(bench: Bench, same: Same) -> None:
+    steady, killed = await bench.service(tiny_model()), await bench.service(tiny_model())
+    twin, session = await new(steady), await new(killed)
+    for number, length in enumerate((100, 170, 60, 200)):
+        expected = await turn(bench, steady, twin, length, seed=number)
+        found = await turn(bench, killed, session, length, seed=number)
+        assert found == expected
+        await killed._snapshots.flush()
+        killed = await bench.service(tiny_model())  # the old one is not asked to flush anything
+    await equal(bench, same, killed, session, steady, twin)
+    levels = await killed.levels(session)
+    assert levels == await steady.levels(twin)
+    assert levels[0].writes == (530 + 4 * TOKENS - DELAY) // PERIOD
+    assert (levels[0].tokens, levels[0].refused) == (530 + 4 * TOKENS, 0)
+
+
+async def test_every_write_is_told_to_the_observer_once(bench: Bench) -> None:
+    service = await bench.service(tiny_model())
+    session = await new(service)
+    await turn(bench, service, session, USABLE)
+    (level, slow) = await service.levels(session)
+    assert (level.name, slow.name) == ("fast", "slow")
+    assert level.writes > 0
+    assert bench.observer.writes == {"fast": level.writes}
+    assert bench.observer.tokens == {"fast": USABLE + TOKENS}
+    assert bench.observer.drifts == ["fast"] * level.writes
+    assert level.drift_ratio > 0
+
+
+async def test_an_ephemeral_session_leaves_nothing(bench: Bench, same: Same) -> None:
+    service, other = await bench.service(tiny_model(), slots=1), await bench.service(tiny_model(), slots=1)
+    first = await turn(bench, service, None, USABLE + 5)
+    assert first == await turn(bench, service, None, USABLE + 5)
+    session, twin = await new(service), await new(other)
+    assert await turn(bench, service, session, 150) == await turn(bench, other, twin, 150)
+    await equal(bench, same, service, session, other, twin)
+    await service._snapshots.flush()
+    assert bench.observer.snapshots == 0
+
+
+async def test_without_learning_answers_are_thetas(bench: Bench, same: Same) -> None:
+    still, learning = await bench.service(tiny_model(), learn=False), await bench.service(tiny_model())
+    session, other = await new(still), await new(learning)
+    found, learned = await turn(bench, still, session, 400), await turn(bench, learning, other, 400)
+    assert found != learned
+    row = await bench.row(still, session)
+    assert not any(bool(delta.any()) for delta in deltas_of(row).values())
+    level, _ = await still.levels(session)
+    assert (level.writes, level.refused, level.drift_ratio) == (0, 0, 0.0)
+    fresh = await bench.service(tiny_model(), learn=False)
+    await still._snapshots.flush()
+    await equal(bench, same, fresh, session, still, session)
+
+
+async def test_nan_in_one_session_harms_no_other(bench: Bench, same: Same) -> None:
+    service, twin = await bench.service(tiny_model()), await bench.service(tiny_model())
+    sick, well = await new(service), await new(service)
+    lonely = await new(twin)
+    expected = [event.token for event in await bench.turn(twin, lonely, prompt(100), 48)]
+    async with (
+        aclosing(service.generate(bench.request(sick, prompt(50), 10**6))) as dying,
+        aclosing(service.generate(bench.request(well, prompt(100), 48))) as living,
+    ):
+        await anext(dying)
+        found = [(await anext(living)).token]  # both decode now, in one batch
+        await service._thread.call(lambda: _poison(service._engine, sick))
+        with pytest.raises(SessionCorrupted):
+            async for _event in dying:
+                pass
+        found += [event.token async for event in living]
+    assert found == expected
+    await equal(bench, same, service, well, twin, lonely)
+    await equal(bench, same, service, sick, twin, sick)
+    assert all(bool(tensor.isfinite().all()) for tensor in (await bench.row(service, sick)).values())
+    assert bench.observer.corrupted == 1
+
+
+def _poison(engine: Any, session: str) -> None:
+    engine._runner._rows._cache.values[0][engine._rows[session].slot, 0, 0, 0] = float("nan")
+
+
+async def test_eviction_and_return_change_nothing(bench: Bench) -> None:
+    small, large = await bench.service(tiny_model(), slots=1), await bench.service(tiny_model(), slots=4)
+    crowd, alone = [await new(small) for _ in range(2)], [await new(large) for _ in range(2)]
+    for number in range(2):
+        for one, other in zip(crowd, alone, strict=True):
+            found = await turn(bench, small, one, 190, seed=number)
+            assert found == await turn(bench, large, other, 190, seed=number)
+    await small.check_integrity()
+
+
+class Steps:
+    """An engine on the test's own thread, its events by session, and commits that land after every step."""
+
+    def __init__(self, slots: int = 4) -> None:
+        self.events: dict[str, list[Event]] = {}
+        config = EngineConfig(slots=slots)
+        self.runner = AttentionRunner(tiny_model(), slots=slots, learn=True)
+        self.engine = Engine(self.runner, config, sink=self._collect, observer=NullObserver())
+
+    def _collect(self, events: list[tuple[str, Event]]) -> None:
+        for session, event in events:
+            self.events.setdefault(session, []).append(event)
+            if isinstance(event, Sampled):
+                self.engine.committed(session, 1)
+
+    def start(self, session: str, length: int, tokens: int) -> None:
+        self.engine.open(session)
+        self.engine.step()
+        self.engine.start(
+            session,
+            [JournalRecord(1, "run", "user", tuple(prompt(length)))],
+            Generation(SamplingParams(temperature=0.0, max_tokens=tokens), seed=0),
+            durable=True,
+        )
+
+    def run(self) -> None:
+        while self.engine.step():
+            self.engine.check_integrity()
+
+    def tokens(self, session: str) -> list[int]:
+        return [event.token for event in self.events[session] if isinstance(event, Sampled)]
+
+
+def test_learning_goes_on_when_nobody_waits() -> None:
+    """A turn is answered before what it taught is computed; then the engine works it off, and rests."""
+    steps = Steps()
+    steps.start("s", PERIOD, 0)
+    while not any(isinstance(event, Done) for event in steps.events["s"]):
+        steps.engine.step()
+    slot = steps.engine._rows["s"].slot
+    backlog = steps.runner.backlog(slot)
+    assert backlog is not None
+    steps.engine.release("s", PERIOD)
+    worked = 0
+    while steps.engine.step():
+        worked += 1
+    assert worked == backlog.slices
+    assert steps.runner.backlog(slot) is None
+    assert not steps.engine.step()
+
+
+def test_no_step_of_decoding_ends_in_a_whole_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While sessions decode, slices are worked off before the write's position comes."""
+    left: list[int] = []
+    finish = Write.finish
+
+    def noted(write: Write) -> Any:
+        left.append(write.slices)
+        return finish(write)
+
+    monkeypatch.setattr(Write, "finish", noted)
+    steps = Steps()
+    for session, length in (("a", 30), ("b", 50), ("c", 62)):
+        steps.start(session, length, 3 * PERIOD)
+    steps.run()
+    assert len(left) >= 3
+    assert not any(left)
+
+
+@pytest.mark.parametrize("when", ["reading", "between turns"])
+def test_a_slice_that_fails_costs_its_session_alone(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    lonely = Steps()
+    lonely.start("well", 30, 2 * PERIOD)
+    lonely.run()
+    steps = Steps()
+    steps.start("well", 30, 2 * PERIOD)
+    steps.start("sick", PERIOD - 1, 2 * PERIOD if when == "reading" else 1)
+    work = steps.runner.work
+    sick = steps.engine._rows["sick"].slot
+
+    def broken(slot: int) -> None:
+        if slot == sick:
+            raise RuntimeError("a slice failed")
+        work(slot)
+
+    monkeypatch.setattr(steps.runner, "work", broken)
+    steps.run()
+    if when == "between turns":
+        steps.engine.release("sick", PERIOD)
+        steps.run()
+    assert steps.engine.position("sick") is None
+    failed = [event for event in steps.events["sick"] if isinstance(event, Failed)]
+    if when == "reading":
+        (event,) = failed
+        assert isinstance(event.error, InternalError)
+    assert steps.tokens("well") == lonely.tokens("well")
+    steps.engine.check_integrity()
+    steps.start("next", PERIOD, 1)
+    steps.run()
+    assert steps.tokens("next") == _first_token(PERIOD)
+
+
+def _first_token(length: int) -> list[int]:
+    steps = Steps()
+    steps.start("alone", length, 1)
+    steps.run()
+    return steps.tokens("alone")
+
+
+def test_a_boundary_is_an_event_once_it_is_usable() -> None:
+    steps = Steps()
+    steps.start("s", USABLE - 3, 6)
+    steps.run()
+    events = steps.events["s"]
+    (boundary,) = (event for event in events if isinstance(event, Boundary))
+    assert boundary.position == int(boundary.row["position"]) == BLOCK
+    before = [event for event in events[: events.index(boundary)] if isinstance(event, Sampled)]
+    assert len(before) == 3, "the third sampled token completes the delay"

@@ -1,0 +1,136 @@
+"""How learning is spread over decoding: in time, evenly, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hope_server.engine.pace import LearningPace
+
+EPSILON = 1e-6
+
+
+@dataclass
+class Work:
+    """A session's backlog."""
+
+    slices: int
+    tokens: int
+
+
+def step(pace: LearningPace, works: dict[str, Work], advanced: dict[str, int]) -> list[str]:
+    """Sessions read tokens; what the pace chooses is worked off."""
+    for session, tokens in advanced.items():
+        works[session].tokens -= tokens
+    chosen = pace.choose({name: work for name, work in works.items() if work.slices}, advanced)
+    for session in chosen:
+        works[session].slices -= 1
+    return chosen
+
+
+SESSIONS = st.dictionaries(
+    st.sampled_from("abcdef"), st.tuples(st.integers(1, 40), st.integers(1, 130)), min_size=1
+)
+"""Slices by session, and the tokens before which they are due."""
+
+
+def begin(sizes: dict[str, tuple[int, int]]) -> dict[str, Work]:
+    """As a session finds it that still reads the token at which its work begins."""
+    return {name: Work(slices, tokens + 1) for name, (slices, tokens) in sizes.items()}
+
+
+def moving(works: dict[str, Work]) -> dict[str, int]:
+    """One token for everybody whose work is not due yet."""
+    return {name: 1 for name, work in works.items() if work.tokens > 1}
+
+
+@given(
+    sizes=SESSIONS,
+    idle=st.sets(st.sampled_from("abcdef")),
+    later=st.lists(st.tuples(st.integers(1, 50), st.sampled_from("abcdef"), st.integers(1, 30)), max_size=4),
+)
+def test_who_reads_a_token_a_step_is_done_in_time(
+    sizes: dict[str, tuple[int, int]], idle: set[str], later: list[tuple[int, str, int]]
+) -> None:
+    """Whatever the others do, and also with slices that come up before the same deadline: a write begins
+    when its window has been encoded.
+    """
+    pace, works, steps = LearningPace(), begin(sizes), 0
+    while advanced := {name: 1 for name in moving(works) if name not in idle}:
+        steps += 1
+        for at, name, slices in later:
+            if at == steps and advanced.get(name) and works[name].tokens > 2:
+                works[name].slices += slices
+        step(pace, works, advanced)
+        for name in advanced:
+            assert works[name].tokens > 1 or not works[name].slices, f"{name} would be worked off at once"
+
+
+@given(SESSIONS)
+def test_no_step_does_more_than_is_owed(sizes: dict[str, tuple[int, int]]) -> None:
+    """What is left, spread over the tokens that are left; less than a slice is carried from step to step."""
+    pace, works = LearningPace(), begin(sizes)
+    while advanced := moving(works):
+        rate = sum(works[name].slices / (works[name].tokens - 1) for name in advanced)
+        assert len(step(pace, works, advanced)) <= math.ceil(rate + EPSILON)
+
+
+@given(st.integers(1, 40), st.integers(1, 130))
+def test_one_sessions_work_is_spread_evenly(slices: int, tokens: int) -> None:
+    pace, works = LearningPace(), begin({"a": (slices, tokens)})
+    done = [len(step(pace, works, {"a": 1})) for _ in range(tokens)]
+    assert sum(done) == slices
+    assert max(done) - min(done) <= 2
+
+
+@given(sizes=SESSIONS, steps=st.lists(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 64))))
+def test_only_those_that_read_are_worked_for_the_nearest_deadline_first(
+    sizes: dict[str, tuple[int, int]], steps: list[dict[str, int]]
+) -> None:
+    pace, works = LearningPace(), begin(sizes)
+    for wanted in steps:
+        advanced = {name: min(wanted.get(name, 0), work.tokens - 1) for name, work in works.items()}
+        advanced = {name: tokens for name, tokens in advanced.items() if tokens}
+        before = {name: work.slices for name, work in works.items()}
+        chosen = step(pace, works, advanced)
+        assert set(chosen) <= advanced.keys()
+        assert all(work.slices >= 0 for work in works.values())
+        deadlines = [works[name].tokens for name in chosen]
+        assert deadlines == sorted(deadlines)
+        left_out = [works[name].tokens for name in advanced if before[name] and name not in chosen]
+        assert not chosen or all(tokens >= max(deadlines) for tokens in left_out)
+
+
+@given(SESSIONS)
+def test_who_stood_still_is_in_time_afterwards(sizes: dict[str, tuple[int, int]]) -> None:
+    """One after the other: nobody is forgotten, nobody pays for what is over."""
+    pace, works = LearningPace(), begin(sizes)
+    for name, (slices, tokens) in sizes.items():
+        while works[name].tokens > 1:
+            assert len(step(pace, works, {name: 1})) <= math.ceil(slices / tokens + EPSILON)
+        assert works[name].slices == 0
+
+
+def test_a_long_run_pays_for_its_tokens() -> None:
+    """In three steps of the same length: that which begins the work, the next, and that which ends it."""
+    pace, works = LearningPace(), {"a": Work(24, 64 + 128)}
+    assert len(step(pace, works, {"a": 64})) == 8
+    assert len(step(pace, works, {"a": 64})) == 8
+
+
+def test_who_reads_nothing_owes_nothing() -> None:
+    pace, works = LearningPace(), {"a": Work(5, 10)}
+    assert step(pace, works, {}) == []
+    assert pace.choose({}, {"a": 1}) == []
+    assert works["a"].slices == 5
+
+
+def test_what_was_owed_is_forgotten_with_the_work() -> None:
+    """A debt does not fall on sessions that come later."""
+    pace = LearningPace()
+    assert pace.choose({"a": Work(3, 4)}, {"a": 1}) == []
+    assert pace.choose({}, {"a": 1}) == []
+    assert pace.choose({"b": Work(40, 100)}, {"b": 1}) == []
