@@ -1,0 +1,96 @@
+"""A chat that stays sane: short with a tiny model, 200 turns with a real one (slow)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.model.evaluate import talking
+
+from hope_model.errors import ConfigError
+from hope_model.evaluate.conversation import LastToken, Message
+from hope_model.evaluate.sane_chat import CANARY, Milestone, chat_along, script
+from hope_model.evaluate.sanity import repetition
+
+
+def _chat(turns: int = 12, *, learn: bool = True, every: int = 4) -> list[Milestone]:
+    messages = script(turns, seed=1)
+    return chat_along(talking.model(), talking.chat(), messages, learn=learn, answer_tokens=8, every=every)
+
+
+@pytest.fixture(scope="module")
+def learning() -> list[Milestone]:
+    return _chat()
+
+
+def test_a_short_chat_stays_sane(learning: list[Milestone]) -> None:
+    """The tiny model's level is bounded as the real one's: by its Fisher norm, by the pull to theta."""
+    start, *later = learning
+    for milestone in later:
+        assert abs(milestone.canary - start.canary) < 1.0
+        assert 0 < milestone.drift["fast"] < 1.0
+    frozen = _chat(learn=False)
+    assert all(one.repetition <= other.repetition + 0.4 for one, other in zip(later, frozen[1:], strict=True))
+
+
+def test_milestones_come_along_the_way(learning: list[Milestone]) -> None:
+    assert [milestone.turns for milestone in learning] == [0, 4, 8, 12]
+    assert [milestone.turns for milestone in _chat(5)] == [0, 4, 5]
+    tokens = [milestone.tokens for milestone in learning]
+    assert tokens[0] == 0
+    assert tokens == sorted(tokens)
+    said = sum(len(talking.tokenizer().encode(message)) for message in script(12, seed=1))
+    assert said < tokens[-1] < said + 12 * (8 + 40)
+
+
+def test_a_session_reads_messages_and_its_own_answers() -> None:
+    """By hand, in one pass over everything so far; a cut answer is ended by the next turn."""
+    model, chat, messages = talking.model(), talking.chat(), ["Hi", "the cat", "x"]
+    ids: list[int] = []
+    last: LastToken | None = None
+    expected = []
+    for message in messages:
+        ids += [token for _, part in chat.render([Message("user", message)], last) for token in part]
+        answer: list[int] = []
+        for _ in range(9):
+            token = int(model.forward(torch.tensor([ids]))[0, -1].argmax())
+            ids.append(token)
+            last = LastToken(token, "model")
+            if token in chat.stop_ids:
+                break
+            answer.append(token)
+        expected.append((len(ids), repetition([answer])))
+    assert len(ids) < talking.CONFIG.memory.window
+    found = chat_along(model, chat, messages, learn=False, answer_tokens=9, every=1)
+    assert [(milestone.tokens, milestone.repetition) for milestone in found[1:]] == expected
+    assert len({share for _, share in expected}) > 1
+
+
+def test_the_first_milestone_is_the_model_itself(learning: list[Milestone]) -> None:
+    ids = torch.tensor([talking.tokenizer().encode(CANARY)])
+    chances = talking.model().forward(ids[:, :-1])[0].log_softmax(-1)
+    nats = -float(chances.gather(-1, ids[0, 1:, None]).mean())
+    assert learning[0].canary == pytest.approx(nats, rel=1e-4)
+    assert learning[0].drift == {"fast": 0.0}
+
+
+def test_without_learning_nothing_moves() -> None:
+    start, *later = _chat(learn=False)
+    assert all(milestone.canary == start.canary for milestone in later)
+    assert all(milestone.drift == {"fast": 0.0} for milestone in later)
+
+
+def test_learning_moves_the_model(learning: list[Milestone]) -> None:
+    assert all(milestone.canary != learning[0].canary for milestone in learning[1:])
+
+
+def test_the_user_says_many_things() -> None:
+    assert len(set(script(200))) == 200
+    assert script(300)[:200] == script(200)
+    assert script(300)[200:] == script(100)
+    assert script(200, seed=1) != script(200)
+
+
+@pytest.mark.parametrize(("answer_tokens", "every"), [(0, 4), (8, 0)])
+def test_other_lengths_are_refused(answer_tokens: int, every: int) -> None:
+    with pytest.raises(ConfigError, match="answer_tokens, every: expected at least 1"):
+        chat_along(talking.model(), talking.chat(), [], answer_tokens=answer_tokens, every=every)
