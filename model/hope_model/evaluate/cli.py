@@ -32,7 +32,7 @@ STREAM_LENGTHS = {
     "hope": StreamLengths(65_536, 32_768, 2_048),
     "hope_attention": StreamLengths(8_192, 2_048, None),
 }
-"""By family: every write of a pre-trained model costs gradients, and two thousand tokens settle it."""
+"""By family: every write of a pre-trained model costs gradients, so its streams are shorter."""
 
 
 def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | None = None) -> None:

@@ -19,7 +19,7 @@ async def test_a_prompt_is_continued(http: httpx.AsyncClient, engine: ScriptedEn
     assert body["choices"] == [{"index": 0, "text": "Hello there", "logprobs": None, "finish_reason": "stop"}]
     assert body["usage"] == {"prompt_tokens": 4, "completion_tokens": 12, "total_tokens": 16}
     assert engine.read() == [6 + byte for byte in b"Once"]
-    assert engine.requests[-1].prompt[0].origin == "user"
+    assert engine.requests[-1].prompt[0].origin == "text"
     assert engine.requests[-1].sampling.max_tokens == 16
 
 

@@ -155,12 +155,12 @@ async def test_a_plain_text_starts_as_the_tokenizer_wants(
 ) -> None:
     for _ in range(2):
         await http.post("/v1/completions", json={"prompt": "</s>"})
-        assert last_read(engine, bos) == [("template", "<s>"), ("user", "</s>")]
+        assert last_read(engine, bos) == [("template", "<s>"), ("text", "</s>")]
         assert engine.read()[1:] == bos.encode("</s>")
     await http.post("/v1/completions", json={"prompt": "Once", "session_id": session})
-    assert last_read(engine, bos) == [("template", "<s>"), ("user", "Once")]
+    assert last_read(engine, bos) == [("template", "<s>"), ("text", "Once")]
     await http.post("/v1/completions", json={"prompt": " more", "session_id": session})
-    assert last_read(engine, bos) == [("user", " more")]
+    assert last_read(engine, bos) == [("text", " more")]
     await http.post("/v1/completions", json={"prompt": [7, 8]})
     assert engine.read() == [7, 8]
 
@@ -169,7 +169,7 @@ async def test_a_plain_text_starts_with_nothing_otherwise(
     http: httpx.AsyncClient, engine: ScriptedEngine, smollm2: SpecialTokenizer
 ) -> None:
     await http.post("/v1/completions", json={"prompt": "Once"})
-    assert last_read(engine, smollm2) == [("user", "Once")]
+    assert last_read(engine, smollm2) == [("text", "Once")]
 
 
 async def test_events_tell_the_template_from_the_texts(
@@ -188,6 +188,7 @@ async def test_events_tell_the_template_from_the_texts(
 
 def test_the_newest_origin_is_stored_after_the_others() -> None:
     """An origin is stored as its place: journals of before keep their meaning."""
-    assert get_args(Origin) == get_args(base.Origin) == ("system", "user", "tool", "model", "template")
+    origins = ("system", "user", "tool", "model", "template", "text")
+    assert get_args(Origin) == get_args(base.Origin) == origins
     stored = [encode_record("s", JournalRecord(1, "run", origin, (1,)))[2] for origin in get_args(Origin)]
-    assert stored == [0, 1, 2, 3, 4]
+    assert stored == [0, 1, 2, 3, 4, 5]

@@ -59,7 +59,7 @@ async def test_the_journal(http: httpx.AsyncClient, engine: ScriptedEngine, sess
     body = (await http.get(f"{URL}/{session}/events", params={"after": 0})).json()
     assert body["head"] == 6
     assert [(e["seq"], e["kind"], e["text"], e["origin"]) for e in body["events"]] == [
-        (1, "run", "a", "user"),
+        (1, "run", "a", "text"),
         (2, "step", "", "model"),
         (3, "step", "", "model"),
         (4, "step", "€", "model"),
