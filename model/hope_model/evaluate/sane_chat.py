@@ -33,13 +33,15 @@ class Milestone:
     """How a session stands.
 
     turns, tokens: that it has read. repetition: share of repeated 4-grams in the answers since the last
-    milestone. canary: nats per token of :data:`CANARY` with the session's memory. drift: by level, norm of
-    the deltas over the norm of the weights that they change.
+    milestone. echoes: share of these answers that had been given before, word for word. canary: nats per
+    token of :data:`CANARY` with the session's memory. drift: by level, norm of the deltas over the norm of
+    the weights that they change.
     """
 
     turns: int
     tokens: int
     repetition: float
+    echoes: float
     canary: float
     drift: Mapping[str, float]
 
@@ -74,13 +76,13 @@ def chat_along(
     if answer_tokens < 1 or every < 1:
         raise ConfigError(f"answer_tokens, every: expected at least 1, found {answer_tokens}, {every}")
     session = _Session(model, chat, learn)
-    milestones, answers = [session.milestone(0, [])], list[list[int]]()
+    milestones, answers = [session.milestone([], [])], list[list[int]]()
     for turn, message in enumerate(messages, start=1):
         progress("chatting", turn, len(messages))
         answers.append(session.turn(message, answer_tokens))
         if turn % every == 0 or turn == len(messages):
-            milestones.append(session.milestone(turn, answers))
-            answers = []
+            start = milestones[-1].turns
+            milestones.append(session.milestone(answers[:start], answers[start:]))
     return milestones
 
 
@@ -110,8 +112,18 @@ class _Session:
         return answer
 
     @torch.inference_mode()
-    def milestone(self, turns: int, answers: Sequence[Sequence[int]]) -> Milestone:
+    def milestone(self, before: Sequence[list[int]], answers: Sequence[list[int]]) -> Milestone:
+        """After the answers ``before`` an earlier milestone and those since."""
+        turns = len(before) + len(answers)
+        echoes = sum(answer in (*before, *answers[:at]) for at, answer in enumerate(answers))
         _, deltas = self._rows.branch(0, 1)
         logits = self._model.forward(self._canary[:, :-1], deltas)[0].float()
         nats = float(F.cross_entropy(logits, self._canary[0, 1:]))
-        return Milestone(turns, self._rows.position(0), repetition(answers), nats, self._rows.drift(0))
+        return Milestone(
+            turns=turns,
+            tokens=self._rows.position(0),
+            repetition=repetition(answers),
+            echoes=echoes / max(1, len(answers)),
+            canary=nats,
+            drift=self._rows.drift(0),
+        )

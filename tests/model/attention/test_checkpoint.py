@@ -36,7 +36,7 @@ from hope_model.attention.checkpoint import (
     load_attention_checkpoint,
 )
 from hope_model.attention.config import HopeAttentionConfig
-from hope_model.attention.memory import memory_shapes
+from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.prompts import OPENINGS, QUESTIONS
 from hope_model.checkpoint import MAX_CONFIG_BYTES, family_of
@@ -134,6 +134,8 @@ def test_the_hash_changes_with_any_weight_and_with_the_configuration(saved: Path
     weights = load_file(saved / "model.safetensors")
     content = json.loads((saved / "config.json").read_text())["model"]
     config = HopeAttentionConfig.from_dict(content)
+    canaries = weights[CANARY_TOKENS].clone()
+    weights[CANARY_TOKENS].fill_(-1)  # what they are for theta changes with any other weight
 
     def digest() -> str:
         return attention_weights_sha256(HopeAttention(config, weights))
@@ -141,6 +143,7 @@ def test_the_hash_changes_with_any_weight_and_with_the_configuration(saved: Path
     seen = {digest()}
     # Of the layers, the last one stands for all.
     chosen = [name for name in weights if not name.startswith("model.layers.") or ".3." in name]
+    chosen = [name for name in chosen if not name.startswith("memory.canary")]
     for name in chosen:
         tensor = weights[name].view(-1)
         kept = tensor[-1].clone()
@@ -148,6 +151,14 @@ def test_the_hash_changes_with_any_weight_and_with_the_configuration(saved: Path
         seen.add(digest())
         tensor[-1] = kept
     assert len(seen) == len(chosen) + 1
+    other = canaries.clone()
+    other[-1, 0] = 3 if other[-1, 0] != 3 else 4
+    for texts in (canaries, canaries.flip(0), other):
+        weights[CANARY_TOKENS] = texts
+        assert digest() not in seen
+        seen.add(digest())
+    weights[CANARY_START] += 1
+    assert digest() not in seen
     content["memory"]["levels"][0]["steps"] += 1
     config = HopeAttentionConfig.from_dict(content)
     assert digest() not in seen

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tests.model.attention.tiny import (
     BLOCK,
@@ -80,7 +80,7 @@ def act(sessions: Sessions, kind: str, row: int, count: int) -> None:
             sessions.decode(joined)
 
 
-@settings(max_examples=9)
+@settings(max_examples=9, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
 @given(st.lists(ACTIONS, max_size=40))
 def test_no_bit_depends_on_how_tokens_arrive(actions: list[tuple[str, int, int]]) -> None:
     """Cut anywhere, in runs or steps, alone or in a batch with others at other positions, what is learned

@@ -276,16 +276,9 @@ def test_no_step_of_decoding_ends_in_a_whole_write(monkeypatch: pytest.MonkeyPat
     assert not any(left)
 
 
-@pytest.mark.parametrize("when", ["reading", "between turns"])
-def test_a_slice_that_fails_costs_its_session_alone(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    lonely = Steps()
-    lonely.start("well", 30, 2 * PERIOD)
-    lonely.run()
-    steps = Steps()
-    steps.start("well", 30, 2 * PERIOD)
-    steps.start("sick", PERIOD - 1, 2 * PERIOD if when == "reading" else 1)
-    work = steps.runner.work
-    sick = steps.engine._rows["sick"].slot
+def break_work(monkeypatch: pytest.MonkeyPatch, steps: Steps, session: str) -> None:
+    """Every slice of one session fails."""
+    work, sick = steps.runner.work, steps.engine._rows[session].slot
 
     def broken(slot: int) -> None:
         if slot == sick:
@@ -293,17 +286,36 @@ def test_a_slice_that_fails_costs_its_session_alone(monkeypatch: pytest.MonkeyPa
         work(slot)
 
     monkeypatch.setattr(steps.runner, "work", broken)
+
+
+def test_a_slice_that_fails_costs_its_session_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lonely = Steps()
+    lonely.start("well", 30, 2 * PERIOD)
+    lonely.run()
+    steps = Steps()
+    steps.start("well", 30, 2 * PERIOD)
+    steps.start("sick", PERIOD - 1, 2 * PERIOD)
+    break_work(monkeypatch, steps, "sick")
     steps.run()
-    if when == "between turns":
-        steps.engine.release("sick", PERIOD)
-        steps.run()
     assert steps.engine.position("sick") is None
-    failed = [event for event in steps.events["sick"] if isinstance(event, Failed)]
-    if when == "reading":
-        (event,) = failed
-        assert isinstance(event.error, InternalError)
+    (failed,) = (event for event in steps.events["sick"] if isinstance(event, Failed))
+    assert isinstance(failed.error, InternalError)
     assert steps.tokens("well") == lonely.tokens("well")
+
+
+def test_a_slice_that_fails_between_turns_drops_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps()
+    steps.start("sick", PERIOD - 1, 1)
+    while not any(isinstance(event, Done) for event in steps.events["sick"]):
+        steps.engine.step()
+    steps.engine.release("sick", PERIOD)
+    assert steps.engine.position("sick") == PERIOD
+    break_work(monkeypatch, steps, "sick")
+    assert any(not steps.engine.step() for _ in range(9)), "the engine tries for ever"
+    assert steps.engine.position("sick") is None
+    assert not any(isinstance(event, Failed) for event in steps.events["sick"])
     steps.engine.check_integrity()
+    monkeypatch.undo()
     steps.start("next", PERIOD, 1)
     steps.run()
     assert steps.tokens("next") == _first_token(PERIOD)
