@@ -12,7 +12,8 @@ def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 
     Args:
         queries: ``[B, H, T, K]``, scaled.
-        keys, values: ``[B, G, S, K]`` with ``G`` dividing ``H``, in the queries' type; views are fine.
+        keys, values: ``[B, G, S, K]`` with ``G`` dividing ``H``, in the queries' type; dense ones are not
+            copied.
         bias: ``[B or 1, T, S]`` fp32, ``-inf`` where a query may not look.
 
     Returns:
@@ -22,8 +23,7 @@ def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     groups, seen = keys.shape[1], keys.shape[2]
     share = heads // groups
     together = queries.reshape(rows * groups, share * tokens, width)
-    # Keys on the left: they are read where they lie, where a transposed right side is copied first.
-    scores = torch.bmm(_flat(keys), together.mT).mT
+    scores = torch.bmm(together, _flat(keys).mT)
     scores = scores.view(rows, groups, share, tokens, seen) + bias[:, None, None]
     weights = torch.softmax(scores, dim=-1).to(values.dtype).view(rows * groups, share * tokens, seen)
     return torch.bmm(weights, _flat(values)).view(rows, heads, tokens, width)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hope_model.attention.config import GRID, HopeAttentionConfig
 
@@ -24,9 +25,10 @@ class Row:
 class WindowCache:
     """``rows`` rings side by side, in place by row index.
 
-    keys, values: per layer ``[rows, G, R, K]``. hidden: ``[rows, R, D]`` fp32, inputs of the first
+    keys, values: per layer ``[rows, G, size, K]``. hidden: ``[rows, size, D]`` fp32, inputs of the first
     adapted layer.
-    ``R = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token sees.
+    ``capacity = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token
+    sees. Until a row is that long there are only the slots in use: products read dense tensors.
     """
 
     def __init__(
@@ -35,28 +37,38 @@ class WindowCache:
         backbone, memory = config.backbone, config.memory
         self.window = memory.window
         self.capacity = memory.prefix + memory.window + GRID
-        shape = (rows, backbone.kv_heads, self.capacity, backbone.head_width)
+        self.size = min(GRID, self.capacity)
+        shape = (rows, backbone.kv_heads, self.size, backbone.head_width)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
-        self.hidden = torch.zeros(rows, self.capacity, backbone.width, device=device)
+        self.hidden = torch.zeros(rows, self.size, backbone.width, device=device)
         self.rows = [Row() for _ in range(rows)]
 
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
-        for tensor in (*self.keys, *self.values, self.hidden):
+        for tensor in self._tensors():
             tensor[row].zero_()
         self.rows[row] = Row()
 
     def copy(self, row: int, source: "WindowCache", source_row: int) -> None:
         """Row ``row`` becomes ``source_row`` of ``source``."""
-        pairs = zip(
-            (*self.keys, *self.values, self.hidden),
-            (*source.keys, *source.values, source.hidden),
-            strict=True,
-        )
-        for mine, theirs in pairs:
-            mine[row].copy_(theirs[source_row])
+        self.reserve(source.span([source_row], 0))
+        for mine, theirs in zip(self._tensors(), source._tensors(), strict=True):
+            own, other = mine[row], theirs[source_row]
+            held = min(own.shape[-2], other.shape[-2])
+            own[..., :held, :].copy_(other[..., :held, :])
+            own[..., held:, :].zero_()
         self.rows[row] = Row(source.rows[source_row].prefix, source.rows[source_row].read)
+
+    def reserve(self, slots: int) -> None:
+        """Have at least ``slots`` slots in every row."""
+        if slots <= self.size:
+            return
+        more = (0, 0, 0, slots - self.size)
+        self.keys = [F.pad(tensor, more) for tensor in self.keys]
+        self.values = [F.pad(tensor, more) for tensor in self.values]
+        self.hidden = F.pad(self.hidden, more)
+        self.size = slots
 
     def slots(self, row: int, tokens: int) -> Tensor:
         """The ring's slots of the row's next ``tokens`` tokens, ``[tokens]`` int64."""
@@ -97,6 +109,9 @@ class WindowCache:
         seen = (held <= query) & (pinned | ((held > query - self.window) & (held >= prefix[:, None])))
         bias = torch.zeros(seen.shape, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
         return bias.to(self.hidden.device)
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return *self.keys, *self.values, self.hidden
 
 
 def _slot(positions: Tensor, prefix: int, capacity: int) -> Tensor:

@@ -109,9 +109,14 @@ def tensors(cache: WindowCache) -> list[Tensor]:
 
 
 def same_row(one: WindowCache, row: int, other: WindowCache, other_row: int) -> bool:
+    """Equal in the slots that both have, empty in all others."""
+    held = min(one.size, other.size)
     pairs = zip(tensors(one), tensors(other), strict=True)
     return one.rows[row] == other.rows[other_row] and all(
-        torch.equal(mine[row], theirs[other_row]) for mine, theirs in pairs
+        torch.equal(mine[row][..., :held, :], theirs[other_row][..., :held, :])
+        and not mine[row][..., held:, :].any()
+        and not theirs[other_row][..., held:, :].any()
+        for mine, theirs in pairs
     )
 
 
@@ -142,6 +147,7 @@ def test_in_bf16_no_bit_depends_on_the_batch(rows: list[int]) -> None:
 def test_a_row_alone_changes_in_its_cache() -> None:
     model = tiny_model()
     cache = model.new_cache(3)
+    cache.reserve(cache.capacity)
     for tensor in tensors(cache):
         tensor.normal_()
     before = [tensor.clone() for tensor in tensors(cache)]
@@ -155,6 +161,7 @@ def test_a_row_is_copied_and_cleared_as_a_whole() -> None:
     model = tiny_model()
     cache, other = model.new_cache(2), model.new_cache(3)
     read(model, tokens(), [], prefix=9, cache=cache, row=1)
+    other.reserve(other.capacity)
     for tensor in tensors(other):
         tensor.fill_(float("nan"))
     other.copy(2, cache, 1)
@@ -165,6 +172,22 @@ def test_a_row_is_copied_and_cleared_as_a_whole() -> None:
     other.clear(2)
     assert other.rows[2] == Row()
     assert all(not bool(tensor[2].any()) for tensor in tensors(other))
+
+
+@torch.inference_mode()
+def test_a_cache_grows_for_what_is_read_or_copied_and_keeps_its_rows() -> None:
+    model = tiny_model()
+    cache, small = model.new_cache(2), model.new_cache(1)
+    read(model, tokens(20), [], cache=cache, row=0)
+    assert cache.size == GRID
+    before = [tensor[0].clone() for tensor in tensors(cache)]
+    read(model, tokens(), [], cache=cache, row=1)
+    assert cache.size == cache.span([1], 0) > GRID
+    for now, old in zip(tensors(cache), before, strict=True):
+        assert torch.equal(now[0][..., :GRID, :], old)
+    small.copy(0, cache, 1)
+    assert small.size == cache.size
+    assert same_row(small, 0, cache, 1)
 
 
 @given(

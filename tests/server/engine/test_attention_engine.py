@@ -193,6 +193,7 @@ async def test_nan_in_one_session_harms_no_other(bench: Bench, same: Same) -> No
     assert bench.observer.corrupted == 1
 
 
+@torch.inference_mode()
 def _poison(engine: Any, session: str) -> None:
     engine._runner._rows._cache.values[0][engine._rows[session].slot, 0, 0, 0] = float("nan")
 
