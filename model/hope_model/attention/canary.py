@@ -1,4 +1,4 @@
-"""Texts on which a session's answers are held to theta's own (E28): a few, fixed, with cached targets."""
+"""Texts that tell how far answers have moved from theta's own (E28): a few, fixed, with cached targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Canary:
         )
 
     def divergence(self, model: "HopeAttention", deltas: Deltas) -> Tensor:
-        """Mean over positions of ``KL(theta || adapted)`` in nats, differentiable in ``deltas``: ``[B]``.
+        """Mean over positions of ``KL(theta || adapted)`` in nats, ``[B]``.
 
         The logit of everything off the list is held as theta has it.
         """

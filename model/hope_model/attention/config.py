@@ -8,7 +8,6 @@ from typing import Any, Self, TypeVar
 
 from hope_model.config import LEVEL_NAME, MAX_SIZE, RESERVED_LEVELS
 from hope_model.errors import ConfigError
-from hope_model.write_rules import WRITE_RULES
 
 GRID = 64
 """Tokens: writes, activations and boundaries fall on multiples of it, and no launch crosses one."""
@@ -94,12 +93,10 @@ class MemoryLevel:
     """A CMS level: deltas ``U A`` on MLP projections of some layers; ``A`` is shared, ``U`` is a session's.
 
     period: tokens between two writes. first_layer, last_layer: the adapted layers, both included.
-    steps: gradient steps of a write; step_length: the length of the first one in the Fisher norm, so that
-    half its square is about the change of the output distribution in nats; last_step: the factor that the
-    length has reached at the last step. retention: weight of the pull toward what was there before the write,
-    of which a share ``retain`` is meant to stay. max_norm: bound on the Fisher norm of what a level holds.
-    text_steps, text_step_length, text_retain: of a period that holds plain text alone, no chat. What makes a
-    fact stay at once is far too much for prose.
+    rounds: of a write; round_length: how far each goes at most, in the Fisher norm, so that half its square
+    is about the change of the output distribution in nats. retention: nats that a change of length 1 costs.
+    max_norm: Fisher norm that words may bring the level to. text_step_length, text_max_norm: of a period
+    that holds plain text alone, no chat. What makes a fact stay at once is far too much for prose.
     """
 
     name: str
@@ -108,16 +105,12 @@ class MemoryLevel:
     last_layer: int
     projections: tuple[str, ...] = ("down_proj",)
     rank: int = 32
-    write_rule: str = "sgd"
-    steps: int = 12
-    step_length: float = 0.08
-    last_step: float = 0.2
-    retention: float = 8.0
-    retain: float = 1.0
-    max_norm: float = 0.25
-    text_steps: int = 1
-    text_step_length: float = 0.01
-    text_retain: float = 0.99
+    rounds: int = 4
+    round_length: float = 0.05
+    retention: float = 1000.0
+    max_norm: float = 0.2
+    text_step_length: float = 0.03
+    text_max_norm: float = 0.3
 
     def __post_init__(self) -> None:
         if (
@@ -126,23 +119,20 @@ class MemoryLevel:
             or self.name in RESERVED_LEVELS
         ):
             raise ConfigError(f"levels: expected a name of letters, digits, '-' and '_', found {self.name!r}")
-        for name in ("period", "rank", "steps", "text_steps"):
+        for name in ("period", "rank", "rounds"):
             _require_size(f"{self.name}.{name}", getattr(self, name))
         for name in (
-            "step_length",
-            "last_step",
+            "round_length",
             "retention",
-            "retain",
             "max_norm",
             "text_step_length",
-            "text_retain",
+            "text_max_norm",
         ):
             _require_positive(f"{self.name}.{name}", getattr(self, name))
         if not self.projections or len(set(self.projections)) != len(self.projections):
             raise ConfigError(f"{self.name}.projections: expected one at least, each once")
         if unknown := set(self.projections) - set(PROJECTIONS):
             raise ConfigError(f"{self.name}.projections: expected {PROJECTIONS}, found {sorted(unknown)}")
-        WRITE_RULES.require(self.write_rule)
 
 
 @dataclass(frozen=True)
@@ -153,7 +143,8 @@ class MemoryConfig:
     in sight. block: distance of boundaries, at which the window is encoded anew. delay: a write that starts
     at a position is active this many tokens later, whenever it was computed. teaches: origins of the tokens
     that are learned. rows: taught tokens in one slice of a write. shortlist: next tokens for each taught one
-    that a write weighs against each other. canary: weight of staying with theta on the canary texts.
+    that a write weighs against each other. canary: nats per token by which answers to the canary texts may
+    have moved from theta's; a write beyond that is refused.
     """
 
     levels: tuple[MemoryLevel, ...]
@@ -163,8 +154,8 @@ class MemoryConfig:
     delay: int = 128
     teaches: tuple[str, ...] = ("system", "user", "tool", "text")
     rows: int = 64
-    shortlist: int = 64
-    canary: float = 2.0
+    shortlist: int = 32
+    canary: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("window", "block", "delay"):

@@ -7,7 +7,7 @@ import torch
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import MemoryConfig
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.write import Lesson
+from hope_model.attention.tangent import Lesson
 
 NOTHING, WORDS, TEXT = range(3)
 """How a token teaches: not at all, as somebody's words in a chat, as plain text."""
@@ -48,11 +48,10 @@ def gather_lesson(
         hidden=cache.hidden[row : row + 1, slots].clone(),
         positions=query.to(device),
         targets=torch.tensor([[recent[index][0] for index in taught]], device=device),
-        weights=torch.ones(1, len(taught), device=device),
-        text=torch.tensor([text], device=device),
         bias=cache.bias([row], query, torch.tensor([read]), span),
         keys=[
             (keys[row : row + 1, :, :span].clone(), values[row : row + 1, :, :span].clone())
             for keys, values in zip(cache.keys[low:], cache.values[low:], strict=True)
         ],
+        text=text,
     )

@@ -8,12 +8,10 @@ from torch import Tensor
 
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, MemoryLevel
-from hope_model.write_rules import WRITE_RULES
-from hope_model.write_rules.base import WriteRule
 
 TEXTS, TOKENS = 8, 128
 """Canary texts of a checkpoint, and the longest one."""
-DAMPING = 1.0
+DAMPING = 0.3
 """Added to a Fisher factor's diagonal before it is inverted, in units of its mean."""
 
 
@@ -60,7 +58,6 @@ class Site:
     projection: str
     level: MemoryLevel
     shape: tuple[int, int]
-    rule: WriteRule
 
     @property
     def name(self) -> str:
@@ -74,11 +71,10 @@ Deltas = Mapping[str, Tensor]
 def sites_of(config: HopeAttentionConfig) -> tuple[Site, ...]:
     """Every site, layer by layer."""
     return tuple(
-        Site(layer, projection, level, (level.rank, output_width(config.backbone, projection)), rule)
+        Site(layer, projection, level, (level.rank, output_width(config.backbone, projection)))
         for layer in range(config.backbone.layers)
         for level in config.memory.levels
         if level.first_layer <= layer <= level.last_layer
-        for rule in (WRITE_RULES[level.write_rule](),)
         for projection in level.projections
     )
 

@@ -138,8 +138,8 @@ class HopeAttention:
         slots = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
         before = torch.tensor([cache.rows[row].read for row in rows])
         positions = before[:, None] + torch.arange(count)
-        span = cache.span(rows, count)
-        bias = cache.bias(rows, positions, before + count, span)
+        cache.reserve(cache.span(rows, count))
+        bias = cache.bias(rows, positions, before + count, cache.size)
         index = torch.tensor(list(rows), device=tokens.device)[:, None]
         first, last = rows[0], rows[-1] + 1
         adjacent = last - first == len(rows)
@@ -150,8 +150,8 @@ class HopeAttention:
             keys[index, :, slots] = k
             values[index, :, slots] = v
             if adjacent:
-                return keys[first:last, :, :span], values[first:last, :, :span]
-            return keys[chosen, :, :span], values[chosen, :, :span]
+                return keys[first:last], values[first:last]
+            return keys[chosen], values[chosen]
 
         turn = self.rotary.at(positions.to(tokens.device))
         low = self.config.first_adapted
@@ -169,8 +169,10 @@ class HopeAttention:
         bias: Tensor,
         keys: Sequence[tuple[Tensor, Tensor]],
         deltas: Deltas,
+        *,
+        adapters: Adapters | None = None,
     ) -> Tensor:
-        """The adapted layers over fixed keys and values, differentiable in ``deltas``.
+        """The adapted layers over fixed keys and values; ``adapters`` stand in for the memory.
 
         Args:
             x: inputs of the first adapted layer, ``[B, T, D]``.
@@ -184,7 +186,7 @@ class HopeAttention:
         low = self.config.first_adapted
         turn = self.rotary.at(positions)
         return self._layers(
-            x, low, turn, bias, lambda layer, _k, _v: keys[layer - low], self._reading(deltas)
+            x, low, turn, bias, lambda layer, _k, _v: keys[layer - low], adapters or self._reading(deltas)
         )
 
     def drift(self, state: State) -> dict[str, Tensor]:
@@ -275,6 +277,4 @@ def _spec(config: HopeAttentionConfig) -> StateSpec:
     ]
     for site in sites_of(config):
         tensors.append(TensorSpec(f"{site.name}.delta", site.level.name, site.shape))
-        for moment in site.rule.spec(site.level.name, site.shape):
-            tensors.append(TensorSpec(f"{site.name}.{moment.name}", moment.level, moment.shape, moment.dtype))
     return StateSpec(tuple(tensors), (*levels, LevelSpec("slow", None)))

@@ -280,7 +280,7 @@ class SessionRows:
         session.update_norms = {level: square**0.5 for level, square in squares.items()}
         names = [level.name for level in self.model.config.memory.levels]
         for level, applied in written.applied.items():
-            self._state["writes" if bool(applied[0]) else "refused"][row, names.index(level)] += 1
+            self._state["writes" if applied else "refused"][row, names.index(level)] += 1
         session.learned = self._learned(row)
         self._refresh(row)
 

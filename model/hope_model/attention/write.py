@@ -1,56 +1,46 @@
-"""A write (E27): some natural-gradient steps on the next-token loss of the taught tokens, slice by slice."""
+"""A write (E27): what a period teaches goes into the memory, in rounds, slice by slice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hope_model.attention.config import MemoryLevel
+from hope_model.attention.margins import solve_margins
+from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
-from hope_model.guards import finite_rows
+from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Tangent, tangent_of
 from hope_model.state import State
 
-NEWS_TOKENS, NEWS_NATS = 4, (4.0, 8.0)
-"""A lesson with so many tokens that the model did not expect gets full steps; small talk gets short ones."""
-LEAST_TOKENS = 32
-"""A lesson of fewer tokens weighs less than the pull toward theta: a greeting is not worth a full write."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is taught, for ``B`` sessions side by side; ``T`` taught tokens, padded with weight 0.
-
-    hidden: inputs of the first adapted layer where each taught token is predicted, ``[B, T, D]``.
-    positions: of these, ``[B, T]``. targets: the taught tokens, ``[B, T]``. weights: ``[B, T]``.
-    text: which rows hold plain text alone, ``[B]`` bool. bias: ``[B, T, S]``.
-    keys: of each adapted layer, keys and values in sight, ``[B, G, S, K]``.
-    """
-
-    hidden: Tensor
-    positions: Tensor
-    targets: Tensor
-    weights: Tensor
-    text: Tensor
-    bias: Tensor
-    keys: Sequence[tuple[Tensor, Tensor]]
+NEWS_NATS = (2.0, 6.0)
+"""A word is learned from the first of these losses on, and with full weight from the second."""
+FACT_NATS, FACT_TOKENS, FACT_POWER = (4.0, 8.0), 8, 3
+"""So many tokens that nobody could foresee make a lesson worth its full weight; small talk has few."""
+LEAST_WEIGHT = 0.02
+"""Tokens that weigh less in their lesson are left out."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The state tensors that a write replaces, and per due level, which rows applied it, ``[B]`` bool."""
+    """The state tensors that a write replaces, and which due levels applied it."""
 
     state: State
-    applied: dict[str, Tensor]
+    applied: dict[str, bool]
 
 
 class Write:
     """Call :meth:`step` until :attr:`slices` is 0, then take :meth:`result`.
 
+    First the lesson is surveyed: what was news, and how much. Then come the rounds: each takes the margins of
+    what was news at the memory as it stands, solves for the change that teaches it, and goes there as far as
+    the first order can be trusted.
+
     Args:
         model: frozen.
         levels: those that are due.
-        state: deltas and moments of their sites, fp32, ``[B, ...]``; not changed.
+        state: the session's, ``[1, ...]``; not changed.
         lesson: what to learn.
     """
 
@@ -60,30 +50,41 @@ class Write:
         self._model, self._levels, self._lesson = model, tuple(levels), lesson
         self._sites = [site for site in model.memory.sites if site.level in self._levels]
         self._before = state
-        self._state = dict(state)
-        rows = model.config.memory.rows
-        tokens = lesson.targets.shape[1]
-        self._parts = [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
-        self._shortlists: list[_Shortlist | None] = [None] * len(self._parts)
-        chat = not bool(lesson.text.all())
-        self._steps = max(level.steps if chat else level.text_steps for level in self._levels)
-        self._surprise = torch.zeros(len(lesson.targets), device=lesson.targets.device)
-        self._done = 0
-        self._gradients = self._zeros()
+        self._moved = {site.name: torch.zeros_like(state[f"{site.name}.delta"][0]) for site in self._sites}
+        self._survey: list[_Surveyed] = []
+        self._left = self._cut(lesson.targets.shape[1])
+        self._weights = torch.zeros(0)
+        self._parts: list[tuple[Lesson, Alternatives]] = []
+        self._tangents: list[Tangent] = []
+        self._round = 0
+        self._rounds = 1 if lesson.text else max(level.rounds for level in self._levels)
+        self._held: dict[str, Tensor] | None = None
+        self._fine = True
 
     @property
     def slices(self) -> int:
-        """Slices that are left."""
-        return self._steps * len(self._parts) - self._done
+        """Slices that are left; before the survey's end, at most."""
+        last = int(self._held is None)
+        if self._left:
+            return len(self._left) + self._rounds * len(self._cut(self._lesson.targets.shape[1])) + last
+        return (self._rounds - self._round) * len(self._parts) - len(self._tangents) + last
 
     def step(self) -> None:
-        """One slice: the gradient of some taught tokens, and after the last of them the step itself."""
-        number, part = divmod(self._done, len(self._parts))
-        self._accumulate(part)
-        if part + 1 == len(self._parts):
-            self._descend(number)
-            self._gradients = self._zeros()
-        self._done += 1
+        """One slice: a survey of some tokens, margins of some, or the last look at what has become of it."""
+        if self._left:
+            self._look(self._left.pop(0))
+            if not self._left:
+                self._choose()
+        elif self._round < self._rounds and self._parts:
+            part, alternatives = self._parts[len(self._tangents)]
+            tangent = tangent_of(self._model, part, alternatives, self._deltas(), self._active)
+            self._tangents.append(tangent)
+            if len(self._tangents) == len(self._parts):
+                self._learn(Tangent.join(self._tangents))
+                self._tangents = []
+                self._round += 1
+        else:
+            self._check()
 
     def finish(self) -> Written:
         """Every slice that is left, then :meth:`result`."""
@@ -91,144 +92,133 @@ class Write:
             self.step()
         return self.result()
 
-    @torch.no_grad()
     def result(self) -> Written:
-        """What was learned; a row whose level is not finite keeps what it had."""
-        state, applied = dict(self._state), {}
-        for level in self._levels:
-            names = [name for site in self._sites if site.level == level for name in self._names(site.name)]
-            fine = torch.stack([finite_rows(state[name].float()) for name in names]).all(0)
-            applied[level.name] = fine
-            for name in names:
-                keep = fine.view(-1, *(1,) * (state[name].dim() - 1))
-                state[name] = torch.where(keep, state[name], self._before[name])
-        return Written(state, applied)
-
-    @torch.enable_grad()
-    def _accumulate(self, part: int) -> None:
-        lesson, where = self._lesson, self._parts[part]
-        masters = {
-            site.name: self._state[f"{site.name}.delta"].detach().requires_grad_() for site in self._sites
-        }
-        deltas = self._fixed() | {
-            name: master.to(self._model.backbone.dtype) for name, master in masters.items()
-        }
-        x = self._model.adapted(
-            lesson.hidden[:, where], lesson.positions[:, where], lesson.bias[:, where], lesson.keys, deltas
-        )
-        x = self._model.backbone.final(x)
-        shortlist = self._shortlists[part]
-        if shortlist is None:
-            size = self._model.config.memory.shortlist
-            shortlist = _Shortlist(self._model, x.detach(), lesson.targets[:, where], size)
-            self._shortlists[part] = shortlist
-        weights = lesson.weights[:, where] / lesson.weights.sum(1, keepdim=True).clamp_min(LEAST_TOKENS)
-        losses = shortlist.losses(x)
-        if self._done < len(self._parts):
-            self._surprise += _surprising(losses.detach(), lesson.weights[:, where])
-        loss = (losses * weights).sum()
-        if part == 0 and (canaries := self._model.canaries):
-            canary = canaries[self._done // len(self._parts) % len(canaries)]
-            loss = loss + self._model.config.memory.canary * canary.divergence(self._model, deltas).sum()
-        for name, gradient in zip(masters, torch.autograd.grad(loss, list(masters.values())), strict=True):
-            self._gradients[name] += gradient
+        """What was learned; when the write is refused, every level keeps what it had."""
+        held = self._held if self._fine and self._held is not None else {}
+        state = self._before | {f"{name}.delta": delta[None] for name, delta in held.items()}
+        return Written(state, {level.name: self._fine for level in self._levels})
 
     @torch.no_grad()
-    def _descend(self, number: int) -> None:
-        for level in self._levels:
-            retain = torch.where(self._lesson.text, level.text_retain, level.retain)[:, None, None]
-            sites = [site for site in self._sites if site.level == level]
-            naturals: dict[str, Tensor] = {}
-            slope = torch.zeros(len(self._lesson.targets), device=self._lesson.targets.device)
-            for site in sites:
-                geometry, delta = self._model.memory.geometry[site.name], self._state[f"{site.name}.delta"]
-                moved = delta - retain * self._before[f"{site.name}.delta"]
-                gradient = self._gradients[site.name] + level.retention * geometry.pull(moved)
-                naturals[site.name] = geometry.natural(gradient)
-                slope += (gradient * naturals[site.name]).flatten(1).sum(1)
-            length = self._length(level, number)
-            scale = (length * torch.rsqrt(slope.clamp_min(1e-12))).clamp_max(1 / level.retention)
-            for site in sites:
-                old = {
-                    moment.name: self._state[f"{site.name}.{moment.name}"]
-                    for moment in site.rule.spec(level.name, site.shape)
-                }
-                direction = naturals[site.name] * scale[:, None, None]
-                update, new = site.rule.update(direction, old, 1.0)
-                self._state[f"{site.name}.delta"] = self._state[f"{site.name}.delta"] - update
-                self._state |= {f"{site.name}.{name}": moment for name, moment in new.items()}
-            self._bound(level)
+    def _look(self, where: slice) -> None:
+        lesson, model = self._lesson.only(where), self._model
+        x = model.adapted(lesson.hidden, lesson.positions, lesson.bias, lesson.keys, self._deltas())
+        x = model.backbone.final(x)[0]
+        logits, targets = model.backbone.head(x).float(), lesson.targets[0]
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        news = (
+            torch.arange(len(losses))
+            if lesson.text
+            else (_share(losses, NEWS_NATS) > LEAST_WEIGHT).nonzero()[:, 0]
+        )
+        size = model.config.memory.shortlist
+        if len(news):
+            alternatives = Alternatives.of(model, x[news], logits[news], targets[news], size)
+            self._parts.append((lesson.only(news), alternatives))
+        self._survey.append(_Surveyed(losses, news))
 
-    def _length(self, level: MemoryLevel, number: int) -> Tensor:
-        """How far step ``number`` goes in the Fisher norm, ``[B]``; 0 after a row's last one."""
-        fraction = min(1.0, number / max(1, level.steps - 1))
-        words = level.step_length * (1 + (level.last_step - 1) * fraction) if number < level.steps else 0.0
-        text = level.text_step_length if number < level.text_steps else 0.0
-        share = (self._surprise / NEWS_TOKENS).clamp_max(1.0)
-        return torch.where(self._lesson.text, text, words * share)
-
-    def _bound(self, level: MemoryLevel) -> None:
-        names = [site.name for site in self._sites if site.level == level]
-        deltas = {name: self._state[f"{name}.delta"] for name in names}
-        squared = self._model.memory.squared_norm(deltas, names)
-        limit = level.max_norm**2
-        factor = level.max_norm * torch.rsqrt(squared.clamp_min(limit))
-        if bool((squared > limit).any()):
-            for name in names:
-                self._state[f"{name}.delta"] = deltas[name] * factor[:, None, None]
-
-    def _fixed(self) -> dict[str, Tensor]:
-        """Deltas of the levels that are not due."""
-        due = {site.name for site in self._sites}
-        return {
-            site.name: self._before[f"{site.name}.delta"].to(self._model.backbone.dtype)
-            for site in self._model.memory.sites
-            if site.name not in due
-        }
-
-    def _names(self, site: str) -> list[str]:
-        return [name for name in self._state if name.startswith(f"{site}.")]
-
-    def _zeros(self) -> dict[str, Tensor]:
-        return {site.name: torch.zeros_like(self._state[f"{site.name}.delta"]) for site in self._sites}
-
-
-def _surprising(losses: Tensor, weights: Tensor) -> Tensor:
-    """How many tokens are news, counted in part where they are half expected: ``[B, T]`` nats -> ``[B]``."""
-    low, high = NEWS_NATS
-    return (((losses - low) / (high - low)).clamp(0.0, 1.0) * weights).sum(1)
-
-
-class _Shortlist:
-    """Cross-entropy over the likeliest tokens alone, with the mass of all others held as it was at first.
-
-    A session's list depends on its own tokens: who shares the batch does not matter.
-    """
+    def _choose(self) -> None:
+        """Weigh what was news against the whole lesson."""
+        losses = torch.cat([part.losses for part in self._survey])
+        news = torch.cat([part.losses[part.news] for part in self._survey])
+        self._fine = bool(losses.isfinite().all())
+        if self._lesson.text:
+            self._weights = torch.ones_like(news)
+        else:
+            worth = (_share(losses, FACT_NATS).sum() / FACT_TOKENS).clamp_max(1.0) ** FACT_POWER
+            self._weights = _share(news, NEWS_NATS) * worth
+        if not bool(self._weights.any()):
+            self._parts = []
 
     @torch.no_grad()
-    def __init__(self, model: HopeAttention, x: Tensor, targets: Tensor, size: int) -> None:
-        logits = model.backbone.head(x).float()
-        best = logits.topk(min(size, logits.shape[-1]), dim=-1).indices.flatten(1)
-        lists = [torch.cat((own, row)).unique() for own, row in zip(targets, best, strict=True)]
-        longest = max(map(len, lists))
-        padded = torch.stack([torch.cat((ids, ids[:1].expand(longest - len(ids)))) for ids in lists])
-        lengths = torch.tensor([len(ids) for ids in lists], device=x.device)
-        absent = torch.arange(longest, device=x.device) >= lengths[:, None]
-        self._bias = torch.zeros(absent.shape, device=x.device).masked_fill_(absent, -torch.inf)[:, None]
-        self._rows = model.backbone.head_rows[padded]
-        self._place = torch.stack(
-            [torch.searchsorted(ids, own) for ids, own in zip(lists, targets, strict=True)]
-        )
-        listed = (logits.gather(-1, padded[:, None].expand(-1, logits.shape[1], -1)) + self._bias).logsumexp(
-            -1
-        )
-        everything = logits.logsumexp(-1)
-        # What the list leaves out, as a logit of its own; rounding may make the difference negative.
-        share = (1 - (listed - everything).exp()).clamp_min(1e-7)
-        self._others = everything + share.log()
+    def _learn(self, tangent: Tangent) -> None:
+        """Go where the margins, taken as linear, say that the lesson is learned."""
+        self._fine = self._fine and bool(tangent.margins.isfinite().all())
+        pushes = Pushes(tangent, self._active, self._model.memory.geometry)
+        if self._lesson.text:
+            wanted = pushes.change(self._weights * torch.sigmoid(-tangent.margins))
+        else:
+            unmoved = tangent.margins - tangent.along(self._moved)
+            wanted = pushes.change(solve_margins(pushes.gram(), unmoved, self._weights))
+        for level in self._levels:
+            names = [site.name for site in self._active if site.level == level]
+            self._go(level, {name: wanted[name] for name in names})
 
-    def losses(self, x: Tensor) -> Tensor:
-        """``x [B, T, D]`` after the last norm -> nats ``[B, T]``."""
-        logits = torch.matmul(x, self._rows.mT).float() + self._bias
-        chosen = logits.gather(-1, self._place[..., None])[..., 0]
-        return torch.logaddexp(logits.logsumexp(-1), self._others) - chosen
+    def _go(self, level: MemoryLevel, wanted: dict[str, Tensor]) -> None:
+        """A round of words goes toward ``wanted``, a step of plain text along it."""
+        if not wanted:
+            return
+        origin = {
+            name: torch.zeros_like(change) if self._lesson.text else self._moved[name]
+            for name, change in wanted.items()
+        }
+        step = {name: change - origin[name] for name, change in wanted.items()}
+        length = self._norm(step).clamp_min(torch.finfo(torch.float32).tiny)
+        if self._lesson.text:
+            factor = level.text_step_length / length
+        else:
+            factor = (level.round_length / length).clamp_max(1.0)
+        for name, change in step.items():
+            self._moved[name] = self._moved[name] + factor * change
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Bound what the levels hold; refuse it when it is not finite or when answers have gone astray."""
+        held: dict[str, Tensor] = {}
+        for level in self._levels:
+            names = [site.name for site in self._sites if site.level == level]
+            moved = {name: self._before[f"{name}.delta"][0] + self._moved[name] for name in names}
+            held |= self._bounded(level, moved)
+        self._fine = self._fine and all(bool(delta.isfinite().all()) for delta in held.values())
+        self._held = held
+        if self._fine and (canaries := self._model.canaries):
+            canary = canaries[int(self._before["writes"].sum()) % len(canaries)]
+            deltas = {name: delta[None] for name, delta in held.items()}
+            strayed = canary.divergence(self._model, self._cast({**self._all_before(), **deltas}))
+            self._fine = bool(strayed[0] <= self._model.config.memory.canary)
+
+    def _bounded(self, level: MemoryLevel, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Within the level's norm, or within what it had before if that was more."""
+        limit = level.text_max_norm if self._lesson.text else level.max_norm
+        before = self._norm({name: self._before[f"{name}.delta"][0] for name in held})
+        norm = self._norm(held)
+        factor = before.clamp_min(limit) / norm.clamp_min(torch.finfo(torch.float32).tiny)
+        return held if bool(factor >= 1) else {name: delta * factor for name, delta in held.items()}
+
+    def _norm(self, deltas: dict[str, Tensor]) -> Tensor:
+        """In the Fisher metric."""
+        batched = {name: delta[None] for name, delta in deltas.items()}
+        return self._model.memory.squared_norm(batched, list(batched))[0].clamp_min(0.0).sqrt()
+
+    @property
+    def _active(self) -> list[Site]:
+        """Sites that this round may change."""
+        return [site for site in self._sites if self._lesson.text or self._round < site.level.rounds]
+
+    def _deltas(self) -> Deltas:
+        """The memory as it stands, ``[1, r, out]`` in the weights' type."""
+        held = self._all_before()
+        return self._cast(held | {name: held[name] + moved for name, moved in self._moved.items()})
+
+    def _all_before(self) -> dict[str, Tensor]:
+        return {site.name: self._before[f"{site.name}.delta"] for site in self._model.memory.sites}
+
+    def _cast(self, deltas: dict[str, Tensor]) -> Deltas:
+        return {name: delta.to(self._model.backbone.dtype) for name, delta in deltas.items()}
+
+    def _cut(self, tokens: int) -> list[slice]:
+        rows = self._model.config.memory.rows
+        return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """Nats of some tokens, and which of them were news."""
+
+    losses: Tensor
+    news: Tensor
+
+
+def _share(losses: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """0 up to the first bound, 1 from the second on."""
+    low, high = bounds
+    return ((losses - low) / (high - low)).clamp(0.0, 1.0)

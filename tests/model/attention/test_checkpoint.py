@@ -159,7 +159,7 @@ def test_the_hash_changes_with_any_weight_and_with_the_configuration(saved: Path
         seen.add(digest())
     weights[CANARY_START] += 1
     assert digest() not in seen
-    content["memory"]["levels"][0]["steps"] += 1
+    content["memory"]["levels"][0]["rounds"] += 1
     config = HopeAttentionConfig.from_dict(content)
     assert digest() not in seen
 

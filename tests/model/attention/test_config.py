@@ -28,7 +28,7 @@ RICH = HopeAttentionConfig(
         rope_scaling=SCALING, qkv_bias=True, qk_norm=True, tied_head=False, no_rope_layers=(0, 2)
     ),
     memory_config(
-        level(projections=("up_proj", "down_proj"), write_rule="adam", first_layer=2),
+        level(projections=("up_proj", "down_proj"), rounds=7, first_layer=2),
         level(name="slower", period=128, first_layer=0, last_layer=1),
         window=192,
         teaches=("user",),
@@ -75,7 +75,7 @@ def test_a_size_of_the_memory_is_a_positive_integer(field: str, value: object) -
 
 
 @pytest.mark.parametrize("value", NO_SIZE)
-@pytest.mark.parametrize("field", ["period", "rank", "steps"])
+@pytest.mark.parametrize("field", ["period", "rank", "rounds"])
 def test_a_size_of_a_level_is_a_positive_integer(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^fast\.{field}: expected a positive integer"):
         level(**{field: value})
@@ -86,7 +86,7 @@ def test_a_measure_is_a_positive_number(value: object) -> None:
     for field in ("norm_epsilon", "rope_theta"):
         with pytest.raises(ConfigError, match=f"^{field}: expected a positive number"):
             backbone_config(**{field: value})
-    for field in ("step_length", "last_step", "retention", "retain", "max_norm"):
+    for field in ("round_length", "retention", "max_norm", "text_step_length", "text_max_norm"):
         with pytest.raises(ConfigError, match=rf"^fast\.{field}: expected a positive number"):
             level(**{field: value})
     for field in ("factor", "low_freq_factor", "high_freq_factor"):
@@ -137,8 +137,6 @@ def test_a_backbone_that_cannot_be(changes: dict[str, Any], message: str) -> Non
         ({"projections": ["q_proj"]}, r"fast\.projections: expected .* found \['q_proj'\]"),
         ({"projections": "up_proj"}, "projections: expected a list"),
         ({"projections": [["up_proj"]]}, "MemoryLevel: unhashable"),
-        ({"write_rule": "nope"}, "unknown write rule 'nope'; known: adam, momentum, sgd"),
-        ({"write_rule": ["sgd"]}, "unknown write rule"),
         ({"period": 96}, "fast: period 96 is not a multiple of 64"),
         ({"more": 1}, r"MemoryLevel: unknown fields \['more'\]"),
         ({"period": 192}, f"fast: .*neither divides block {BLOCK}"),

@@ -148,7 +148,7 @@ def test_plain_text_is_learned_alike_after_a_load() -> None:
     """How each token of the window teaches is part of the state."""
     length = BLOCK + 2 * PERIOD
     plain, words = (text(length).with_origins(origin) for origin in ("text", "user"))
-    model = build(config(level(text_step_length=0.2, text_retain=0.5)))
+    model = build(config(level(text_step_length=0.2)))
     it, other = alone(model, plain), alone(model, words)
     assert it.rows.counts(0) == other.rows.counts(0)
     assert not torch.equal(it.logits[0], other.logits[0])
@@ -300,26 +300,7 @@ def test_levels_whose_periods_do_not_divide_each_other_all_write() -> None:
     same(alone(model, text(384 + 3 * DELAY), settle=False), 0, sessions)
 
 
-@pytest.mark.parametrize("rule", ["momentum", "adam"])
-def test_write_rules_have_their_moments_in_the_state(rule: str) -> None:
-    model = build(config(level(write_rule=rule)))
-    moments = {"momentum": {"velocity"}, "adam": {"first", "second", "count"}}[rule]
-    site = "layers.1.down_proj"
-    names = {name.removeprefix(f"{site}.") for name in model.state_spec.by_name if name.startswith(site)}
-    assert names == {"delta", *moments}
-    length = 2 * BLOCK + 30
-    sessions = alone(model, text(length))
-    boundary = sessions.boundaries[0][BLOCK]
-    assert all(bool(boundary[f"{site}.{moment}"].any()) for moment in moments)
-    loaded = Sessions(model, text(length))
-    loaded.rows.load(0, boundary)
-    while loaded.left(0):
-        loaded.read(0, min(19, loaded.left(0)))
-    assert_identical(loaded.rows.state(0), sessions.rows.state(0))
-    assert torch.equal(loaded.logits[0], sessions.logits[0])
-    same(alone(model, text(length), settle=False), 0, sessions)
-
-
+@torch.inference_mode()
 def plant(sessions: Sessions, row: int, *tensors: torch.Tensor) -> None:
     for tensor in tensors:
         tensor[row] = float("nan")
@@ -378,7 +359,7 @@ def test_a_write_that_is_not_finite_is_refused() -> None:
 
 def test_what_a_session_holds_is_bounded() -> None:
     """The Fisher norm of each level, also where every step would go beyond."""
-    model = build(config(level(step_length=5.0, max_norm=0.3, retention=0.01)))
+    model = build(config(level(round_length=5.0, max_norm=0.3, retention=0.01)))
     sessions = Sessions(model, text(USABLE))
     largest = 0.0
     while sessions.left(0):
@@ -391,14 +372,11 @@ def test_what_a_session_holds_is_bounded() -> None:
     assert largest > 0.29, "the bound was never reached"
 
 
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
-def test_steps_of_no_length_leave_theta(rule: str) -> None:
-    model = build(config(level(step_length=1e-30, write_rule=rule)))
-    sessions = alone(model, text(USABLE))
+def test_rounds_of_no_length_leave_theta() -> None:
+    sessions = alone(build(config(level(round_length=1e-30))), text(USABLE))
     assert sessions.rows.counts(0)[0] == (USABLE // PERIOD - 1,)
-    if rule != "adam":  # which divides by the size of its gradients
-        theta = expected(USABLE, learn=False)
-        torch.testing.assert_close(sessions.logits[0], theta.logits[0], rtol=0, atol=1e-4)
+    theta = expected(USABLE, learn=False)
+    torch.testing.assert_close(sessions.logits[0], theta.logits[0], rtol=0, atol=1e-4)
 
 
 def test_theta_stays_as_it_is() -> None:

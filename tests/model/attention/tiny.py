@@ -44,11 +44,9 @@ def level(**changes: Any) -> MemoryLevel:
         "first_layer": 1,
         "last_layer": 2,
         "rank": 2,
-        "steps": 2,
-        "step_length": 0.15,
-        "last_step": 0.2,
-        "retention": 8.0,
-        "retain": 1.0,
+        "rounds": 2,
+        "round_length": 0.15,
+        "retention": 1.0,
         "max_norm": 0.5,
     }
     return MemoryLevel(**{**fields, **changes})
@@ -62,7 +60,7 @@ def memory_config(*levels: MemoryLevel, **changes: Any) -> MemoryConfig:
         "delay": DELAY,
         "rows": 32,
         "shortlist": 8,
-        "canary": 1.0,
+        "canary": 10.0,
     }
     return MemoryConfig(levels or (level(),), **{**fields, **changes})
 
