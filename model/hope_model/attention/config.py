@@ -93,10 +93,11 @@ class MemoryLevel:
     """A CMS level: deltas ``U A`` on MLP projections of some layers; ``A`` is shared, ``U`` is a session's.
 
     period: tokens between two writes. first_layer, last_layer: the adapted layers, both included.
-    rounds: of a write; round_length: how far each goes at most, in the Fisher norm, so that half its square
-    is about the change of the output distribution in nats. retention: nats that a change of length 1 costs.
-    max_norm: Fisher norm that words may bring the level to. text_step_length, text_max_norm: of a period
-    that holds plain text alone, no chat. What makes a fact stay at once is far too much for prose.
+    rounds: of a write that is worth them all. round_length: how far each goes at most, in the Fisher norm, so
+    that half its square is about the change of the output distribution in nats. retention: nats that a change
+    of length 1 costs. max_norm: Fisher norm that words may bring the level to. text_step_length,
+    text_max_norm: of a period that holds plain text alone, no chat. What makes a fact stay at once is far too
+    much for prose.
     """
 
     name: str
@@ -105,8 +106,8 @@ class MemoryLevel:
     last_layer: int
     projections: tuple[str, ...] = ("down_proj",)
     rank: int = 32
-    rounds: int = 4
-    round_length: float = 0.05
+    rounds: int = 3
+    round_length: float = 0.06
     retention: float = 1000.0
     max_norm: float = 0.2
     text_step_length: float = 0.03

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 NEWTON_STEPS = 40
 HALVINGS = 12
+CONVERGED = 1e-9
 
 
 def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
@@ -31,12 +32,15 @@ def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
         curvature = weights * unknown * (1 - unknown)
         # Newton's step with K divided out: it is a factor of the gradient and of the Hessian.
         step = torch.linalg.solve_ex(identity + curvature[:, None] * gram, weights * unknown - pull).result
+        before = best
         for halving in range(HALVINGS):
             tried = pull + step * 0.5**halving
             found = _objective(gram, margins, weights, tried)
             if bool(found <= best):
                 pull, best = tried, found
                 break
+        if not bool(best < before - CONVERGED * before.abs()):
+            break
     return pull.float()
 
 

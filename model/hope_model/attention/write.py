@@ -1,5 +1,6 @@
 """A write (E27): what a period teaches goes into the memory, in rounds, slice by slice."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,8 +125,9 @@ class Write:
         if self._lesson.text:
             self._weights = torch.ones_like(news)
         else:
-            worth = (_share(losses, FACT_NATS).sum() / FACT_TOKENS).clamp_max(1.0) ** FACT_POWER
-            self._weights = _share(news, NEWS_NATS) * worth
+            worth = (_share(losses, FACT_NATS).sum() / FACT_TOKENS).clamp_max(1.0)
+            self._weights = _share(news, NEWS_NATS) * worth**FACT_POWER
+            self._rounds = max(1, math.ceil(self._rounds * float(worth))) if self._fine else 0
         if not bool(self._weights.any()):
             self._parts = []
 
