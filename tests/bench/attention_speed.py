@@ -1,10 +1,13 @@
-"""Decode speed of a Hope-Attention model beside transformers' generate at the same sizes, in the same run.
+"""Decode speed of a Hope-Attention model beside transformers' generate, in the same run.
 
     python tests/bench/attention_speed.py [--model smollm2-135m] [--sessions 1 4 16] [--turns 4] [--repeats 3]
+        [--words chat|random]
 
-Chat turns of 60 user and 120 generated tokens, greedy. Ours goes through the engine, step by step as it is
-served, commits answered at once; learning on and off. Transformers generates 120 tokens after a prompt of
-60, without any history. Medians of the repeats, taken in turn; ratios are what holds between machines.
+Chat turns of 60 user and 120 generated tokens, greedy: an invented person says five facts and goes on with
+small talk (``--words random``: ids at random, all of them news). Ours goes through the engine, step by step
+as it is served, commits answered at once; learning on and off. Transformers generates 120 tokens after a
+prompt of 60 with the same weights in bf16, without any history. Medians of the repeats, taken in turn; ratios
+are what holds between machines.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ import itertools
 import resource
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from hope_model.attention.checkpoint import AttentionCheckpoint, load_attention_checkpoint
-from hope_model.attention.model import HopeAttention
 from hope_model.checkpoint import resolve
 from hope_model.convert.convert import ensure_model
 from hope_model.convert.package import known_models
+from hope_model.evaluate.facts import invent_people
+from hope_model.evaluate.filler import FILLER
+from hope_model.evaluate.transformers_reader import load_llama
 from hope_server.engine.engine import Engine
 from hope_server.engine.events import Done, Event, Sampled
 from hope_server.engine.jobs import Generation
@@ -45,10 +52,35 @@ class Run:
     learning_share: float = 0.0
 
 
-def ours(model: HopeAttention, sessions: int, turns: int, *, learn: bool, seed: int) -> Run:
+def chat_words(checkpoint: AttentionCheckpoint, session: int, seed: int) -> Iterator[list[int]]:
+    """What one person says, 60 tokens a turn."""
+    (person,) = invent_people(1, 5, 1000 * seed + session, FILLER)
+    words = [
+        person.told,
+        *itertools.chain.from_iterable(itertools.repeat([said for said, _ in person.filler], 9)),
+    ]
+    ids = itertools.chain.from_iterable(map(checkpoint.tokenizer.encode, words))
+    return iter(lambda: list(itertools.islice(ids, USER_TOKENS)), [])
+
+
+def random_words(checkpoint: AttentionCheckpoint, session: int, seed: int) -> Iterator[list[int]]:
+    """Ids at random, 60 a turn."""
+    generator = torch.Generator().manual_seed(1000 * seed + session)
+    while True:
+        yield torch.randint(
+            1000, checkpoint.model.config.vocab_size, (USER_TOKENS,), generator=generator
+        ).tolist()
+
+
+WORDS = {"chat": chat_words, "random": random_words}
+
+
+def ours(
+    checkpoint: AttentionCheckpoint, sessions: int, turns: int, *, learn: bool, seed: int, words: str = "chat"
+) -> Run:
     """Every session chats ``turns`` turns at once with the others."""
     config = EngineConfig(slots=max(sessions, 2), learn=learn)
-    runner = runner_for(model, config)
+    runner = runner_for(checkpoint.model, config)
     spent = [0.0]
     work = runner.work
 
@@ -71,8 +103,7 @@ def ours(model: HopeAttention, sessions: int, turns: int, *, learn: bool, seed: 
 
     engine = Engine(runner, config, sink=sink, observer=NullObserver())
     engine.attach()
-    generator = torch.Generator().manual_seed(seed)
-    names = [f"s{number}" for number in range(sessions)]
+    names = {f"s{number}": WORDS[words](checkpoint, number, seed) for number in range(sessions)}
     for name in names:
         engine.open(name)
     engine.step()
@@ -80,10 +111,9 @@ def ours(model: HopeAttention, sessions: int, turns: int, *, learn: bool, seed: 
     started = time.perf_counter()
     for _ in range(turns):
         done.clear()
-        for name in names:
-            tokens = torch.randint(1000, model.config.vocab_size, (USER_TOKENS,), generator=generator)
+        for name, said in names.items():
             sampling = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
-            record = JournalRecord(1, "run", "user", tuple(tokens.tolist()))
+            record = JournalRecord(1, "run", "user", tuple(next(said)))
             engine.start(name, [record], Generation(sampling, seed), durable=True)
         while len(done) < sessions:
             engine.step()
@@ -96,26 +126,12 @@ def ours(model: HopeAttention, sessions: int, turns: int, *, learn: bool, seed: 
     )
 
 
-def theirs(checkpoint: AttentionCheckpoint, sessions: int, turns: int) -> Run:
-    """transformers' generate on a model of the same sizes in bf16; what its weights say costs nothing."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = checkpoint.model.config.backbone
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        intermediate_size=shape.mlp_width,
-        tie_word_embeddings=shape.tied_head,
-    )
-    model = LlamaForCausalLM(config)
-    model.to(dtype=torch.bfloat16).eval()  # type: ignore[call-arg]
+def theirs(model: Any, sessions: int, turns: int) -> Run:
+    """transformers' generate."""
     started = time.perf_counter()
     with torch.inference_mode():
         for _ in range(turns):
-            ids = torch.randint(1000, shape.vocab_size, (sessions, USER_TOKENS))
+            ids = torch.randint(1000, model.config.vocab_size, (sessions, USER_TOKENS))
             model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -135,20 +151,22 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--words", choices=sorted(WORDS), default="chat")
     args = parser.parse_args()
     folder = ensure_model(args.model) if args.model in known_models() else resolve(args.model)
     checkpoint = load_attention_checkpoint(folder)
+    reference = load_llama(folder, checkpoint.model.config, torch.bfloat16)
     print(
         "| sessions | transformers tokens/s | learning off | learning on | longest gap / median | learning |"
     )
     print("|---|---|---|---|---|---|")
     for sessions in args.sessions:
-        reference, off, on = [], [], []
+        base_runs, off, on = [], [], []
         for repeat in range(args.repeats):
-            reference.append(theirs(checkpoint, sessions, args.turns).tokens_per_s)
-            off.append(ours(checkpoint.model, sessions, args.turns, learn=False, seed=repeat))
-            on.append(ours(checkpoint.model, sessions, args.turns, learn=True, seed=repeat))
-        base = statistics.median(reference)
+            base_runs.append(theirs(reference, sessions, args.turns).tokens_per_s)
+            off.append(ours(checkpoint, sessions, args.turns, learn=False, seed=repeat, words=args.words))
+            on.append(ours(checkpoint, sessions, args.turns, learn=True, seed=repeat, words=args.words))
+        base = statistics.median(base_runs)
         without = statistics.median(run.tokens_per_s for run in off)
         learning = statistics.median(run.tokens_per_s for run in on)
         print(

@@ -25,8 +25,8 @@ class Row:
 class WindowCache:
     """``rows`` rings side by side, in place by row index.
 
-    keys, values: per layer ``[rows, G, size, K]``. hidden: ``[rows, size, D]`` fp32, inputs of the first
-    adapted layer.
+    keys, values: per layer ``[rows, G, size, K]``. hidden, outputs: ``[rows, size, D]`` fp32, inputs of the
+    first adapted layer and outputs of the last one.
     ``capacity = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token
     sees. Until a row is that long there are only the slots in use: products read dense tensors.
     """
@@ -42,6 +42,7 @@ class WindowCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
         self.hidden = torch.zeros(rows, self.size, backbone.width, device=device)
+        self.outputs = torch.zeros_like(self.hidden)
         self.rows = [Row() for _ in range(rows)]
 
     def clear(self, row: int) -> None:
@@ -67,7 +68,7 @@ class WindowCache:
         more = (0, 0, 0, slots - self.size)
         self.keys = [F.pad(tensor, more) for tensor in self.keys]
         self.values = [F.pad(tensor, more) for tensor in self.values]
-        self.hidden = F.pad(self.hidden, more)
+        self.hidden, self.outputs = F.pad(self.hidden, more), F.pad(self.outputs, more)
         self.size = slots
 
     def slots(self, row: int, tokens: int) -> Tensor:
@@ -111,7 +112,7 @@ class WindowCache:
         return bias.to(self.hidden.device)
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return *self.keys, *self.values, self.hidden
+        return *self.keys, *self.values, self.hidden, self.outputs
 
 
 def _slot(positions: Tensor, prefix: int, capacity: int) -> Tensor:

@@ -46,6 +46,7 @@ def gather_lesson(
     device = cache.hidden.device
     return Lesson(
         hidden=cache.hidden[row : row + 1, slots].clone(),
+        outputs=cache.outputs[row : row + 1, slots].clone(),
         positions=query.to(device),
         targets=torch.tensor([[recent[index][0] for index in taught]], device=device),
         bias=cache.bias([row], query, torch.tensor([read]), span),

@@ -158,6 +158,7 @@ class HopeAttention:
         x = self._layers(self.backbone.embed(tokens), 0, turn, bias, through_cache, _no_adapter, end=low)
         cache.hidden[index, slots] = x
         x = self._layers(x, low, turn, bias, through_cache, self._reading(deltas))
+        cache.outputs[index, slots] = x
         for row in rows:
             cache.rows[row].read += count
         return x

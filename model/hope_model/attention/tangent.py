@@ -19,12 +19,14 @@ from hope_model.attention.model import HopeAttention
 class Lesson:
     """What is taught to one session: ``T`` tokens.
 
-    hidden: inputs of the first adapted layer where each taught token is predicted, ``[1, T, D]``.
-    positions: of these, ``[1, T]``. targets: the taught tokens, ``[1, T]``. bias: ``[1, T, S]``.
-    keys: of each adapted layer, keys and values in sight, ``[1, G, S, K]``. text: plain text, no chat.
+    hidden: inputs of the first adapted layer where each taught token is predicted, ``[1, T, D]``. outputs:
+    of the last layer there, as the session read it, ``[1, T, D]``. positions: of these, ``[1, T]``.
+    targets: the taught tokens, ``[1, T]``. bias: ``[1, T, S]``. keys: of each adapted layer, keys and values
+    in sight, ``[1, G, S, K]``. text: plain text, no chat.
     """
 
     hidden: Tensor
+    outputs: Tensor
     positions: Tensor
     targets: Tensor
     bias: Tensor
@@ -35,6 +37,7 @@ class Lesson:
         """The lesson of some of its tokens."""
         return Lesson(
             self.hidden[:, tokens],
+            self.outputs[:, tokens],
             self.positions[:, tokens],
             self.targets[:, tokens],
             self.bias[:, tokens],

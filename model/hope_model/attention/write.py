@@ -19,6 +19,8 @@ NEWS_NATS = (2.0, 6.0)
 """A word is learned from the first of these losses on, and with full weight from the second."""
 FACT_NATS, FACT_TOKENS, FACT_POWER = (4.0, 8.0), 8, 3
 """So many tokens that nobody could foresee make a lesson worth its full weight; small talk has few."""
+GUARDED = 4
+"""Every so many writes, one is judged by a canary text."""
 LEAST_WEIGHT = 0.02
 """Tokens that weigh less in their lesson are left out."""
 
@@ -102,8 +104,7 @@ class Write:
     @torch.no_grad()
     def _look(self, where: slice) -> None:
         lesson, model = self._lesson.only(where), self._model
-        x = model.adapted(lesson.hidden, lesson.positions, lesson.bias, lesson.keys, self._deltas())
-        x = model.backbone.final(x)[0]
+        x = model.backbone.final(lesson.outputs)[0]
         logits, targets = model.backbone.head(x).float(), lesson.targets[0]
         losses = F.cross_entropy(logits, targets, reduction="none")
         news = (
@@ -172,8 +173,9 @@ class Write:
             held |= self._bounded(level, moved)
         self._fine = self._fine and all(bool(delta.isfinite().all()) for delta in held.values())
         self._held = held
-        if self._fine and (canaries := self._model.canaries):
-            canary = canaries[int(self._before["writes"].sum()) % len(canaries)]
+        number, canaries = int(self._before["writes"].sum()), self._model.canaries
+        if self._fine and canaries and number % GUARDED == GUARDED - 1:
+            canary = canaries[number // GUARDED % len(canaries)]
             deltas = {name: delta[None] for name, delta in held.items()}
             strayed = canary.divergence(self._model, self._cast({**self._all_before(), **deltas}))
             self._fine = bool(strayed[0] <= self._model.config.memory.canary)

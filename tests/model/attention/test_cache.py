@@ -105,7 +105,7 @@ def test_in_bf16_no_bit_depends_on_the_cuts(cuts: list[int], prefix: int) -> Non
 
 
 def tensors(cache: WindowCache) -> list[Tensor]:
-    return [*cache.keys, *cache.values, cache.hidden]
+    return [*cache.keys, *cache.values, cache.hidden, cache.outputs]
 
 
 def same_row(one: WindowCache, row: int, other: WindowCache, other_row: int) -> bool:

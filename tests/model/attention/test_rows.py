@@ -314,6 +314,7 @@ PLANTS: dict[str, Callable[[Any], list[torch.Tensor]]] = {
         *rows._cache.keys,
         *rows._cache.values,
         rows._cache.hidden,
+        rows._cache.outputs,
         *rows._active.values(),
         *(tensor for tensor in rows._state.values() if tensor.is_floating_point()),
     ],

@@ -35,7 +35,7 @@ from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Alternatives, Lesson, Pushes, tangent_of
-from hope_model.attention.write import Write, Written
+from hope_model.attention.write import GUARDED, Write, Written
 from hope_model.state import State
 
 SITE = "layers.2.down_proj"
@@ -227,6 +227,7 @@ def test_taught_tokens_alone_are_targets() -> None:
     assert lesson.targets.tolist() == [[it.tokens[place] for place in places]]
     assert lesson.positions.tolist() == [[place - 1 for place in places]]
     assert torch.equal(lesson.hidden[0], cache.hidden[0, [place - 1 for place in places]])
+    assert torch.equal(lesson.outputs[0], cache.outputs[0, [place - 1 for place in places]])
 
 
 def test_a_lesson_is_a_copy() -> None:
@@ -235,9 +236,9 @@ def test_a_lesson_is_a_copy() -> None:
     recent = [(token, True) for token in it.tokens[-PERIOD - 1 :]]
     lesson = gather_lesson(model, cache, 0, recent, PERIOD)
     assert lesson is not None
-    for tensor in (*cache.keys, *cache.values, cache.hidden):
+    for tensor in (*cache.keys, *cache.values, cache.hidden, cache.outputs):
         tensor.fill_(float("nan"))
-    parts = [lesson.hidden, *(part for pair in lesson.keys for part in pair)]
+    parts = [lesson.hidden, lesson.outputs, *(part for pair in lesson.keys for part in pair)]
     assert all(bool(part.isfinite().all()) for part in parts)
 
 
@@ -406,8 +407,10 @@ def test_a_write_after_which_answers_go_astray_is_refused(text: bool) -> None:
         model = build(config(level(text_step_length=0.3), canary=limit), torch.float32)
         assert len(model.canaries) == 2
         lesson = replace(lesson_of(model, taught(0)), text=text)
-        written = write(model, some_state(model, 0), lesson)
+        guarded = some_state(model, 0) | {"writes": torch.tensor([[GUARDED - 1]])}
+        written = write(model, guarded, lesson)
         assert written.applied == {"fast": limit > 1}
+        assert write(model, some_state(model, 0), lesson).applied == {"fast": True}
         state[limit] = written.state
-    assert_identical(state[1e-9], some_state(model, 0))
+    assert_identical(state[1e-9], guarded)
     assert not torch.equal(state[10.0][f"{SITE}.delta"], state[1e-9][f"{SITE}.delta"])
