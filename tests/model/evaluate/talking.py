@@ -19,7 +19,9 @@ from hope_model.evaluate.conversation import ChatFormat, LastToken, Message, Par
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
 START = SPECIALS.index("<|im_start|>")
-CONFIG = HopeAttentionConfig("tiny", tiny.backbone_config(vocab_size=VOCAB), tiny.memory_config())
+CONFIG = HopeAttentionConfig(
+    "tiny", tiny.backbone_config(vocab_size=VOCAB), tiny.memory_config(tiny.level(max_norm=0.2))
+)
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
