@@ -15,6 +15,7 @@ from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.units import TokenRun
 from hope_server.errors import ModelNotFound
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import SessionMeta, SessionStore
 
 
@@ -40,17 +41,17 @@ class Desk:
         self.mailboxes: dict[str, asyncio.Queue[Event]] = {}
         self.slow_weights_sha256 = ""
 
-    async def meta(self, session_id: str) -> SessionMeta:
+    async def meta(self, session: SessionKey) -> SessionMeta:
         """The head of a session that learned on these slow weights.
 
         Raises:
             SessionNotFound: no such session.
             ModelNotFound: it learned on others, on which its journal would replay to another state.
         """
-        meta = await self.store.meta(session_id)
+        meta = await self.store.meta(session)
         if meta.model != self.slow_weights_sha256:
             raise ModelNotFound(
-                f"session {session_id} learned on slow weights {meta.model[:12]}, "
+                f"session {session.session} learned on slow weights {meta.model[:12]}, "
                 f"this server has {self.slow_weights_sha256[:12]}",
                 code="session_model_mismatch",
             )
@@ -151,7 +152,7 @@ class Lease:
         desk.thread.post(partial(desk.engine.load, self._session, found.row, found.position, found.runs))
         while not isinstance(event := await self._next(), Done):
             if isinstance(event, Boundary) and meta.base_seq + event.position > meta.snapshot_seq:
-                desk.snapshots.offer(self._session, meta.base_seq + event.position, event.row)
+                desk.snapshots.offer(meta.key, meta.base_seq + event.position, event.row)
         desk.observer.on_load(desk.clock() - started, replayed_tokens=found.tokens)
 
     async def _next(self) -> Event:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import Origin, Transcript
 
 FinishReason = Literal["stop", "length"]
@@ -39,7 +40,7 @@ class SamplingParams:
 class GenerationRequest:
     """One turn: read ``prompt``, then generate.
 
-    ``session_id`` None is an ephemeral session, thrown away at the end. ``transcript`` and
+    ``session`` None is an ephemeral session, thrown away at the end. ``transcript`` and
     ``idempotency_key`` are stored with the prompt, in one commit. ``stop_check`` sees each sampled token
     once, in order, on the engine's thread; True ends the turn with that token ("stop"), exactly, however far
     compute runs ahead of delivery. It must be quick and must not block (incremental detokenisation and a
@@ -49,7 +50,7 @@ class GenerationRequest:
     """
 
     request_id: str
-    session_id: str | None
+    session: SessionKey | None
     prompt: tuple[PromptPart, ...]
     sampling: SamplingParams
     transcript: Transcript | None = None

@@ -37,7 +37,7 @@ async def restore(
         StoreUnavailable, SessionNotFound: as the store says.
     """
     row, seq = await _snapshot(store, spec, meta, on_corrupt)
-    runs = [_after(record, seq) async for record in journal(store, meta.session_id, after=seq, head=meta.seq)]
+    runs = [_after(record, seq) async for record in journal(store, meta.key, after=seq, head=meta.seq)]
     return Restored(row, seq - meta.base_seq, runs)
 
 
@@ -49,7 +49,7 @@ async def _snapshot(
         if newest <= meta.base_seq:
             break
         try:
-            snapshot = await store.get_snapshot(meta.session_id, at_most_seq=min(newest, meta.seq))
+            snapshot = await store.get_snapshot(meta.key, at_most_seq=min(newest, meta.seq))
             if snapshot is None or snapshot.seq <= meta.base_seq:
                 break
             newest = snapshot.seq

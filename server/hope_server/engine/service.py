@@ -23,6 +23,7 @@ from hope_server.errors import (
     SessionBusy,
     ShuttingDown,
 )
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore
 
 Events = list[tuple[str, Event]]
@@ -101,34 +102,35 @@ class EngineService:
         await flush
         await asyncio.to_thread(self._thread.stop)
 
-    async def create_session(self, name: str | None = None) -> SessionMeta:
-        """A new empty durable session with a random 128-bit id."""
-        return await self._store.create(secrets.token_hex(16), model=self._sha256, name=name)
+    async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
+        """A new empty durable session of ``tenant`` with a random 128-bit id."""
+        key = SessionKey(tenant, secrets.token_hex(16))
+        return await self._store.create(key, model=self._sha256, name=name)
 
-    async def get_session(self, session_id: str) -> SessionMeta:
+    async def get_session(self, session: SessionKey) -> SessionMeta:
         """Raises SessionNotFound."""
-        return await self._store.meta(session_id)
+        return await self._store.meta(session)
 
-    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]:
-        """Up to ``limit`` sessions, oldest first; see ``SessionStore.list``."""
-        return await self._store.list(after=after, limit=limit)
+    async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
+        """Up to ``limit`` sessions of ``tenant``, oldest first; see ``SessionStore.list``."""
+        return await self._store.list(tenant, after=after, limit=limit)
 
-    async def delete_session(self, session_id: str) -> None:
+    async def delete_session(self, session: SessionKey) -> None:
         """Raises SessionNotFound, SessionBusy while a turn runs."""
-        async with self._alone(session_id):
-            await self._vacate(session_id)
-            await self._store.delete(session_id)
+        async with self._alone(session):
+            await self._vacate(session)
+            await self._store.delete(session)
 
-    async def reset_session(self, session_id: str) -> SessionMeta:
+    async def reset_session(self, session: SessionKey) -> SessionMeta:
         """Back to the initial state; the journal keeps its past. Raises SessionNotFound, SessionBusy."""
-        async with self._alone(session_id):
-            meta = await self._store.meta(session_id)
-            await self._vacate(session_id)
+        async with self._alone(session):
+            meta = await self._store.meta(session)
+            await self._vacate(session)
             record = JournalRecord(meta.seq + 1, "reset", "system", ())
-            await self._store.append(session_id, expected_seq=meta.seq, records=[record])
-            return await self._store.meta(session_id)
+            await self._store.append(session, expected_seq=meta.seq, records=[record])
+            return await self._store.meta(session)
 
-    async def levels(self, session_id: str) -> list[LevelStatus]:
+    async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.
 
         During a turn the figures are those of the moment. A session that is not resident is restored first.
@@ -136,30 +138,30 @@ class EngineService:
         Raises:
             SessionNotFound, QueueFull, ModelNotFound.
         """
-        while (turn := self._turns.get(session_id)) is not None:
+        while (turn := self._turns.get(str(session))) is not None:
             await turn.resident.wait()
-            levels = await self._thread.call(partial(self._engine.levels, session_id))
+            levels = await self._thread.call(partial(self._engine.levels, str(session)))
             if levels is not None:
                 return levels
             await turn.closed.wait()
         self._admit()
-        async with self._lock(session_id):
-            meta = await self._desk.meta(session_id)
-            lease = Lease(self._desk, session_id)
+        async with self._lock(str(session)):
+            meta = await self._desk.meta(session)
+            lease = Lease(self._desk, str(session))
             try:
                 await lease.occupy(meta)
-                return await self._thread.call(partial(self._engine.levels, session_id)) or []
+                return await self._thread.call(partial(self._engine.levels, str(session))) or []
             finally:
                 await lease.release(meta.position)
 
-    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
+    async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
         """Journal records that hold any seq above ``after``, and the head seq."""
-        meta = await self._store.meta(session_id)
-        return await self._store.records(session_id, after=after, limit=limit), meta.seq
+        meta = await self._store.meta(session)
+        return await self._store.records(session, after=after, limit=limit), meta.seq
 
-    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
+    async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         """The first and last seq of the turn that used the key, None if no turn did."""
-        return await self._store.learned(session_id, idempotency_key)
+        return await self._store.learned(session, idempotency_key)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Run one turn. Nothing happens before the first ``__anext__``, which raises every error of admission
@@ -196,34 +198,34 @@ class EngineService:
             AssertionError: names what does not hold.
         """
         await self._thread.call(self._engine.check_integrity)
-        for session_id in await self._thread.call(self._engine.idle_sessions):
-            async with self._lock(session_id):
-                meta = await self._store.meta(session_id)
-                position = await self._thread.call(partial(self._engine.position, session_id))
+        for name in await self._thread.call(self._engine.idle_sessions):
+            async with self._lock(name):
+                meta = await self._store.meta(SessionKey(*name.split("/")))
+                position = await self._thread.call(partial(self._engine.position, name))
                 assert position in (None, meta.position), (
-                    f"{session_id}: row at {position}, journal {meta.position}"
+                    f"{name}: row at {position}, journal {meta.position}"
                 )
 
     def _begin(self, request: GenerationRequest) -> Turn:
         self._admit()
         self._check(request)
-        if request.session_id is None:
+        if request.session is None:
             self._ephemeral += 1
-        key = request.session_id or f"ephemeral:{self._ephemeral}"  # no session id holds a colon
-        if key in self._turns:
-            raise SessionBusy(f"session {key} is in the middle of another turn", param="session_id")
-        turn = self._turns[key] = Turn(self._desk, key, request)
-        task = asyncio.create_task(self._run(key, turn), name=f"hope-turn-{request.request_id}")
+        name = str(request.session or f"ephemeral:{self._ephemeral}")  # no session's name holds a colon
+        if name in self._turns:
+            raise SessionBusy("the session is in the middle of another turn", param="session_id")
+        turn = self._turns[name] = Turn(self._desk, name, request)
+        task = asyncio.create_task(self._run(name, turn), name=f"hope-turn-{request.request_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return turn
 
-    async def _run(self, key: str, turn: Turn) -> None:
+    async def _run(self, name: str, turn: Turn) -> None:
         try:
-            async with self._lock(key):
+            async with self._lock(name):
                 await turn.run()
         finally:
-            del self._turns[key]
+            del self._turns[name]
             turn.close()
 
     def _admit(self) -> None:
@@ -243,22 +245,22 @@ class EngineService:
                 raise InvalidRequest(f"expected token ids from 0 to {size - 1}, found others", param="prompt")
 
     @asynccontextmanager
-    async def _alone(self, session_id: str) -> AsyncIterator[None]:
+    async def _alone(self, session: SessionKey) -> AsyncIterator[None]:
         """No turn runs, and none starts inside; raises SessionBusy."""
-        if session_id in self._turns:
-            raise SessionBusy(f"session {session_id} is in the middle of a turn", param="session_id")
-        async with self._lock(session_id):
+        if str(session) in self._turns:
+            raise SessionBusy(f"session {session.session} is in the middle of a turn", param="session_id")
+        async with self._lock(str(session)):
             yield
 
-    def _lock(self, session_id: str) -> asyncio.Lock:
-        lock = self._locks.get(session_id)
+    def _lock(self, name: str) -> asyncio.Lock:
+        lock = self._locks.get(name)
         if lock is None:
-            lock = self._locks[session_id] = asyncio.Lock()
+            lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    async def _vacate(self, session_id: str) -> None:
-        self._snapshots.discard(session_id)
-        await self._thread.call(partial(self._engine.drop, session_id))
+    async def _vacate(self, session: SessionKey) -> None:
+        self._snapshots.discard(session)
+        await self._thread.call(partial(self._engine.drop, str(session)))
 
     async def _wait_for_turns(self, timeout_s: float) -> None:
         if self._tasks:

@@ -12,6 +12,7 @@ from hope_server.engine.lease import Cancelled, Desk, Lease
 from hope_server.engine.observer import TurnOutcome
 from hope_server.engine.request import GenerationRequest, TokenEvent
 from hope_server.errors import AlreadyLearned, HopeError, InternalError
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import (
     MAX_APPEND_RECORDS,
     MAX_APPEND_TOKENS,
@@ -29,13 +30,13 @@ class Turn:
 
     Args:
         desk: engine and store.
-        key: the session id, or a name of its own for an ephemeral session.
+        name: the session's key as text, or a name of its own for an ephemeral session.
         request: validated.
     """
 
-    def __init__(self, desk: Desk, key: str, request: GenerationRequest) -> None:
+    def __init__(self, desk: Desk, name: str, request: GenerationRequest) -> None:
         self._desk = desk
-        self._lease = Lease(desk, key)
+        self._lease = Lease(desk, name)
         self._request = request
         self._started = desk.clock()
         self._out: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
@@ -46,7 +47,7 @@ class Turn:
         self._meta: SessionMeta | None = None
         self._committed: int | None = None  # position that the journal is known to hold; None when in doubt
         self._learning = False  # something was sent to the journal
-        self.session_id = request.session_id
+        self.session = request.session
         self.resident = asyncio.Event()
         """The state is in its slot, or the turn is over."""
         self.closed = asyncio.Event()
@@ -108,19 +109,19 @@ class Turn:
         return event
 
     async def _lease_slot(self) -> None:
-        session_id = self.session_id
-        if session_id is None:
+        session = self.session
+        if session is None:
             await self._lease.seat()
             self._lease.check_cancelled()
             return
         if (key := self._request.idempotency_key) is not None:
-            await self._refuse_learned(session_id, key)
-        self._meta = await self._desk.meta(session_id)
+            await self._refuse_learned(session, key)
+        self._meta = await self._desk.meta(session)
         await self._lease.occupy(self._meta)
         self._committed = self._meta.position
 
-    async def _refuse_learned(self, session_id: str, key: str) -> None:
-        learned = await self._desk.store.learned(session_id, key)
+    async def _refuse_learned(self, session: SessionKey, key: str) -> None:
+        learned = await self._desk.store.learned(session, key)
         if learned is not None:
             first, last = learned
             message = f"this idempotency key was used for tokens {first} to {last}"
@@ -159,7 +160,7 @@ class Turn:
             for event in events:
                 if isinstance(event, Boundary) and self._meta is not None:
                     seq = self._meta.base_seq + event.position
-                    self._desk.snapshots.offer(self._meta.session_id, seq, event.row)
+                    self._desk.snapshots.offer(self._meta.key, seq, event.row)
                 elif isinstance(event, Failed):
                     raise event.error
                 elif isinstance(event, Done):
@@ -192,7 +193,7 @@ class Turn:
         started = self._desk.clock()
         try:
             await self._desk.store.append(
-                self._meta.session_id,
+                self._meta.key,
                 expected_seq=self._meta.base_seq + committed,
                 records=records,
                 transcript=transcript,

@@ -1,6 +1,6 @@
 #!lua name=hope_v1
 -- Every change of a session happens in one of these functions, so it is atomic: compare first, then write.
--- Keys of a session share one hash tag: h1:{id}:m meta hash, :j journal stream (entry id = last sequence
+-- Keys of a session share one hash tag: h1:{tenant/session}:m meta hash, :j journal stream (entry id = last sequence
 -- number of the record), :i turn keys, :p:<sha256> snapshot chunks. Replies start with a fixed word; text
 -- that a caller sent never reaches an error reply.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b, sha256
 
 from hope_server.errors import SnapshotCorrupt
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import MAX_CHUNK_BYTES, MAX_PARTS
 
 _VERSION = 1
@@ -55,12 +56,12 @@ def cut(seq: int, parts: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes
     return Manifest(seq, ids), chunks
 
 
-def join(session_id: str, manifest: Manifest, chunks: Mapping[str, bytes]) -> dict[str, bytes]:
+def join(session: SessionKey, manifest: Manifest, chunks: Mapping[str, bytes]) -> dict[str, bytes]:
     """The parts; raises ``SnapshotCorrupt`` for a chunk that is missing or is not what its id says."""
     for chunk_id in manifest.chunk_ids:
         if chunk_id not in chunks or not is_intact(chunk_id, chunks[chunk_id]):
             raise _corrupt(
-                session_id, f"chunk {chunk_id[:16]} of generation {manifest.seq} is missing or damaged"
+                session, f"chunk {chunk_id[:16]} of generation {manifest.seq} is missing or damaged"
             )
     return {name: b"".join(chunks[chunk] for chunk in ids) for name, ids in manifest.parts.items()}
 
@@ -69,40 +70,40 @@ def is_intact(chunk_id: str, data: bytes) -> bool:
     return sha256(data).hexdigest() == chunk_id
 
 
-def encode_manifest(session_id: str, manifest: Manifest) -> bytes:
+def encode_manifest(session: SessionKey, manifest: Manifest) -> bytes:
     body = _HEADER.pack(_VERSION, 0, len(manifest.parts), manifest.seq)
     for name, chunks in manifest.parts.items():
         body += _ENTRY.pack(len(name), len(chunks)) + name.encode() + bytes.fromhex("".join(chunks))
-    return body + _digest(session_id, body)
+    return body + _digest(session, body)
 
 
-def decode_manifest(session_id: str, data: bytes, *, seq: int) -> Manifest:
+def decode_manifest(session: SessionKey, data: bytes, *, seq: int) -> Manifest:
     """The manifest of generation ``seq``; raises ``SnapshotCorrupt`` for anything else."""
     body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if len(body) < _HEADER.size or _digest(session_id, body) != digest:
-        raise _corrupt(session_id, "its manifest does not match its digest")
+    if len(body) < _HEADER.size or _digest(session, body) != digest:
+        raise _corrupt(session, "its manifest does not match its digest")
     version, zero, count, found_seq = _HEADER.unpack_from(body)
     if version != _VERSION or zero or found_seq != seq:
-        raise _corrupt(session_id, f"expected manifest 1 of {seq}, found {version} of {found_seq}")
+        raise _corrupt(session, f"expected manifest 1 of {seq}, found {version} of {found_seq}")
     parts: dict[str, tuple[str, ...]] = {}
     at = _HEADER.size
     for _ in range(count):
-        name, chunks, at = _decode_entry(session_id, body, at)
+        name, chunks, at = _decode_entry(session, body, at)
         parts[name] = chunks
     if at != len(body) or not parts or len(parts) != count:
-        raise _corrupt(session_id, f"expected {count} parts in its manifest, found {len(parts)}")
+        raise _corrupt(session, f"expected {count} parts in its manifest, found {len(parts)}")
     return Manifest(seq, parts)
 
 
-def _decode_entry(session_id: str, body: bytes, at: int) -> tuple[str, tuple[str, ...], int]:
+def _decode_entry(session: SessionKey, body: bytes, at: int) -> tuple[str, tuple[str, ...], int]:
     if at + _ENTRY.size > len(body):
-        raise _corrupt(session_id, "its manifest is cut short")
+        raise _corrupt(session, "its manifest is cut short")
     name_bytes, chunks = _ENTRY.unpack_from(body, at)
     start = at + _ENTRY.size + name_bytes
     end = start + chunks * _CHUNK_ID_BYTES
     name = body[start - name_bytes : start]
     if end > len(body) or not chunks or not _PART_NAME.fullmatch(name):
-        raise _corrupt(session_id, "its manifest names an unfit part")
+        raise _corrupt(session, "its manifest names an unfit part")
     return name.decode(), tuple(_hex_ids(body[start:end])), end
 
 
@@ -110,9 +111,9 @@ def _hex_ids(data: bytes) -> Sequence[str]:
     return [data[at : at + _CHUNK_ID_BYTES].hex() for at in range(0, len(data), _CHUNK_ID_BYTES)]
 
 
-def _digest(session_id: str, body: bytes) -> bytes:
-    return blake2b(body, digest_size=_DIGEST_BYTES, key=session_id.encode()).digest()
+def _digest(session: SessionKey, body: bytes) -> bytes:
+    return blake2b(body, digest_size=_DIGEST_BYTES, key=session.digest_key()).digest()
 
 
-def _corrupt(session_id: str, found: str) -> SnapshotCorrupt:
-    return SnapshotCorrupt(f"the snapshot of session {session_id} is unfit: {found}")
+def _corrupt(session: SessionKey, found: str) -> SnapshotCorrupt:
+    return SnapshotCorrupt(f"the snapshot of session {session} is unfit: {found}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hope_server.errors import AlreadyLearned, SequenceConflict
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.records import check_page, decode_record, encode_record
 from hope_server.sessions.redis_link import LOST, Link
 from hope_server.sessions.redis_meta import journal_key, meta_key, not_found, turns_key
@@ -13,7 +14,6 @@ from hope_server.sessions.store import (
     Transcript,
     TurnKey,
     check_append,
-    require_session_id,
 )
 
 
@@ -25,7 +25,7 @@ class RedisJournal:
 
     async def append(
         self,
-        session_id: str,
+        session: SessionKey,
         expected_seq: int,
         records: Sequence[JournalRecord],
         transcript: Transcript | None,
@@ -34,26 +34,27 @@ class RedisJournal:
         head, base = check_append(expected_seq, records, turn)
         if base is not None and transcript is None:
             transcript = Transcript(0, "", "")
-        require_session_id(session_id)
-        entries = [(record.last_seq, encode_record(session_id, record)) for record in records]
+        entries = [(record.last_seq, encode_record(session, record)) for record in records]
         args: list[Any] = [expected_seq, head, "" if base is None else base]
         args += _transcript_args(transcript)
         args += ["", ""] if turn is None else [turn.key, turn.first_seq]
         args += [value for entry in entries for value in entry]
         try:
-            reply = await self._append(session_id, args)
+            reply = await self._append(session, args)
         except LOST:
-            reply = await self._link.settled(lambda: self._settle(session_id, args, entries))
-        return _new_head(session_id, expected_seq, reply)
+            reply = await self._link.settled(lambda: self._settle(session, args, entries))
+        return _new_head(session, expected_seq, reply)
 
-    async def _append(self, session_id: str, args: list[Any]) -> list[Any]:
-        keys = [meta_key(session_id), journal_key(session_id), turns_key(session_id)]
+    async def _append(self, session: SessionKey, args: list[Any]) -> list[Any]:
+        keys = [meta_key(session), journal_key(session), turns_key(session)]
         return await self._link.function("append", keys, args)
 
-    async def _settle(self, session_id: str, args: list[Any], entries: list[tuple[int, bytes]]) -> list[Any]:
+    async def _settle(
+        self, session: SessionKey, args: list[Any], entries: list[tuple[int, bytes]]
+    ) -> list[Any]:
         """What became of an append whose reply was lost; sent again only if the head never moved."""
         expected, head = args[:2]
-        reply = await self._page(session_id, expected, len(entries) + 1)
+        reply = await self._page(session, expected, len(entries) + 1)
         if reply[0] != b"OK":
             return reply
         sent = [value for last_seq, payload in entries for value in (b"%d-0" % last_seq, payload)]
@@ -61,28 +62,28 @@ class RedisJournal:
             return [b"OK", head]
         if int(reply[1]) != expected:
             return [b"SEQ", reply[1]]
-        again = await self._append(session_id, args)
+        again = await self._append(session, args)
         # The lost command can still run after the look at the head, before this one.
-        return again if again[0] != b"SEQ" else await self._settle(session_id, args, entries)
+        return again if again[0] != b"SEQ" else await self._settle(session, args, entries)
 
-    async def _page(self, session_id: str, after: int, limit: int) -> list[Any]:
-        keys = [meta_key(session_id), journal_key(session_id)]
+    async def _page(self, session: SessionKey, after: int, limit: int) -> list[Any]:
+        keys = [meta_key(session), journal_key(session)]
         return await self._link.function("page", keys, [after, limit, MAX_PAGE_BYTES])
 
-    async def records(self, session_id: str, after: int, limit: int) -> list[JournalRecord]:
-        reply = await self._link.settled(lambda: self._page(session_id, after, limit))
+    async def records(self, session: SessionKey, after: int, limit: int) -> list[JournalRecord]:
+        reply = await self._link.settled(lambda: self._page(session, after, limit))
         if reply[0] != b"OK":
-            raise not_found(session_id)
-        records = [decode_record(session_id, payload) for payload in reply[3::2]]
+            raise not_found(session)
+        records = [decode_record(session, payload) for payload in reply[3::2]]
         if limit > 0:
-            check_page(session_id, records, after=after, head=int(reply[1]))
+            check_page(session, records, after=after, head=int(reply[1]))
         return records
 
-    async def learned(self, session_id: str, key: str) -> tuple[int, int] | None:
-        asked = [("HGET", turns_key(session_id), f"t:{key}"), ("EXISTS", meta_key(session_id))]
+    async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
+        asked = [("HGET", turns_key(session), f"t:{turn_key}"), ("EXISTS", meta_key(session))]
         found, exists = await self._link.settled(lambda: self._link.send_all(asked))
         if not exists:
-            raise not_found(session_id)
+            raise not_found(session)
         if found is None:
             return None
         first, last = found.split()
@@ -95,7 +96,7 @@ def _transcript_args(transcript: Transcript | None) -> list[Any]:
     return [transcript.count, transcript.sha256, transcript.first_message_sha256]
 
 
-def _new_head(session_id: str, expected_seq: int, reply: list[Any]) -> int:
+def _new_head(session: SessionKey, expected_seq: int, reply: list[Any]) -> int:
     match reply:
         case [b"OK", head]:
             return int(head)
@@ -104,4 +105,4 @@ def _new_head(session_id: str, expected_seq: int, reply: list[Any]) -> int:
             raise AlreadyLearned(message, first_seq=int(first), last_seq=int(last))
         case [b"SEQ", head]:
             raise SequenceConflict(f"expected the session's head at {expected_seq}, found {int(head)}")
-    raise not_found(session_id)
+    raise not_found(session)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from hope_server.errors import SessionCorrupted, SessionNotFound
-from hope_server.sessions.store import MAX_SEQ, SessionMeta, require_session_id
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import MAX_SEQ, SessionMeta
 
 VERSION = b"1"
 META_FIELDS = (
@@ -20,31 +21,35 @@ META_FIELDS = (
 )
 
 
-def meta_key(session_id: str) -> str:
-    return f"h1:{{{require_session_id(session_id)}}}:m"
+def index_key(tenant: str) -> str:
+    return f"h1:{{{tenant}}}:sessions"
 
 
-def journal_key(session_id: str) -> str:
-    return f"h1:{{{require_session_id(session_id)}}}:j"
+def meta_key(session: SessionKey) -> str:
+    return f"h1:{{{session}}}:m"
 
 
-def turns_key(session_id: str) -> str:
-    return f"h1:{{{require_session_id(session_id)}}}:i"
+def journal_key(session: SessionKey) -> str:
+    return f"h1:{{{session}}}:j"
 
 
-def chunk_key(session_id: str, chunk_id: str) -> str:
-    return f"h1:{{{require_session_id(session_id)}}}:p:{chunk_id}"
+def turns_key(session: SessionKey) -> str:
+    return f"h1:{{{session}}}:i"
 
 
-def decode_meta(session_id: str, values: Sequence[bytes | None]) -> SessionMeta:
+def chunk_key(session: SessionKey, chunk_id: str) -> str:
+    return f"h1:{{{session}}}:p:{chunk_id}"
+
+
+def decode_meta(session: SessionKey, values: Sequence[bytes | None]) -> SessionMeta:
     """The meta from the values of ``META_FIELDS``; raises ``SessionCorrupted`` if they make none."""
     *required, name = values
     if required[0] != VERSION or None in required:
-        raise SessionCorrupted(f"session {session_id} should have meta version 1, found {required[0]!r}")
+        raise SessionCorrupted(f"session {session} should have meta version 1, found {required[0]!r}")
     _, model, transcript, first_message = (value.decode() for value in required[:4] if value is not None)
-    created_us, seq, base_seq, snapshot_seq, count = (_number(session_id, value) for value in required[4:])
+    created_us, seq, base_seq, snapshot_seq, count = (_number(session, value) for value in required[4:])
     return SessionMeta(
-        session_id=session_id,
+        key=session,
         created_at=created_us / 1e6,
         model=model,
         seq=seq,
@@ -57,11 +62,11 @@ def decode_meta(session_id: str, values: Sequence[bytes | None]) -> SessionMeta:
     )
 
 
-def _number(session_id: str, value: bytes | None) -> int:
+def _number(session: SessionKey, value: bytes | None) -> int:
     if value is None or not value.isdigit() or int(value) > MAX_SEQ:
-        raise SessionCorrupted(f"session {session_id} should have a number in its meta, found {value!r}")
+        raise SessionCorrupted(f"session {session} should have a number in its meta, found {value!r}")
     return int(value)
 
 
-def not_found(session_id: str) -> SessionNotFound:
-    return SessionNotFound(f"there is no session {session_id}")
+def not_found(session: SessionKey) -> SessionNotFound:
+    return SessionNotFound(f"there is no session {session.session}")

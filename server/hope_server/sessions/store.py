@@ -3,12 +3,12 @@
 Neither torch nor redis is imported here.
 """
 
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from hope_server.errors import SessionCorrupted, SessionNotFound
+from hope_server.errors import SessionCorrupted
+from hope_server.sessions.key import SessionKey
 
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
 """Whose tokens they are; "template": what a chat template writes around messages; "text": plain
@@ -29,8 +29,6 @@ MAX_PARTS = 4096
 MAX_IDEMPOTENCY_KEYS = 256
 """Turn keys that a session remembers, the most recent ones."""
 MAX_KEY_BYTES = 255
-
-_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class TurnKey:
 class SessionMeta:
     """A session's head. ``created_at`` is in seconds since the epoch, digests are hex (empty: none)."""
 
-    session_id: str
+    key: SessionKey
     created_at: float
     model: str
     seq: int
@@ -86,6 +84,11 @@ class SessionMeta:
     transcript_sha256: str
     first_message_sha256: str
     name: str | None
+
+    @property
+    def session_id(self) -> str:
+        """The session's name within its tenant."""
+        return self.key.session
 
     @property
     def position(self) -> int:
@@ -114,17 +117,17 @@ class SessionStore(Protocol):
     after a cancelled or unavailable ``append`` its fate is unknown: read ``meta`` before going on.
     """
 
-    async def create(self, session_id: str, *, model: str, name: str | None) -> SessionMeta:
+    async def create(self, session: SessionKey, *, model: str, name: str | None) -> SessionMeta:
         """Make an empty session; ``model`` is the digest of the slow weights it learns on.
 
         Raises ``SequenceConflict`` if the id is taken.
         """
         ...
 
-    async def meta(self, session_id: str) -> SessionMeta: ...
+    async def meta(self, session: SessionKey) -> SessionMeta: ...
 
-    async def list(self, *, after: str | None, limit: int) -> SessionPage:
-        """Up to ``limit`` sessions, oldest first.
+    async def list(self, tenant: str, *, after: str | None, limit: int) -> SessionPage:
+        """Up to ``limit`` sessions of ``tenant``, oldest first.
 
         ``after`` is ``list_cursor(meta)`` of the last one seen, which may be deleted by now, or the id
         of an existing session. Fewer than ``limit`` means the end.
@@ -133,7 +136,7 @@ class SessionStore(Protocol):
 
     async def append(
         self,
-        session_id: str,
+        session: SessionKey,
         *,
         expected_seq: int,
         records: Sequence[JournalRecord],
@@ -149,11 +152,11 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def learned(self, session_id: str, key: str) -> tuple[int, int] | None:
+    async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
         """The first and last sequence number of the turn that used ``key``, if it is remembered."""
         ...
 
-    async def records(self, session_id: str, *, after: int, limit: int) -> RecordPage:
+    async def records(self, session: SessionKey, *, after: int, limit: int) -> RecordPage:
         """The next records that hold a sequence number above ``after``; the first may begin before it.
 
         A page ends at ``limit`` records or at the record that passes ``MAX_PAGE_BYTES``, so only an
@@ -162,7 +165,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def put_snapshot(self, session_id: str, *, seq: int, parts: Mapping[str, bytes]) -> None:
+    async def put_snapshot(self, session: SessionKey, *, seq: int, parts: Mapping[str, bytes]) -> None:
         """Publish the state after token ``seq``, all parts at once; the generation before it is kept.
 
         Parts are addressed by content: one that equals a stored one is not sent again. Raises
@@ -170,7 +173,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def get_snapshot(self, session_id: str, *, at_most_seq: int | None = None) -> Snapshot | None:
+    async def get_snapshot(self, session: SessionKey, *, at_most_seq: int | None = None) -> Snapshot | None:
         """The newest of the two kept generations with ``seq <= at_most_seq``; ``None`` if there is none.
 
         Raises ``SnapshotCorrupt`` if a part is missing or damaged: ask again with ``at_most_seq`` below
@@ -178,7 +181,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def delete(self, session_id: str) -> None: ...
+    async def delete(self, session: SessionKey) -> None: ...
 
     async def ping(self) -> None: ...
 
@@ -190,23 +193,16 @@ class SessionStore(Protocol):
 
 
 async def journal(
-    store: SessionStore, session_id: str, *, after: int, head: int
+    store: SessionStore, session: SessionKey, *, after: int, head: int
 ) -> AsyncIterator[JournalRecord]:
     """The records that hold ``after + 1 .. head``, page by page; the first may begin before them."""
     while after < head:
-        page = await store.records(session_id, after=after, limit=MAX_APPEND_RECORDS)
+        page = await store.records(session, after=after, limit=MAX_APPEND_RECORDS)
         if not page:
-            raise SessionCorrupted(f"the journal of session {session_id} ends at {after}, expected {head}")
+            raise SessionCorrupted(f"the journal of session {session} ends at {after}, expected {head}")
         for record in page:
             yield record
             after = record.last_seq
-
-
-def require_session_id(session_id: str) -> str:
-    """``session_id`` itself; raises ``SessionNotFound`` if no session can have it."""
-    if not _SESSION_ID.fullmatch(session_id):
-        raise SessionNotFound("there is no session with this id")
-    return session_id
 
 
 def check_append(

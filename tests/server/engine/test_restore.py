@@ -9,16 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_server.errors import SessionCorrupted, SessionNotFound, SnapshotCorrupt
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import SessionMeta
 
 Bench = Any
 
 
-async def new(service: Any) -> str:
-    return str((await service.create_session()).session_id)
+async def new(service: Any) -> SessionKey:
+    key: SessionKey = (await service.create_session("tenant")).key
+    return key
 
 
-async def replayed(bench: Bench, session: str) -> Any:
+async def replayed(bench: Bench, session: SessionKey) -> Any:
     """The row that a new process restores."""
     service = await bench.service()
     row = await bench.row(service, session)
@@ -48,7 +50,7 @@ async def test_cancel_at_every_moment_of_admission(bench: Bench, same: Any, hops
     await bench.turn(service, session, range(20), max_tokens=3)
     for evict in (False, True):
         if evict:
-            await service._thread.call(lambda: service._engine.drop(session))
+            await service._thread.call(lambda: service._engine.drop(str(session)))
         reading = asyncio.ensure_future(anext(service.generate(bench.request(session, range(21)))))
         for _ in range(hops):
             await asyncio.sleep(0)
@@ -59,8 +61,8 @@ async def test_cancel_at_every_moment_of_admission(bench: Bench, same: Any, hops
         assert same(await bench.row(service, session), await replayed(bench, session))
 
 
-async def _idle(service: Any, session: str) -> None:
-    turn = service._turns.get(session)
+async def _idle(service: Any, session: SessionKey) -> None:
+    turn = service._turns.get(str(session))
     if turn is not None:
         turn.cancel()
         await turn.closed.wait()
@@ -86,12 +88,12 @@ async def test_a_long_prompt_is_given_up_but_stays_learned(bench: Bench, same: A
     session = await new(service)
     prompt = [i % 50 for i in range(8 * 4000)]
     reading = asyncio.ensure_future(bench.turn(service, session, prompt))
-    await eventually(service, lambda: session in service._engine._jobs)
+    await eventually(service, lambda: str(session) in service._engine._jobs)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await bench.journal(session) == prompt
-    assert await service._thread.call(lambda: service._engine.position(session)) is None
+    assert await service._thread.call(lambda: service._engine.position(str(session))) is None
     assert int((await bench.row(service, session))["position"]) == len(prompt)
     await service.check_integrity()
 
@@ -207,7 +209,7 @@ async def test_delete_forgets_the_row_too(bench: Bench) -> None:
     await bench.turn(service, session, range(20))
     await service.delete_session(session)
     assert service.stats().resident_idle == 0 or await service._thread.call(
-        lambda: service._engine.position(session) is None
+        lambda: service._engine.position(str(session)) is None
     )
     for call in (service.get_session, service.levels, service.delete_session, service.reset_session):
         with pytest.raises(SessionNotFound):

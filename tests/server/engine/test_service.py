@@ -21,13 +21,17 @@ from hope_server.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord, Transcript
+
+OLD = SessionKey("tenant", "old")
 
 Bench = Any  # the fixture's class lives in conftest, which tests cannot import
 
 
-async def new(service: Any) -> str:
-    return str((await service.create_session("a name")).session_id)
+async def new(service: Any) -> SessionKey:
+    key: SessionKey = (await service.create_session("tenant", "a name")).key
+    return key
 
 
 async def test_a_turn_streams_its_tokens_and_journals_prompt_and_answer(bench: Bench) -> None:
@@ -70,11 +74,11 @@ async def test_tokens_waiting_for_a_commit_go_together_and_are_bounded(bench: Be
     await anext(stream)
     bench.store.gate.clear()
     reading = asyncio.create_task(_drain(stream))
-    turn = service._turns[session]
-    await eventually(service, lambda: service._engine._scheduler._entries[session].uncommitted == 5)
-    steps = await service._thread.call(lambda: service._engine.position(session))
+    turn = service._turns[str(session)]
+    await eventually(service, lambda: service._engine._scheduler._entries[str(session)].uncommitted == 5)
+    steps = await service._thread.call(lambda: service._engine.position(str(session)))
     await service._thread.call(lambda: None)
-    assert await service._thread.call(lambda: service._engine.position(session)) == steps
+    assert await service._thread.call(lambda: service._engine.position(str(session))) == steps
     bench.store.gate.set()
     assert len(await reading) == 39
     assert turn.closed.is_set()
@@ -191,7 +195,7 @@ async def test_bad_requests_change_nothing(bench: Bench) -> None:
         with pytest.raises(error):
             await bench.turn(service, session, **arguments)
     with pytest.raises(SessionNotFound):
-        await bench.turn(service, "nobody", (3,))
+        await bench.turn(service, SessionKey("tenant", "nobody"), (3,))
     assert await bench.journal(session) == []
     assert service.stats().running == 0
 
@@ -303,12 +307,12 @@ async def test_a_writer_in_between_is_a_conflict(bench: Bench) -> None:
 
 async def test_a_session_of_other_slow_weights_is_refused(bench: Bench) -> None:
     service = await bench.service()
-    await bench.store.create("old", model="4" * 64, name=None)
+    await bench.store.create(OLD, model="4" * 64, name=None)
     with pytest.raises(ModelNotFound) as refused:
-        await bench.turn(service, "old", (3,))
+        await bench.turn(service, OLD, (3,))
     assert refused.value.code == "session_model_mismatch"
     with pytest.raises(ModelNotFound):
-        await service.levels("old")
+        await service.levels(OLD)
 
 
 async def test_slow_weights_are_verified_between_steps(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import SessionStore
 
 StartValkey = Callable[..., str]
@@ -50,8 +51,9 @@ async def redis_store(external_url: str) -> AsyncIterator[SessionStore]:
 
 
 @pytest.fixture
-def new_id() -> str:
-    return secrets.token_hex(16)
+def session() -> SessionKey:
+    """The name of a session that does not exist yet."""
+    return SessionKey("tenant", secrets.token_hex(16))
 
 
 class Proxy:

@@ -6,15 +6,18 @@ from pathlib import Path
 
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord
+
+KEPT = SessionKey("tenant", "kept")
 
 
 async def own(directory: Path) -> None:
     valkey = EmbeddedValkey(directory)
     await valkey.start()
     store = await open_store(valkey.url)
-    await store.create("kept", model="m", name=None)
-    await store.append("kept", expected_seq=0, records=[JournalRecord(1, "run", "user", (1, 2))])
+    await store.create(KEPT, model="m", name=None)
+    await store.append(KEPT, expected_seq=0, records=[JournalRecord(1, "run", "user", (1, 2))])
     print(valkey.pid, flush=True)
     await asyncio.Event().wait()
 

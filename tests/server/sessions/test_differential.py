@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hope_server.errors import HopeError
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, Snapshot, Transcript, TurnKey
 
@@ -48,7 +49,7 @@ async def _outcome(call: Awaitable[object]) -> object:
     return found
 
 
-def _call(store: SessionStore, session_id: str, head: int, operation: Operation) -> Awaitable[object]:
+def _call(store: SessionStore, session: SessionKey, head: int, operation: Operation) -> Awaitable[object]:
     name, shift, number = operation
     at = max(0, head + (shift if number == 0 else 0))
     tokens = tuple(range(number + 1))
@@ -56,41 +57,41 @@ def _call(store: SessionStore, session_id: str, head: int, operation: Operation)
         case "append":
             told = Transcript(number, "aa", "bb") if number % 2 else None
             records = [JournalRecord(at + 1, "run", "user", tokens)]
-            return store.append(session_id, expected_seq=at, records=records, transcript=told)
+            return store.append(session, expected_seq=at, records=records, transcript=told)
         case "keyed":
             step = JournalRecord(at + 1, "step", "model", tokens)
             key = TurnKey(f"k{number}", at + 1)
-            return store.append(session_id, expected_seq=at, records=[step], idempotency_key=key)
+            return store.append(session, expected_seq=at, records=[step], idempotency_key=key)
         case "reset":
             records = [
                 JournalRecord(at + 1, "reset", "user", ()),
                 JournalRecord(at + 2, "run", "user", tokens),
             ]
-            return store.append(session_id, expected_seq=at, records=records)
+            return store.append(session, expected_seq=at, records=records)
         case "records":
-            return store.records(session_id, after=at // (number + 1), limit=number)
+            return store.records(session, after=at // (number + 1), limit=number)
         case "put":
             parts = {"fast": b"%d" % at, "slow": b"slow", "level": b"%d" % (number // 3)}
-            return store.put_snapshot(session_id, seq=at, parts=parts)
+            return store.put_snapshot(session, seq=at, parts=parts)
         case "get":
-            return store.get_snapshot(session_id, at_most_seq=None if number == 0 else at - number)
+            return store.get_snapshot(session, at_most_seq=None if number == 0 else at - number)
         case "learned":
-            return store.learned(session_id, f"k{number}")
-    return store.delete(session_id) if number == 1 else store.meta(session_id)
+            return store.learned(session, f"k{number}")
+    return store.delete(session) if number == 1 else store.meta(session)
 
 
 @settings(max_examples=60)
 @given(OPERATIONS)
 async def test_twins_agree(redis_store: SessionStore, operations: "list[Operation]") -> None:
-    session_id, memory = secrets.token_hex(16), MemoryStore()
+    session, memory = SessionKey("tenant", secrets.token_hex(16)), MemoryStore()
     for store in (memory, redis_store):
-        await store.create(session_id, model="m", name=None)
+        await store.create(session, model="m", name=None)
     head = 0
     for operation in operations:
         mine, theirs = [
-            await _outcome(_call(store, session_id, head, operation)) for store in (memory, redis_store)
+            await _outcome(_call(store, session, head, operation)) for store in (memory, redis_store)
         ]
         assert mine == theirs, operation
-        metas = [await _outcome(store.meta(session_id)) for store in (memory, redis_store)]
+        metas = [await _outcome(store.meta(session)) for store in (memory, redis_store)]
         assert metas[0] == metas[1]
         head = metas[0].seq if isinstance(metas[0], SessionMeta) else head

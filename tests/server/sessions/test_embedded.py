@@ -19,7 +19,10 @@ from hope_server.sessions import binary as binary_module
 from hope_server.sessions import open_store
 from hope_server.sessions.binary import find_binary, server_version
 from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord, SessionStore, journal
+
+SESSION, KEPT = SessionKey("tenant", "s"), SessionKey("tenant", "kept")
 
 _DEATH_S = 60.0
 OWNER = Path(__file__).with_name("embedded_owner.py")
@@ -31,9 +34,9 @@ async def test_data_survive_a_clean_restart(data_dir: Path) -> None:
         await valkey.start()
         store = await open_store(valkey.url)
         if not expected:
-            await store.create("s", model="m", name=None)
+            await store.create(SESSION, model="m", name=None)
         record = JournalRecord(expected + 1, "run", "user", (1, 2))
-        assert await store.append("s", expected_seq=expected, records=[record]) == expected + 2
+        assert await store.append(SESSION, expected_seq=expected, records=[record]) == expected + 2
         await store.close()
         await valkey.stop()
         assert valkey.pid is None
@@ -54,23 +57,25 @@ async def _kill_while_writing(data_dir: Path, *, kills: int) -> None:
     await valkey.start()
     store = await open_store(valkey.url)
     done = asyncio.Event()
-    acknowledged: dict[str, list[JournalRecord]] = {f"w{at}": [] for at in range(3)}
+    acknowledged: dict[SessionKey, list[JournalRecord]] = {
+        SessionKey("tenant", f"w{at}"): [] for at in range(3)
+    }
 
-    async def write(session_id: str) -> None:
-        head = (await store.create(session_id, model="m", name=None)).seq
+    async def write(session: SessionKey) -> None:
+        head = (await store.create(session, model="m", name=None)).seq
         while not done.is_set():
             record = JournalRecord(head + 1, "step", "model", (head, 7))
             try:
-                head = await store.append(session_id, expected_seq=head, records=[record])
+                head = await store.append(session, expected_seq=head, records=[record])
             except StoreUnavailable:
-                head = await _head_again(store, session_id, record)
+                head = await _head_again(store, session, record)
             if head == record.last_seq:
-                acknowledged[session_id].append(record)
+                acknowledged[session].append(record)
             if head % 40 == 0:
                 with contextlib.suppress(StoreUnavailable):
-                    await store.put_snapshot(session_id, seq=head, parts={"a": b"%d" % head})
+                    await store.put_snapshot(session, seq=head, parts={"a": b"%d" % head})
 
-    writers = [asyncio.ensure_future(write(session_id)) for session_id in acknowledged]
+    writers = [asyncio.ensure_future(write(session)) for session in acknowledged]
     dice = random.Random(7)
     for _ in range(kills):
         target = sum(map(len, acknowledged.values())) + dice.randrange(20, 60)
@@ -82,18 +87,18 @@ async def _kill_while_writing(data_dir: Path, *, kills: int) -> None:
     done.set()
     await asyncio.gather(*writers)
     assert valkey.restarts >= 1
-    for session_id, records in acknowledged.items():
-        head = (await store.meta(session_id)).seq
-        assert [record async for record in journal(store, session_id, after=0, head=head)] == records
+    for session, records in acknowledged.items():
+        head = (await store.meta(session)).seq
+        assert [record async for record in journal(store, session, after=0, head=head)] == records
     await store.close()
     await valkey.stop()
 
 
-async def _head_again(store: SessionStore, session_id: str, record: JournalRecord) -> int:
+async def _head_again(store: SessionStore, session: SessionKey, record: JournalRecord) -> int:
     """What became of an append of unknown fate, as the protocol says."""
     while True:
         try:
-            return (await store.meta(session_id)).seq
+            return (await store.meta(session)).seq
         except StoreUnavailable:
             await asyncio.sleep(0)
 
@@ -116,7 +121,7 @@ async def test_restart_after_the_owner_was_killed(data_dir: Path, orphaned: str)
     await valkey.start()
     assert not _is_running(valkey_pid)
     store = await open_store(valkey.url)
-    assert (await store.meta("kept")).seq == 2
+    assert (await store.meta(KEPT)).seq == 2
     await store.close()
     await valkey.stop()
 
@@ -218,8 +223,8 @@ async def test_conflict_is_not_a_lost_call(data_dir: Path) -> None:
     valkey = EmbeddedValkey(data_dir)
     await valkey.start()
     store = await open_store(valkey.url)
-    await store.create("s", model="m", name=None)
+    await store.create(SESSION, model="m", name=None)
     with pytest.raises(SequenceConflict):
-        await store.append("s", expected_seq=5, records=[JournalRecord(6, "run", "user", (1,))])
+        await store.append(SESSION, expected_seq=5, records=[JournalRecord(6, "run", "user", (1,))])
     await store.close()
     await valkey.stop()

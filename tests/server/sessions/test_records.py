@@ -5,10 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hope_server.errors import SessionCorrupted, SnapshotCorrupt
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.manifest import cut, decode_manifest, encode_manifest, join
 from hope_server.sessions.records import check_page, decode_record, encode_record
 from hope_server.sessions.store import MAX_CHUNK_BYTES, MAX_TOKEN, JournalRecord
 
+ONE, TWO, THREE = (
+    SessionKey("tenant", "one"),
+    SessionKey("tenant", "two"),
+    SessionKey("other", "one"),
+)
 TOKENS = st.lists(st.integers(0, MAX_TOKEN), min_size=1, max_size=20).map(tuple)
 FULL = st.builds(
     JournalRecord,
@@ -26,26 +32,26 @@ PARTS = st.dictionaries(
 
 @given(RECORDS)
 def test_record_round_trip(record: JournalRecord) -> None:
-    assert decode_record("s", encode_record("s", record)) == record
+    assert decode_record(ONE, encode_record(ONE, record)) == record
 
 
 @given(RECORDS, st.data())
 def test_changed_record_is_refused(record: JournalRecord, data: st.DataObject) -> None:
-    good = encode_record("s", record)
+    good = encode_record(ONE, record)
     with pytest.raises(SessionCorrupted):
-        decode_record("s", _mutated(good, data))
+        decode_record(ONE, _mutated(good, data))
 
 
 @given(st.binary(max_size=64))
 def test_foreign_bytes_are_no_record(noise: bytes) -> None:
     with pytest.raises(SessionCorrupted):
-        decode_record("s", noise)
+        decode_record(ONE, noise)
 
 
 def test_record_of_another_session_is_refused() -> None:
-    data = encode_record("one", JournalRecord(1, "run", "user", (1, 2)))
-    with pytest.raises(SessionCorrupted, match="session two"):
-        decode_record("two", data)
+    data = encode_record(ONE, JournalRecord(1, "run", "user", (1, 2)))
+    with pytest.raises(SessionCorrupted, match="session tenant/two"):
+        decode_record(TWO, data)
 
 
 @pytest.mark.parametrize(
@@ -55,29 +61,29 @@ def test_record_of_another_session_is_refused() -> None:
 def test_page_with_a_gap_is_refused(after: int, head: int, firsts: "list[int]") -> None:
     records = [JournalRecord(first, "run", "user", (1, 1)) for first in firsts]
     with pytest.raises(SessionCorrupted):
-        check_page("s", records, after=after, head=head)
+        check_page(ONE, records, after=after, head=head)
 
 
 @given(PARTS, st.integers(0, 2**50))
 def test_manifest_round_trip(parts: "dict[str, bytes]", seq: int) -> None:
     manifest, chunks = cut(seq, parts)
-    decoded = decode_manifest("s", encode_manifest("s", manifest), seq=seq)
+    decoded = decode_manifest(ONE, encode_manifest(ONE, manifest), seq=seq)
     assert decoded == manifest
-    assert join("s", decoded, chunks) == parts
+    assert join(ONE, decoded, chunks) == parts
 
 
 @given(PARTS, st.data())
 def test_changed_manifest_is_refused(parts: "dict[str, bytes]", data: st.DataObject) -> None:
     manifest, _ = cut(7, parts)
     with pytest.raises(SnapshotCorrupt):
-        decode_manifest("s", _mutated(encode_manifest("s", manifest), data), seq=7)
+        decode_manifest(ONE, _mutated(encode_manifest(ONE, manifest), data), seq=7)
 
 
-@pytest.mark.parametrize(("session_id", "seq"), [("s", 8), ("t", 7)])
-def test_manifest_of_another_place_is_refused(session_id: str, seq: int) -> None:
+@pytest.mark.parametrize(("session", "seq"), [(ONE, 8), (TWO, 7), (THREE, 7)])
+def test_manifest_of_another_place_is_refused(session: SessionKey, seq: int) -> None:
     manifest, _ = cut(7, {"a": b"x"})
     with pytest.raises(SnapshotCorrupt):
-        decode_manifest(session_id, encode_manifest("s", manifest), seq=seq)
+        decode_manifest(session, encode_manifest(ONE, manifest), seq=seq)
 
 
 def test_missing_or_swapped_chunk_is_refused() -> None:
@@ -86,7 +92,7 @@ def test_missing_or_swapped_chunk_is_refused() -> None:
     assert all(len(chunk) <= MAX_CHUNK_BYTES for chunk in chunks.values())
     for broken in ({first: chunks[first]}, {first: chunks[second], second: chunks[first]}):
         with pytest.raises(SnapshotCorrupt):
-            join("s", manifest, broken)
+            join(ONE, manifest, broken)
 
 
 def _mutated(good: bytes, data: st.DataObject) -> bytes:

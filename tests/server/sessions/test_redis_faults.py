@@ -17,6 +17,7 @@ from hope_server.errors import (
     StoreUnavailable,
 )
 from hope_server.sessions import open_store
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.redis_check import check_server
 from hope_server.sessions.redis_store import RedisStore
 from hope_server.sessions.store import JournalRecord, SessionStore, TurnKey
@@ -38,88 +39,92 @@ async def raw(external_url: str) -> AsyncIterator[Any]:
     [["lose_reply"], ["lose_request"], ["lose_request", "lose_request"], ["lose_request", "lose_reply"]],
 )
 async def test_append_with_a_lost_message_is_done_once(
-    proxy: Any, proxied: SessionStore, new_id: str, plan: "list[str]"
+    proxy: Any, proxied: SessionStore, session: SessionKey, plan: "list[str]"
 ) -> None:
-    await proxied.create(new_id, model="m", name=None)
+    await proxied.create(session, model="m", name=None)
     proxy.watch(b"hope_v1_append", *plan)
     turn = TurnKey("k", 1)
-    assert await proxied.append(new_id, expected_seq=0, records=[FIRST], idempotency_key=turn) == 3
-    assert await proxied.records(new_id, after=0, limit=9) == [FIRST]
-    assert await proxied.learned(new_id, "k") == (1, 3)
+    assert await proxied.append(session, expected_seq=0, records=[FIRST], idempotency_key=turn) == 3
+    assert await proxied.records(session, after=0, limit=9) == [FIRST]
+    assert await proxied.learned(session, "k") == (1, 3)
     assert proxy.plan == []
 
 
-async def test_applied_append_is_not_sent_again(proxy: Any, proxied: SessionStore, new_id: str) -> None:
-    await proxied.create(new_id, model="m", name=None)
+async def test_applied_append_is_not_sent_again(
+    proxy: Any, proxied: SessionStore, session: SessionKey
+) -> None:
+    await proxied.create(session, model="m", name=None)
     proxy.watch(b"hope_v1_append", "lose_reply")
-    await proxied.append(new_id, expected_seq=0, records=[FIRST])
+    await proxied.append(session, expected_seq=0, records=[FIRST])
     assert proxy.seen == 1
 
 
 async def test_late_append_that_runs_before_its_repetition(
-    proxy: Any, proxied: SessionStore, new_id: str
+    proxy: Any, proxied: SessionStore, session: SessionKey
 ) -> None:
-    await proxied.create(new_id, model="m", name=None)
+    await proxied.create(session, model="m", name=None)
     proxy.watch(b"hope_v1_append", "hold")
-    assert await proxied.append(new_id, expected_seq=0, records=[FIRST]) == 3
-    assert await proxied.records(new_id, after=0, limit=9) == [FIRST]
+    assert await proxied.append(session, expected_seq=0, records=[FIRST]) == 3
+    assert await proxied.records(session, after=0, limit=9) == [FIRST]
     assert proxy.seen == 2
 
 
 async def test_lost_append_against_another_writer_is_a_conflict(
-    proxy: Any, proxied: SessionStore, redis_store: SessionStore, new_id: str
+    proxy: Any, proxied: SessionStore, redis_store: SessionStore, session: SessionKey
 ) -> None:
-    await proxied.create(new_id, model="m", name=None)
+    await proxied.create(session, model="m", name=None)
     proxy.watch(b"hope_v1_append", "lose_request")
     both = [
-        proxied.append(new_id, expected_seq=0, records=[FIRST]),
-        redis_store.append(new_id, expected_seq=0, records=[OTHER]),
+        proxied.append(session, expected_seq=0, records=[FIRST]),
+        redis_store.append(session, expected_seq=0, records=[OTHER]),
     ]
     outcomes = await asyncio.gather(*both, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes if outcome != 3] == [SequenceConflict]
-    assert len(await redis_store.records(new_id, after=0, limit=9)) == 1
+    assert len(await redis_store.records(session, after=0, limit=9)) == 1
 
 
 async def test_lost_append_then_the_other_writers_tail(
-    proxy: Any, proxied: SessionStore, redis_store: SessionStore, new_id: str
+    proxy: Any, proxied: SessionStore, redis_store: SessionStore, session: SessionKey
 ) -> None:
     """The head stands where this append would have put it, but with other tokens."""
-    await proxied.create(new_id, model="m", name=None)
-    await redis_store.append(new_id, expected_seq=0, records=[OTHER])
+    await proxied.create(session, model="m", name=None)
+    await redis_store.append(session, expected_seq=0, records=[OTHER])
     proxy.watch(b"hope_v1_append", "lose_request")
     with pytest.raises(SequenceConflict, match="head at 0, found 3"):
-        await proxied.append(new_id, expected_seq=0, records=[FIRST])
+        await proxied.append(session, expected_seq=0, records=[FIRST])
 
 
 @pytest.mark.parametrize("call", ["create", "publish", "missing", "delete", "SET"])
 async def test_other_writes_survive_a_lost_reply(
-    proxy: Any, proxied: SessionStore, new_id: str, call: str
+    proxy: Any, proxied: SessionStore, session: SessionKey, call: str
 ) -> None:
     proxy.watch(b"\r\nSET\r\n" if call == "SET" else b"hope_v1_" + call.encode(), "lose_reply")
-    await proxied.create(new_id, model="m", name=None)
-    await proxied.append(new_id, expected_seq=0, records=[FIRST])
-    await proxied.put_snapshot(new_id, seq=3, parts={"a": b"x"})
-    assert (await proxied.get_snapshot(new_id)) is not None
-    await proxied.delete(new_id)
+    await proxied.create(session, model="m", name=None)
+    await proxied.append(session, expected_seq=0, records=[FIRST])
+    await proxied.put_snapshot(session, seq=3, parts={"a": b"x"})
+    assert (await proxied.get_snapshot(session)) is not None
+    await proxied.delete(session)
     assert proxy.plan == []
-    assert new_id not in [meta.session_id for meta in await proxied.list(after=None, limit=10_000)]
+    assert session not in [meta.key for meta in await proxied.list("tenant", after=None, limit=10_000)]
 
 
-async def test_used_key_is_refused_after_a_lost_reply(proxy: Any, proxied: SessionStore, new_id: str) -> None:
-    await proxied.create(new_id, model="m", name=None)
-    await proxied.append(new_id, expected_seq=0, records=[FIRST], idempotency_key=TurnKey("k", 1))
+async def test_used_key_is_refused_after_a_lost_reply(
+    proxy: Any, proxied: SessionStore, session: SessionKey
+) -> None:
+    await proxied.create(session, model="m", name=None)
+    await proxied.append(session, expected_seq=0, records=[FIRST], idempotency_key=TurnKey("k", 1))
     proxy.watch(b"hope_v1_append", "lose_request")
     again = dataclasses.replace(FIRST, first_seq=4)
     with pytest.raises(AlreadyLearned):
-        await proxied.append(new_id, expected_seq=3, records=[again], idempotency_key=TurnKey("k", 4))
+        await proxied.append(session, expected_seq=3, records=[again], idempotency_key=TurnKey("k", 4))
 
 
-async def test_cancelled_calls_never_mix_replies(redis_store: SessionStore, new_id: str) -> None:
-    ids = [f"{new_id}-{at}" for at in range(8)]
-    for session_id in ids:
-        await redis_store.create(session_id, model=session_id, name=None)
+async def test_cancelled_calls_never_mix_replies(redis_store: SessionStore, session: SessionKey) -> None:
+    ids = [SessionKey("tenant", f"{session.session}-{at}") for at in range(8)]
+    for one in ids:
+        await redis_store.create(one, model=one.session, name=None)
     for turn in range(40):
-        tasks = [asyncio.ensure_future(redis_store.meta(session_id)) for session_id in ids]
+        tasks = [asyncio.ensure_future(redis_store.meta(one)) for one in ids]
         for _ in range(turn % 5):
             await asyncio.sleep(0)
         for task in tasks[::2]:
@@ -127,116 +132,124 @@ async def test_cancelled_calls_never_mix_replies(redis_store: SessionStore, new_
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         kept = [meta for meta in outcomes if not isinstance(meta, BaseException)]
         assert [meta.model for meta in kept if meta.session_id != meta.model] == []
-        assert {ids[at] for at in range(1, 8, 2)} <= {meta.session_id for meta in kept}
+        assert {ids[at] for at in range(1, 8, 2)} <= {meta.key for meta in kept}
 
 
-async def test_cancelled_append_runs_to_its_end(external_url: str, new_id: str) -> None:
+async def test_cancelled_append_runs_to_its_end(external_url: str, session: SessionKey) -> None:
     store = await open_store(external_url)
-    await store.create(new_id, model="m", name=None)
-    task = asyncio.ensure_future(store.append(new_id, expected_seq=0, records=[FIRST]))
+    await store.create(session, model="m", name=None)
+    task = asyncio.ensure_future(store.append(session, expected_seq=0, records=[FIRST]))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await store.close()
     store = await open_store(external_url)
-    assert (await store.meta(new_id)).seq == 3
+    assert (await store.meta(session)).seq == 3
     await store.close()
 
 
-async def test_lost_function_library_comes_back(redis_store: SessionStore, raw: Any, new_id: str) -> None:
+async def test_lost_function_library_comes_back(
+    redis_store: SessionStore, raw: Any, session: SessionKey
+) -> None:
     await raw.execute_command("FUNCTION", "FLUSH")
-    await redis_store.create(new_id, model="m", name=None)
-    assert await redis_store.append(new_id, expected_seq=0, records=[FIRST]) == 3
+    await redis_store.create(session, model="m", name=None)
+    assert await redis_store.append(session, expected_seq=0, records=[FIRST]) == 3
 
 
-async def test_damaged_record_is_refused(redis_store: SessionStore, raw: Any, new_id: str) -> None:
-    await redis_store.create(new_id, model="m", name=None)
-    await redis_store.append(new_id, expected_seq=0, records=[FIRST])
-    await raw.execute_command("XDEL", f"h1:{{{new_id}}}:j", "3-0")
+async def test_damaged_record_is_refused(redis_store: SessionStore, raw: Any, session: SessionKey) -> None:
+    await redis_store.create(session, model="m", name=None)
+    await redis_store.append(session, expected_seq=0, records=[FIRST])
+    await raw.execute_command("XDEL", f"h1:{{{session}}}:j", "3-0")
     with pytest.raises(SessionCorrupted, match="token 1 of 3 is missing"):
-        await redis_store.records(new_id, after=0, limit=9)
-    await raw.execute_command("XADD", f"h1:{{{new_id}}}:j", "4-0", "r", b"noise")
+        await redis_store.records(session, after=0, limit=9)
+    await raw.execute_command("XADD", f"h1:{{{session}}}:j", "4-0", "r", b"noise")
     with pytest.raises(SessionCorrupted, match="damaged"):
-        await redis_store.records(new_id, after=0, limit=9)
+        await redis_store.records(session, after=0, limit=9)
     with pytest.raises(SessionCorrupted, match="above the session's head"):
         await redis_store.append(
-            new_id, expected_seq=3, records=[dataclasses.replace(FIRST, first_seq=4, tokens=(1,))]
+            session, expected_seq=3, records=[dataclasses.replace(FIRST, first_seq=4, tokens=(1,))]
         )
 
 
 @pytest.mark.parametrize("field", ["v", "seq", "created_us", "model"])
-async def test_damaged_meta_is_refused(redis_store: SessionStore, raw: Any, new_id: str, field: str) -> None:
-    await redis_store.create(new_id, model="m", name=None)
-    key = f"h1:{{{new_id}}}:m"
+async def test_damaged_meta_is_refused(
+    redis_store: SessionStore, raw: Any, session: SessionKey, field: str
+) -> None:
+    await redis_store.create(session, model="m", name=None)
+    key = f"h1:{{{session}}}:m"
     await (raw.hdel(key, field) if field == "model" else raw.hset(key, field, "-1"))
     with pytest.raises(SessionCorrupted):
-        await redis_store.meta(new_id)
+        await redis_store.meta(session)
 
 
 @pytest.mark.parametrize("damage", ["flip", "drop"])
 async def test_damaged_chunk_falls_back_and_heals(
-    redis_store: SessionStore, raw: Any, new_id: str, damage: str
+    redis_store: SessionStore, raw: Any, session: SessionKey, damage: str
 ) -> None:
-    await redis_store.create(new_id, model="m", name=None)
-    await redis_store.append(new_id, expected_seq=0, records=[FIRST])
-    await redis_store.put_snapshot(new_id, seq=1, parts={"a": b"one"})
-    await redis_store.put_snapshot(new_id, seq=2, parts={"a": b"two"})
-    (broken,) = [key async for key in raw.scan_iter(f"h1:{{{new_id}}}:p:*") if await raw.get(key) == b"two"]
+    await redis_store.create(session, model="m", name=None)
+    await redis_store.append(session, expected_seq=0, records=[FIRST])
+    await redis_store.put_snapshot(session, seq=1, parts={"a": b"one"})
+    await redis_store.put_snapshot(session, seq=2, parts={"a": b"two"})
+    (broken,) = [key async for key in raw.scan_iter(f"h1:{{{session}}}:p:*") if await raw.get(key) == b"two"]
     await (raw.set(broken, b"twp") if damage == "flip" else raw.delete(broken))
     with pytest.raises(SnapshotCorrupt, match="generation 2"):
-        await redis_store.get_snapshot(new_id)
-    older = await redis_store.get_snapshot(new_id, at_most_seq=1)
+        await redis_store.get_snapshot(session)
+    older = await redis_store.get_snapshot(session, at_most_seq=1)
     assert older is not None
     assert older.parts == {"a": b"one"}
-    await redis_store.put_snapshot(new_id, seq=2, parts={"a": b"two"})
-    healed = await redis_store.get_snapshot(new_id)
+    await redis_store.put_snapshot(session, seq=2, parts={"a": b"two"})
+    healed = await redis_store.get_snapshot(session)
     assert healed is not None
     assert healed.parts == {"a": b"two"}
-    assert (await redis_store.get_snapshot(new_id, at_most_seq=1)) == older
+    assert (await redis_store.get_snapshot(session, at_most_seq=1)) == older
 
 
 async def test_chunks_of_dropped_generations_are_freed(
-    redis_store: SessionStore, raw: Any, new_id: str
+    redis_store: SessionStore, raw: Any, session: SessionKey
 ) -> None:
-    await redis_store.create(new_id, model="m", name=None)
-    await redis_store.append(new_id, expected_seq=0, records=[JournalRecord(1, "run", "user", (1,) * 9)])
+    await redis_store.create(session, model="m", name=None)
+    await redis_store.append(session, expected_seq=0, records=[JournalRecord(1, "run", "user", (1,) * 9)])
     for seq in range(1, 7):
-        await redis_store.put_snapshot(new_id, seq=seq, parts={"slow": b"same", "fast": b"%d" % seq})
-    keys = [key async for key in raw.scan_iter(f"h1:{{{new_id}}}:p:*")]
+        await redis_store.put_snapshot(session, seq=seq, parts={"slow": b"same", "fast": b"%d" % seq})
+    keys = [key async for key in raw.scan_iter(f"h1:{{{session}}}:p:*")]
     assert sorted([await raw.get(key) for key in keys]) == [b"5", b"6", b"same"]
     assert [await raw.ttl(key) for key in keys] == [-1, -1, -1]
-    await redis_store.delete(new_id)
-    assert [key async for key in raw.scan_iter(f"h1:{{{new_id}}}:*")] == []
+    await redis_store.delete(session)
+    assert [key async for key in raw.scan_iter(f"h1:{{{session}}}:*")] == []
 
 
-async def test_unchanged_part_is_not_sent_again(proxy: Any, proxied: SessionStore, new_id: str) -> None:
-    await proxied.create(new_id, model="m", name=None)
-    await proxied.append(new_id, expected_seq=0, records=[FIRST])
+async def test_unchanged_part_is_not_sent_again(
+    proxy: Any, proxied: SessionStore, session: SessionKey
+) -> None:
+    await proxied.create(session, model="m", name=None)
+    await proxied.append(session, expected_seq=0, records=[FIRST])
     proxy.watch(b"\r\nSET\r\n")
     for seq in (1, 2):
-        await proxied.put_snapshot(new_id, seq=seq, parts={"slow": b"same", "fast": b"%d" % seq})
+        await proxied.put_snapshot(session, seq=seq, parts={"slow": b"same", "fast": b"%d" % seq})
     assert proxy.seen == 3
 
 
-async def test_damaged_session_hides_no_other(redis_store: SessionStore, raw: Any, new_id: str) -> None:
+async def test_damaged_session_hides_no_other(
+    redis_store: SessionStore, raw: Any, session: SessionKey
+) -> None:
     for at in range(3):
-        await redis_store.create(f"{new_id}-{at}", model="m", name=None)
-    await raw.hset(f"h1:{{{new_id}-1}}:m", "seq", "-1")
-    listed = [meta.session_id for meta in await redis_store.list(after=None, limit=10_000)]
-    assert [found[-1] for found in listed if found.startswith(new_id)] == ["0", "2"]
+        await redis_store.create(SessionKey("tenant", f"{session.session}-{at}"), model="m", name=None)
+    await raw.hset(f"h1:{{{session}-1}}:m", "seq", "-1")
+    listed = [meta.session_id for meta in await redis_store.list("tenant", after=None, limit=10_000)]
+    assert [found[-1] for found in listed if found.startswith(session.session)] == ["0", "2"]
 
 
 async def test_old_index_entry_without_a_session_is_dropped(
-    redis_store: SessionStore, raw: Any, new_id: str
+    redis_store: SessionStore, raw: Any, session: SessionKey
 ) -> None:
-    await redis_store.create(new_id, model="m", name=None)
-    stale, young = f"{1:016x}:{new_id}-gone", f"{2**60:016x}:{new_id}-coming"
-    await raw.zadd("h1:sessions", {stale: 0, young: 0})
-    listed = [meta.session_id for meta in await redis_store.list(after=None, limit=10_000)]
-    assert new_id in listed
-    assert await raw.zscore("h1:sessions", stale) is None
-    assert await raw.zrem("h1:sessions", young) == 1
+    await redis_store.create(session, model="m", name=None)
+    stale, young = f"{1:016x}:{session.session}-gone", f"{2**60:016x}:{session.session}-coming"
+    await raw.zadd("h1:{tenant}:sessions", {stale: 0, young: 0})
+    listed = [meta.session_id for meta in await redis_store.list("tenant", after=None, limit=10_000)]
+    assert session.session in listed
+    assert await raw.zscore("h1:{tenant}:sessions", stale) is None
+    assert await raw.zrem("h1:{tenant}:sessions", young) == 1
 
 
 async def test_evicting_server_is_refused(start_valkey: Any) -> None:
@@ -256,16 +269,16 @@ async def test_policy_changed_later_fails_the_check(start_valkey: Any) -> None:
     await store.close()
 
 
-async def test_full_server_refuses_and_keeps_the_session(start_valkey: Any, new_id: str) -> None:
+async def test_full_server_refuses_and_keeps_the_session(start_valkey: Any, session: SessionKey) -> None:
     url = start_valkey()
     store, client = await open_store(url), Redis.from_url(url)
-    await store.create(new_id, model="m", name=None)
+    await store.create(session, model="m", name=None)
     await client.config_set("maxmemory", 1)
     with pytest.raises(StoreUnavailable, match="maxmemory") as refused:
-        await store.append(new_id, expected_seq=0, records=[FIRST])
+        await store.append(session, expected_seq=0, records=[FIRST])
     assert refused.value.retry_after_s
-    assert (await store.meta(new_id)).seq == 0
-    assert await store.records(new_id, after=0, limit=1) == []
+    assert (await store.meta(session)).seq == 0
+    assert await store.records(session, after=0, limit=1) == []
     await client.aclose()
     await store.close()
 
@@ -309,7 +322,7 @@ async def test_nobody_at_the_url(unused_tcp_port: int) -> None:
     assert refused.value.retry_after_s
 
 
-async def test_server_that_never_answers_is_bounded(new_id: str) -> None:
+async def test_server_that_never_answers_is_bounded(session: SessionKey) -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
