@@ -19,13 +19,14 @@ from hope_server.engine.service import EngineService
 from hope_server.errors import SessionNotFound
 from hope_server.sessions import open_store
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.sealing import Keyring
 
 ANSWER_TOKENS = 9
 
 
 async def main(url: str, name: str, lengths: list[int]) -> None:
     model, _ = load_checkpoint(resolve("hope-tiny"))
-    store, session = await open_store(url), SessionKey("tenant", name)
+    store, session = await open_store(url, Keyring([b"k" * 32])), SessionKey("tenant", name)
     digest = slow_weights_sha256(model)
     try:
         await store.meta(session)

@@ -21,7 +21,7 @@ from hope_client.wire import (
     Usage,
 )
 from hope_server.api.body import read_json
-from hope_server.api.conversation import NO_TRANSCRIPT, advance, new_messages
+from hope_server.api.conversation import advance, new_messages
 from hope_server.api.openapi import accepts
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
@@ -30,7 +30,7 @@ from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
 from hope_server.chat import LastToken, Message
 from hope_server.errors import AlreadyLearned
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import SessionMeta, Transcript
+from hope_server.sessions.store import NO_TRANSCRIPT, SessionMeta
 
 router = APIRouter(tags=["generate"])
 
@@ -61,7 +61,7 @@ async def _prompt(
         meta = await runtime.engine.get_session(session)
         if key is not None:
             await _refuse_learned(runtime, session, key)
-        before = Transcript(meta.transcript_count, meta.transcript_sha256, meta.first_message_sha256)
+        before = meta.transcript
         after = await _last_token(runtime, meta) if before.count else None
     fresh = new_messages(before, messages)
     chars = sum(len(message.text) for message in fresh)

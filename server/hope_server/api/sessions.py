@@ -123,10 +123,10 @@ def _events(
     decoder = TokenDecoder(runtime.tokenizer.decode_bytes)
     found: list[Event] = []
     for record in records:
-        if record.kind == "reset":
+        if not record.tokens:
             decoder.flush()
             if record.first_seq > after:
-                found.append(Event(seq=record.first_seq, kind="reset", origin=record.origin))
+                found.append(Event(seq=record.first_seq, kind=record.kind, origin=record.origin))
         for seq, token in enumerate(record.tokens, record.first_seq):
             if seq <= lead:
                 continue

@@ -119,6 +119,7 @@ class EngineConfig:
     prompt_interval: while other sessions decode, prompt work runs in every n-th step.
     max_prompt_tokens: longest prompt of one turn.
     threads: torch threads of the engine, None leaves torch's choice.
+    lease_ttl_s: how long other workers wait for a session whose worker died in a turn.
     learn: False answers as the slow weights do; only for models that can.
     """
 
@@ -129,6 +130,7 @@ class EngineConfig:
     prompt_interval: int = 1
     max_prompt_tokens: int = 1 << 20
     threads: int | None = None
+    lease_ttl_s: float = 15.0
     learn: bool = True
 
     def __post_init__(self) -> None:

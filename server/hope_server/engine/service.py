@@ -11,6 +11,7 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.observer import EngineObserver, NullObserver
+from hope_server.engine.ownership import Ownership
 from hope_server.engine.request import EngineConfig, EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
@@ -19,6 +20,7 @@ from hope_server.engine.turn import Turn
 from hope_server.errors import (
     ContextTooLong,
     EmptyPrompt,
+    HopeError,
     InvalidRequest,
     SessionBusy,
     ShuttingDown,
@@ -56,6 +58,7 @@ class EngineService:
         self._hash = slow_weights_hash
         self._observer = observer or NullObserver()
         self._snapshots = SnapshotWriter(store, model.state_spec, self._observer)
+        self._ownership = Ownership(store, ttl_s=config.lease_ttl_s, on_lost=self._lost)
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -74,7 +77,13 @@ class EngineService:
         )
         self._thread = EngineThread(self._engine, loop)
         self._desk = Desk(
-            self._engine, self._thread, self._store, self._model.state_spec, self._snapshots, self._observer
+            self._engine,
+            self._thread,
+            self._store,
+            self._model.state_spec,
+            self._snapshots,
+            self._ownership,
+            self._observer,
         )
         self._thread.start()
         self._sha256 = self._desk.slow_weights_sha256 = await self._thread.call(self._hash)
@@ -100,6 +109,7 @@ class EngineService:
         await asyncio.wait({flush}, timeout=max(0.0, end - self._desk.clock()))
         await self._snapshots.close()
         await flush
+        await self._ownership.close()
         await asyncio.to_thread(self._thread.stop)
 
     async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
@@ -116,18 +126,17 @@ class EngineService:
         return await self._store.list(tenant, after=after, limit=limit)
 
     async def delete_session(self, session: SessionKey) -> None:
-        """Raises SessionNotFound, SessionBusy while a turn runs."""
-        async with self._alone(session):
+        """Raises SessionNotFound, SessionBusy while a turn runs here, LeaseHeld while one runs elsewhere."""
+        async with self._alone(session), self._ownership.hold(session) as (fence, _):
             await self._vacate(session)
-            await self._store.delete(session)
+            await self._store.delete(session, fence)
 
     async def reset_session(self, session: SessionKey) -> SessionMeta:
-        """Back to the initial state; the journal keeps its past. Raises SessionNotFound, SessionBusy."""
-        async with self._alone(session):
-            meta = await self._store.meta(session)
+        """Back to the initial state; the journal keeps its past. Raises as :meth:`delete_session` does."""
+        async with self._alone(session), self._ownership.hold(session) as (fence, meta):
             await self._vacate(session)
             record = JournalRecord(meta.seq + 1, "reset", "system", ())
-            await self._store.append(session, expected_seq=meta.seq, records=[record])
+            await self._store.append(session, fence, expected=meta.head, records=[record])
             return await self._store.meta(session)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
@@ -149,10 +158,11 @@ class EngineService:
             meta = await self._desk.meta(session)
             lease = Lease(self._desk, str(session))
             try:
-                await lease.occupy(meta)
+                await lease.seat()
+                await lease.bring(meta)
                 return await self._thread.call(partial(self._engine.levels, str(session))) or []
             finally:
-                await lease.release(meta.position)
+                await lease.release(meta.position, meta.head.sha256)
 
     async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
         """Journal records that hold any seq above ``after``, and the head seq."""
@@ -192,7 +202,9 @@ class EngineService:
         return self._engine.stats
 
     async def check_integrity(self) -> None:
-        """The engine's own invariants, and: every idle row stands exactly at its journal's head.
+        """The engine's own invariants, and: an idle row that names its journal's head stands exactly there.
+
+        One that names another head was overtaken by another worker; no turn takes it.
 
         Raises:
             AssertionError: names what does not hold.
@@ -201,9 +213,10 @@ class EngineService:
         for name in await self._thread.call(self._engine.idle_sessions):
             async with self._lock(name):
                 meta = await self._store.meta(SessionKey(*name.split("/")))
-                position = await self._thread.call(partial(self._engine.position, name))
-                assert position in (None, meta.position), (
-                    f"{name}: row at {position}, journal {meta.position}"
+                standing = await self._thread.call(partial(self._engine.standing, name))
+                stale = standing is not None and standing[1] != meta.head.sha256
+                assert stale or standing in (None, (meta.position, meta.head.sha256)), (
+                    f"{name}: row at {standing}, journal {meta.position} {meta.head.sha256}"
                 )
 
     def _begin(self, request: GenerationRequest) -> Turn:
@@ -227,6 +240,12 @@ class EngineService:
         finally:
             del self._turns[name]
             turn.close()
+
+    def _lost(self, session: SessionKey, error: HopeError) -> None:
+        """The lease of a session could not be kept: its turn stops, what it committed stays."""
+        turn = self._turns.get(str(session))
+        if turn is not None:
+            turn.cancel(error)
 
     def _admit(self) -> None:
         if self._draining:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from hashlib import sha256
 
 from hope_server.errors import SessionNotFound
 
@@ -37,7 +36,3 @@ class SessionKey:
     def __str__(self) -> str:
         """``tenant/session``: no two keys have the same text."""
         return f"{self.tenant}/{self.session}"
-
-    def digest_key(self) -> bytes:
-        """32 bytes that stand for this session in keyed digests."""
-        return sha256(str(self).encode()).digest()

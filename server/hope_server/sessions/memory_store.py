@@ -1,99 +1,165 @@
-"""The store's twin in memory, for tests: the same rules, nothing durable."""
+"""The store's twin in memory, for tests: the same rules and the same bytes, nothing durable."""
 
+import secrets
 import time
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from hope_server.errors import AlreadyLearned, SequenceConflict, SessionNotFound
+from hope_server.sessions.history import last_transcript, reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.manifest import Manifest, cut, join
-from hope_server.sessions.records import check_page, decode_record, encode_record
+from hope_server.sessions.manifest import Manifest, cut, join, seal_chunk
+from hope_server.sessions.path import Path
+from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, write_entries
+from hope_server.sessions.refusals import (
+    already_learned,
+    fenced,
+    lease_held,
+    moved_on,
+    not_found,
+    outside,
+    quarantined,
+    taken,
+)
+from hope_server.sessions.sealing import KEY_BYTES, Keyring
 from hope_server.sessions.store import (
+    GENESIS,
     MAX_IDEMPOTENCY_KEYS,
     MAX_PAGE_BYTES,
+    Fence,
+    Head,
     JournalRecord,
+    Point,
     RecordPage,
     SessionMeta,
     SessionPage,
     Snapshot,
-    Transcript,
     TurnKey,
     check_append,
     list_cursor,
 )
 
+NOBODY = Fence(0, "")
+
 
 @dataclass
 class _Session:
     meta: SessionMeta
+    hidden: bool
+    fence: Fence = NOBODY
+    lease_until: float = 0.0
     journal: list[tuple[int, bytes]] = field(default_factory=list)
     turns: dict[str, tuple[int, int]] = field(default_factory=dict)
-    generations: list[Manifest] = field(default_factory=list)
+    generations: list[tuple[Manifest, str]] = field(default_factory=list)
     chunks: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryStore:
-    """``SessionStore`` without a server."""
+    """``SessionStore`` without a server. ``clock``: the seconds that leases last by."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keyring | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys or Keyring([secrets.token_bytes(KEY_BYTES)])
+        self._clock = clock
         self._sessions: dict[SessionKey, _Session] = {}
 
     @classmethod
-    async def open(cls, url: str) -> Self:
-        return cls()
+    async def open(cls, url: str, keys: Keyring) -> Self:
+        return cls(keys)
 
-    def _session(self, session: SessionKey) -> _Session:
+    def _session(self, session: SessionKey, fence: Fence | None = None) -> _Session:
+        """A write names its fence."""
         entry = self._sessions.get(session)
         if entry is None:
-            raise SessionNotFound(f"there is no session {session.session}")
+            raise not_found(session)
+        if fence is not None and fence != entry.fence:
+            raise fenced(session)
         return entry
 
-    async def create(self, session: SessionKey, *, model: str, name: str | None) -> SessionMeta:
+    async def create(
+        self, session: SessionKey, *, model: str, name: str | None, staged: bool = False
+    ) -> SessionMeta:
         if session in self._sessions:
-            raise SequenceConflict(f"expected a new session id, found session {session}")
-        created_at = (time.time_ns() // 1000) / 1e6
-        meta = SessionMeta(session, created_at, model, 0, 0, 0, 0, "", "", name)
-        self._sessions[session] = _Session(meta)
+            raise taken(session)
+        meta = SessionMeta(session, (time.time_ns() // 1000) / 1e6, model, name)
+        self._sessions[session] = _Session(meta, hidden=staged)
         return meta
 
+    async def reveal(self, session: SessionKey, fence: Fence) -> None:
+        self._session(session, fence).hidden = False
+
     async def meta(self, session: SessionKey) -> SessionMeta:
-        return self._session(session).meta
+        entry = self._session(session)
+        if entry.hidden:
+            raise not_found(session)
+        return entry.meta
 
     async def list(self, tenant: str, *, after: str | None, limit: int) -> SessionPage:
         if after is not None and ":" not in after:
             after = list_cursor(await self.meta(SessionKey(tenant, after)))
-        ours = (entry.meta for key, entry in self._sessions.items() if key.tenant == tenant)
-        metas = sorted(ours, key=list_cursor)
+        entries = [entry for key, entry in self._sessions.items() if key.tenant == tenant]
+        metas = sorted((entry.meta for entry in entries if not entry.hidden), key=list_cursor)
         return metas[bisect_right(metas, after or "", key=list_cursor) :][:limit]
+
+    async def acquire(self, session: SessionKey, *, nonce: str, ttl_s: float) -> tuple[Fence, SessionMeta]:
+        entry, now = self._session(session), self._clock()
+        if entry.fence.nonce != nonce:
+            if entry.lease_until > now:
+                raise lease_held(session, entry.lease_until - now)
+            entry.fence = Fence(entry.fence.counter + 1, nonce)
+        entry.lease_until = now + ttl_s
+        return entry.fence, entry.meta
+
+    async def renew(self, session: SessionKey, fence: Fence, *, ttl_s: float) -> None:
+        self._session(session, fence).lease_until = self._clock() + ttl_s
+
+    async def release(self, session: SessionKey, fence: Fence) -> None:
+        self._session(session, fence).lease_until = 0.0
 
     async def append(
         self,
         session: SessionKey,
+        fence: Fence,
         *,
-        expected_seq: int,
+        expected: Head,
         records: Sequence[JournalRecord],
-        transcript: Transcript | None = None,
         idempotency_key: TurnKey | None = None,
-    ) -> int:
-        head, base = check_append(expected_seq, records, idempotency_key)
-        entry = self._session(session)
-        entries = [(record.last_seq, encode_record(session, record)) for record in records]
-        if idempotency_key is not None:
-            _refuse_known(entry, idempotency_key)
-        if entry.meta.seq != expected_seq:
-            raise SequenceConflict(f"expected the session's head at {expected_seq}, found {entry.meta.seq}")
+    ) -> Head:
+        check_append(expected, records, idempotency_key)
+        return self._commit(session, fence, expected, records, idempotency_key, reset_path(records))
+
+    async def rollback(
+        self, session: SessionKey, fence: Fence, *, expected: Head, to: Point, request: str = ""
+    ) -> Head:
+        record, path = rollback_record(expected.seq, to, request)
+        return self._commit(session, fence, expected, [record], None, path)
+
+    def _commit(
+        self,
+        session: SessionKey,
+        fence: Fence,
+        expected: Head,
+        records: Sequence[JournalRecord],
+        turn: TurnKey | None,
+        path: Path | None,
+    ) -> Head:
+        entries, head = write_entries(self._keys, session, expected, records)
+        entry = self._session(session, fence)
+        if turn is not None:
+            _refuse_known(entry, turn)
+        if entry.meta.quarantined:
+            raise quarantined(session)
+        if entry.meta.head != expected:
+            raise moved_on(expected.seq, entry.meta.seq)
         entry.journal += entries
-        entry.meta = replace(entry.meta, seq=head)
-        if base is not None:
-            entry.meta = replace(entry.meta, base_seq=base, snapshot_seq=0)
-            entry.generations, entry.chunks = [], {}
-            transcript = transcript or Transcript(0, "", "")
-        if transcript is not None:
-            entry.meta = _with_transcript(entry.meta, transcript)
-        if idempotency_key is not None:
-            _remember(entry, idempotency_key, head)
+        entry.meta = replace(entry.meta, head=head)
+        if path is not None:
+            entry.meta = replace(entry.meta, path=path)
+            _keep_generations(entry, [one for one in entry.generations if path.holds(one[0].seq)])
+        if (transcript := last_transcript(records)) is not None:
+            entry.meta = replace(entry.meta, transcript=transcript)
+        if turn is not None:
+            _remember(entry, turn, head.seq)
         return head
 
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
@@ -101,40 +167,48 @@ class MemoryStore:
 
     async def records(self, session: SessionKey, *, after: int, limit: int) -> RecordPage:
         entry = self._session(session)
-        page: RecordPage = []
+        start = bisect_right(entry.journal, after, key=lambda stored: stored[0])
+        page: list[tuple[int, bytes]] = []
         size = 0
-        start = bisect_right(entry.journal, after, key=lambda entry: entry[0])
-        for _, payload in entry.journal[start:]:
+        for stored in entry.journal[start:]:
             if len(page) >= limit or size >= MAX_PAGE_BYTES:
                 break
-            page.append(decode_record(session, payload))
-            size += len(payload)
+            page.append(stored)
+            size += len(stored[1])
+        before = entry.journal[start - 1][1][:CHAIN_BYTES] if start else bytes.fromhex(GENESIS.sha256)
+        records = read_entries(self._keys, session, before, page)
         if limit > 0:
-            check_page(session, page, after=after, head=entry.meta.seq)
-        return page
+            check_page(session, records, after=after, head=entry.meta.head)
+        return records
 
-    async def put_snapshot(self, session: SessionKey, *, seq: int, parts: Mapping[str, bytes]) -> None:
-        manifest, chunks = cut(seq, parts)
-        entry = self._session(session)
+    async def put_snapshot(
+        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]
+    ) -> None:
+        manifest, chunks = cut(self._keys, session, seq, parts)
+        entry = self._session(session, fence)
         meta = entry.meta
-        if not meta.base_seq < seq <= meta.seq or seq < meta.snapshot_seq:
-            allowed = f"above {meta.base_seq}, from {meta.snapshot_seq} to {meta.seq}"
-            raise SequenceConflict(f"a snapshot must lie {allowed}, found {seq}")
+        if not max(1, meta.snapshot_seq) <= seq <= meta.seq or not meta.path.holds(seq):
+            raise outside(seq, head=meta.seq, last=meta.snapshot_seq)
+        for chunk_id in chunks.keys() - entry.chunks.keys():
+            entry.chunks[chunk_id] = seal_chunk(self._keys, session, chunk_id, chunks[chunk_id])
+        place = next((stored for last, stored in entry.journal if last >= seq), b"")
         kept = entry.generations[-1:] if seq > meta.snapshot_seq else entry.generations[:-1]
-        entry.generations = [*kept, manifest]
-        used = {chunk for generation in entry.generations for chunk in generation.chunk_ids}
-        entry.chunks = {key: data for key, data in (entry.chunks | chunks).items() if key in used}
-        entry.meta = replace(meta, snapshot_seq=seq)
+        _keep_generations(entry, [*kept, (manifest, place[:CHAIN_BYTES].hex())])
 
     async def get_snapshot(self, session: SessionKey, *, at_most_seq: int | None = None) -> Snapshot | None:
         entry = self._session(session)
-        for manifest in reversed(entry.generations):
+        for manifest, chain in reversed(entry.generations):
             if at_most_seq is None or manifest.seq <= at_most_seq:
-                return Snapshot(manifest.seq, join(session, manifest, entry.chunks))
+                parts = join(self._keys, session, manifest, entry.chunks)
+                return Snapshot(manifest.seq, parts, chain)
         return None
 
-    async def delete(self, session: SessionKey) -> None:
-        self._session(session)
+    async def quarantine(self, session: SessionKey, fence: Fence) -> None:
+        entry = self._session(session, fence)
+        entry.meta = replace(entry.meta, quarantined=True)
+
+    async def delete(self, session: SessionKey, fence: Fence) -> None:
+        self._session(session, fence)
         del self._sessions[session]
 
     async def ping(self) -> None:
@@ -150,8 +224,7 @@ class MemoryStore:
 def _refuse_known(entry: _Session, turn: TurnKey) -> None:
     known = entry.turns.get(turn.key)
     if known is not None and known[0] != turn.first_seq:
-        message = f"this idempotency key was used for tokens {known[0]} to {known[1]}"
-        raise AlreadyLearned(message, first_seq=known[0], last_seq=known[1])
+        raise already_learned(*known)
 
 
 def _remember(entry: _Session, turn: TurnKey, head: int) -> None:
@@ -160,10 +233,9 @@ def _remember(entry: _Session, turn: TurnKey, head: int) -> None:
         del entry.turns[next(iter(entry.turns))]
 
 
-def _with_transcript(meta: SessionMeta, transcript: Transcript) -> SessionMeta:
-    return replace(
-        meta,
-        transcript_count=transcript.count,
-        transcript_sha256=transcript.sha256,
-        first_message_sha256=transcript.first_message_sha256,
-    )
+def _keep_generations(entry: _Session, generations: list[tuple[Manifest, str]]) -> None:
+    """Chunks that no generation refers to are dropped."""
+    entry.generations = generations
+    used = {chunk for manifest, _ in generations for chunk in manifest.chunk_ids}
+    entry.chunks = {key: data for key, data in entry.chunks.items() if key in used}
+    entry.meta = replace(entry.meta, snapshot_seq=generations[-1][0].seq if generations else 0)

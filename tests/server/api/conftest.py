@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -75,13 +76,12 @@ class ScriptedEngine:
         return await self.store.list(tenant, after=after, limit=limit)
 
     async def delete_session(self, session: SessionKey) -> None:
-        await self.store.delete(session)
+        fence, _ = await self.store.acquire(session, nonce="a" * 32, ttl_s=60)
+        await self.store.delete(session, fence)
 
     async def reset_session(self, session: SessionKey) -> SessionMeta:
-        seq = (await self.store.meta(session)).seq
-        await self.store.append(
-            session, expected_seq=seq, records=[JournalRecord(seq + 1, "reset", "user", ())]
-        )
+        head = (await self.store.meta(session)).head
+        await self._append(session, [JournalRecord(head.seq + 1, "reset", "user", ())])
         return await self.store.meta(session)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
@@ -132,13 +132,8 @@ class ScriptedEngine:
         for part in request.prompt:
             records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
             seq += len(part.tokens)
-        await self.store.append(
-            request.session,
-            expected_seq=head,
-            records=records,
-            transcript=request.transcript,
-            idempotency_key=turn,
-        )
+        records[-1] = replace(records[-1], transcript=request.transcript)
+        await self._append(request.session, records, turn)
         return turn
 
     async def _commit(
@@ -147,13 +142,18 @@ class ScriptedEngine:
         if request.session is None:
             return None
         head = (await self.store.meta(request.session)).seq
-        return await self.store.append(
-            request.session,
-            expected_seq=head,
-            records=[JournalRecord(head + 1, "step", "model", (token,))],
-            transcript=request.answered(index + 1) if request.answered else None,
-            idempotency_key=turn,
+        transcript = request.answered(index + 1) if request.answered else None
+        record = JournalRecord(head + 1, "step", "model", (token,), transcript=transcript)
+        return await self._append(request.session, [record], turn)
+
+    async def _append(
+        self, session: SessionKey, records: Sequence[JournalRecord], turn: TurnKey | None = None
+    ) -> int:
+        fence, meta = await self.store.acquire(session, nonce="a" * 32, ttl_s=60)
+        head = await self.store.append(
+            session, fence, expected=meta.head, records=records, idempotency_key=turn
         )
+        return head.seq
 
     async def verify_slow_weights(self) -> bool:
         return self.slow_weights_ok

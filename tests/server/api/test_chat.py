@@ -144,7 +144,7 @@ async def test_a_session_reads_only_what_is_new(
     assert second.json()["usage"]["prompt_tokens"] == 7
     third = await http.post(URL, json={"messages": [user("only new")], "session_id": session})
     assert third.status_code == 200
-    assert (await engine.get_session(SessionKey(DEFAULT_TENANT, session))).transcript_count == 6
+    assert (await engine.get_session(SessionKey(DEFAULT_TENANT, session))).transcript.count == 6
 
 
 async def test_an_edited_past_is_a_conflict_and_changes_nothing(

@@ -84,4 +84,4 @@ async def test_a_session_appends_the_prompt(
         answer = await http.post(URL, json={"prompt": "ab", "max_tokens": 3, "session_id": session})
         assert answer.json()["usage"]["prompt_tokens"] == 2
     meta = await engine.get_session(SessionKey(DEFAULT_TENANT, session))
-    assert (meta.seq, meta.transcript_count) == (10, 0)
+    assert (meta.seq, meta.transcript.count) == (10, 0)

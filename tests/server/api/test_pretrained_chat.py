@@ -191,9 +191,6 @@ def test_the_newest_origin_is_stored_after_the_others() -> None:
     """An origin is stored as its place: journals of before keep their meaning."""
     origins = ("system", "user", "tool", "model", "template", "text")
     assert get_args(Origin) == get_args(base.Origin) == origins
-    key, records = (
-        SessionKey("t", "s"),
-        [JournalRecord(1, "run", origin, (1,)) for origin in get_args(Origin)],
-    )
-    stored = [encode_record(key, record)[2] for record in records]
+    records = [JournalRecord(1, "run", origin, (1,)) for origin in get_args(Origin)]
+    stored = [encode_record(record)[2] for record in records]
     assert stored == [0, 1, 2, 3, 4, 5]

@@ -21,9 +21,10 @@ from hope_server.engine.request import (
 )
 from hope_server.engine.runner import ServedModel
 from hope_server.engine.service import EngineService
+from hope_server.errors import StoreUnavailable
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
-from hope_server.sessions.store import SessionStore
+from hope_server.sessions.store import Fence, Head, SessionStore
 
 BLOCK, VOCAB = 8, 50
 STEP, RUN, WHOLE = 11, 13, 17  # how tokens were read goes into the digest
@@ -108,8 +109,21 @@ class GatedStore(MemoryStore):
         self.broken: Callable[[int], BaseException | None] = lambda append: None
         self.appends = 0
         self.calls: list[str] = []
+        self.renewals_fail = False
 
-    async def append(self, session: SessionKey, **arguments: Any) -> int:
+    def expire(self, session: SessionKey) -> None:
+        """The lease of the session ends now, as after a pause of its worker."""
+        self._sessions[session].lease_until = 0.0
+
+    def lease_until(self, session: SessionKey) -> float:
+        return self._sessions[session].lease_until
+
+    async def renew(self, session: SessionKey, fence: Fence, *, ttl_s: float) -> None:
+        if self.renewals_fail:
+            raise StoreUnavailable("gone")
+        await super().renew(session, fence, ttl_s=ttl_s)
+
+    async def append(self, session: SessionKey, fence: Fence, **arguments: Any) -> Head:
         self.appends += 1
         error = self.broken(self.appends)
         await self.gate.wait()
@@ -117,7 +131,7 @@ class GatedStore(MemoryStore):
         if error is not None:
             raise error
         self.calls.append("append")
-        return await super().append(session, **arguments)
+        return await super().append(session, fence, **arguments)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hope_server.errors import SessionCorrupted, SessionNotFound, SnapshotCorrupt
+from hope_server.errors import SessionCorrupted, SessionNotFound, SessionQuarantined, SnapshotCorrupt
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import SessionMeta
 
@@ -144,8 +144,8 @@ async def test_damaged_snapshots_fall_back_to_older_ones_then_to_the_journal(
         await service._snapshots.flush()
     expected = await bench.row(service, session)
     generations = bench.store._sessions[session].generations
-    assert [generation.seq for generation in generations] == [8, 16]
-    for generation in generations[-damaged:]:
+    assert [generation.seq for generation, _ in generations] == [8, 16]
+    for generation, _ in generations[-damaged:]:
         for chunk in generation.chunk_ids:
             bench.store._sessions[session].chunks[chunk] = b"damage"
     assert same(await replayed(bench, session), expected)
@@ -160,7 +160,7 @@ async def test_a_snapshot_that_counts_other_tokens_is_not_trusted(bench: Bench, 
     await service._snapshots.flush()
     expected = await bench.row(service, session)
     wrong = {name: tensor.clone() for name, tensor in expected.items()}
-    service._snapshots.offer(session, 17, wrong)
+    service._snapshots.offer(session, bench.store._sessions[session].fence, 17, wrong)
     await service._snapshots.flush()
     assert same(await replayed(bench, session), expected)
     assert len(bench.observer.failed_snapshots) == 1
@@ -174,6 +174,11 @@ async def test_a_damaged_journal_is_an_error_of_that_session_alone(bench: Bench)
     fresh = await bench.service()
     with pytest.raises(SessionCorrupted):
         await bench.turn(fresh, session, (1,))
+    for call in (bench.turn(fresh, session, (1,)), bench.turn(await bench.service(), session, (1,))):
+        with pytest.raises(SessionQuarantined):
+            await call
+    assert (await fresh.get_session(session)).quarantined
+    assert len(bench.store._sessions[session].journal) > 0
     assert len(await bench.turn(fresh, healthy, (1,), max_tokens=2)) == 2
 
 
@@ -195,7 +200,7 @@ async def test_reset_starts_over_and_keeps_the_journal(bench: Bench, same: Any) 
     first = await bench.turn(service, session, range(20), max_tokens=10)
     await service._snapshots.flush()
     meta = await service.reset_session(session)
-    assert (meta.seq, meta.base_seq, meta.position) == (31, 31, 0)
+    assert (meta.seq, meta.path.start_seq, meta.position) == (31, 31, 0)
     assert [level.tokens for level in await service.levels(session)] == [0, 0, 0]
     again = await bench.turn(service, session, range(20), max_tokens=10)
     assert [event.token for event in again] == [event.token for event in first]
