@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hope_model.state import State, StateSpec
 from hope_server.errors import EncryptionKeyMissing, HopeError, SnapshotCorrupt
 from hope_server.sessions.codec import decode_row
+from hope_server.sessions.history import part_of
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Path
 from hope_server.sessions.records import corrupt
@@ -52,7 +53,7 @@ async def runs_between(
     for first, last in path.after(after, head):
         async for record in journal(store, session, after=first - 1, head=last):
             if record.tokens:
-                yield _between(record, first, last)
+                yield part_of(record, first, last)
 
 
 async def _check_head(store: SessionStore, meta: SessionMeta) -> None:
@@ -94,12 +95,3 @@ async def _decoded(store: SessionStore, spec: StateSpec, meta: SessionMeta, snap
     if int(row["position"]) != expected:
         raise SnapshotCorrupt(f"expected a state after {expected} tokens, found {int(row['position'])}")
     return row
-
-
-def _between(record: JournalRecord, first: int, last: int) -> JournalRecord:
-    """The part of ``record`` from ``first`` to ``last``: a run that a boundary cut is continued as a run."""
-    start, end = max(first, record.first_seq), min(last, record.last_seq)
-    if (start, end) == (record.first_seq, record.last_seq):
-        return record
-    tokens = record.tokens[start - record.first_seq : end + 1 - record.first_seq]
-    return replace(record, first_seq=start, tokens=tokens)

@@ -25,7 +25,10 @@ from hope_server.errors import (
     SessionBusy,
     ShuttingDown,
 )
+from hope_server.sessions.copying import fork
+from hope_server.sessions.history import point_at
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore
 
 Events = list[tuple[str, Event]]
@@ -138,6 +141,35 @@ class EngineService:
             record = JournalRecord(meta.seq + 1, "reset", "system", ())
             await self._store.append(session, fence, expected=meta.head, records=[record])
             return await self._store.meta(session)
+
+    async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta:
+        """Back to the state after token ``seq``, or to any number that the journal has, 0 for the beginning.
+
+        The journal keeps its past, so a rollback can be rolled back. Raises InvalidRequest for a number that
+        the journal does not have, else as :meth:`delete_session` does.
+        """
+        async with self._alone(session), self._ownership.hold(session) as (fence, meta):
+            self._desk.check(meta)
+            point = await point_at(self._store, session, seq)
+            await self._vacate(session)
+            await self._store.rollback(session, fence, expected=meta.head, to=point)
+            return await self._store.meta(session)
+
+    async def fork_session(
+        self, session: SessionKey, *, seq: int | None = None, name: str | None = None
+    ) -> SessionMeta:
+        """A new session that is what ``session`` was when ``seq`` (None: now) was its head.
+
+        The source is only read: it may be in a turn, or quarantined if its journal is whole up to ``seq``.
+        Raises SessionNotFound, InvalidRequest, SessionCorrupted.
+        """
+        self._admit()
+        source = await self._store.meta(session)
+        at = source.seq if seq is None else seq
+        if not 0 <= at <= source.seq:
+            raise no_such_seq(at, source.seq)
+        target = SessionKey(session.tenant, secrets.token_hex(16))
+        return await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.

@@ -2,12 +2,14 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import MAX_SPANS, Path
 from hope_server.sessions.records import corrupt
+from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.store import (
     NO_TRANSCRIPT,
     JournalRecord,
@@ -51,7 +53,7 @@ async def point_at(store: SessionStore, session: SessionKey, seq: int) -> Point:
     """
     head = (await store.meta(session)).seq
     if not 0 <= seq <= head:
-        raise InvalidRequest(f"expected a sequence number from 0 to {head}, found {seq}", param="seq")
+        raise no_such_seq(seq, head)
     history = History()
     async for record in journal(store, session, after=0, head=seq):
         try:
@@ -66,6 +68,22 @@ def path_after(record: JournalRecord, target: Path) -> Path:
     if record.kind == "reset":
         return Path(record.last_seq)
     return Path(record.last_seq, target.upto(record.target_seq))
+
+
+def part_of(record: JournalRecord, first: int, last: int) -> JournalRecord:
+    """The part of ``record`` from ``first`` to ``last``: a run that is cut is continued as a run.
+
+    A record that is cut at its end is not read whole, so it has no transcript.
+    """
+    start, end = max(first, record.first_seq), min(last, record.last_seq)
+    if (start, end) == (record.first_seq, record.last_seq):
+        return record
+    return replace(
+        record,
+        first_seq=start,
+        tokens=record.tokens[start - record.first_seq : end + 1 - record.first_seq],
+        transcript=record.transcript if end == record.last_seq else None,
+    )
 
 
 def reset_path(records: Sequence[JournalRecord]) -> Path | None:

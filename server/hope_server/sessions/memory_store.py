@@ -11,7 +11,7 @@ from hope_server.sessions.history import last_transcript, reset_path, rollback_r
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.manifest import Manifest, cut, join, seal_chunk
 from hope_server.sessions.path import Path
-from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, write_entries
+from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, upto_record, write_entries
 from hope_server.sessions.refusals import (
     already_learned,
     fenced,
@@ -27,6 +27,7 @@ from hope_server.sessions.store import (
     GENESIS,
     MAX_IDEMPOTENCY_KEYS,
     MAX_PAGE_BYTES,
+    MAX_SEQ,
     Fence,
     Head,
     JournalRecord,
@@ -165,7 +166,9 @@ class MemoryStore:
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
         return self._session(session).turns.get(turn_key)
 
-    async def records(self, session: SessionKey, *, after: int, limit: int) -> RecordPage:
+    async def records(
+        self, session: SessionKey, *, after: int, limit: int, upto: int = MAX_SEQ
+    ) -> RecordPage:
         entry = self._session(session)
         start = bisect_right(entry.journal, after, key=lambda stored: stored[0])
         page: list[tuple[int, bytes]] = []
@@ -176,7 +179,7 @@ class MemoryStore:
             page.append(stored)
             size += len(stored[1])
         before = entry.journal[start - 1][1][:CHAIN_BYTES] if start else bytes.fromhex(GENESIS.sha256)
-        records = read_entries(self._keys, session, before, page)
+        records = read_entries(self._keys, session, before, upto_record(page, upto))
         if limit > 0:
             check_page(session, records, after=after, head=entry.meta.head)
         return records

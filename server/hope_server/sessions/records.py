@@ -11,6 +11,7 @@ that is missing, repeated or from another history breaks the chain.
 
 import re
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -114,6 +115,11 @@ def write_entries(
         chain = _link(chain, sealed)
         entries.append((record.last_seq, chain + sealed))
     return entries, Head(entries[-1][0], chain.hex())
+
+
+def upto_record(entries: Sequence[tuple[int, bytes]], upto: int) -> Sequence[tuple[int, bytes]]:
+    """The entries up to the one that holds token ``upto``; all of them if none does."""
+    return entries[: bisect_left(entries, upto, key=lambda entry: entry[0]) + 1]
 
 
 def read_entries(

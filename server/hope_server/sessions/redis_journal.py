@@ -6,7 +6,7 @@ from typing import Any
 from hope_server.sessions.history import last_transcript
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Path
-from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, write_entries
+from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, upto_record, write_entries
 from hope_server.sessions.redis_link import Link
 from hope_server.sessions.redis_meta import (
     check_reply,
@@ -59,7 +59,7 @@ class RedisJournal:
         _check_commit(session, expected, reply)
         return head
 
-    async def records(self, session: SessionKey, after: int, limit: int) -> list[JournalRecord]:
+    async def records(self, session: SessionKey, after: int, limit: int, upto: int) -> list[JournalRecord]:
         keys = [meta_key(session), journal_key(session)]
         reply = await self._link.ask_function("page", keys, [after, limit, MAX_PAGE_BYTES])
         check_reply(session, reply)
@@ -70,7 +70,7 @@ class RedisJournal:
         ]
         if len(before) != CHAIN_BYTES:
             before = bytes.fromhex(GENESIS.sha256)
-        records = read_entries(self._keys, session, before, entries)
+        records = read_entries(self._keys, session, before, upto_record(entries, upto))
         if limit > 0:
             check_page(session, records, after=after, head=head)
         return records

@@ -30,6 +30,7 @@ from hope_server.sessions.redis_snapshots import RedisSnapshots
 from hope_server.sessions.refusals import not_found, taken
 from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.store import (
+    MAX_SEQ,
     Fence,
     Head,
     JournalRecord,
@@ -212,8 +213,10 @@ class RedisStore:
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
         return await self._link.owned(self._journal.learned(session, turn_key))
 
-    async def records(self, session: SessionKey, *, after: int, limit: int) -> RecordPage:
-        return await self._link.owned(self._journal.records(session, after, limit))
+    async def records(
+        self, session: SessionKey, *, after: int, limit: int, upto: int = MAX_SEQ
+    ) -> RecordPage:
+        return await self._link.owned(self._journal.records(session, after, limit, upto))
 
     async def put_snapshot(
         self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]

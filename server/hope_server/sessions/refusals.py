@@ -3,6 +3,7 @@
 from hope_server.errors import (
     AlreadyLearned,
     Fenced,
+    InvalidRequest,
     LeaseHeld,
     SequenceConflict,
     SessionNotFound,
@@ -43,6 +44,10 @@ def moved_on(expected_seq: int, found_seq: int) -> SequenceConflict:
     if expected_seq == found_seq:
         return SequenceConflict(f"expected another history of the session up to {expected_seq}")
     return SequenceConflict(f"expected the session's head at {expected_seq}, found {found_seq}")
+
+
+def no_such_seq(seq: int, head: int) -> InvalidRequest:
+    return InvalidRequest(f"expected a sequence number from 0 to {head}, found {seq}", param="seq")
 
 
 def taken(session: SessionKey) -> SequenceConflict:

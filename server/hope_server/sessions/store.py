@@ -257,8 +257,11 @@ class SessionStore(Protocol):
         """The first and last sequence number of the turn that used ``turn_key``, if it is remembered."""
         ...
 
-    async def records(self, session: SessionKey, *, after: int, limit: int) -> RecordPage:
-        """The next records that hold a sequence number above ``after``; the first may begin before it.
+    async def records(
+        self, session: SessionKey, *, after: int, limit: int, upto: int = MAX_SEQ
+    ) -> RecordPage:
+        """The next records that hold numbers above ``after``, at most ``upto``; the first may begin earlier,
+        the last end later, and nothing beyond it is looked at.
 
         A page ends at ``limit`` records or at the record that passes ``MAX_PAGE_BYTES``, so only an
         empty page means the end (``journal`` reads on by itself). Raises ``SessionCorrupted`` for a
@@ -308,12 +311,10 @@ async def journal(
     may end after them.
     """
     while after < head:
-        page = await store.records(session, after=after, limit=MAX_APPEND_RECORDS)
+        page = await store.records(session, after=after, limit=MAX_APPEND_RECORDS, upto=head)
         if not page:
             raise SessionCorrupted(f"the journal of session {session} ends at {after}, expected {head}")
         for record in page:
-            if record.first_seq > head:
-                return
             yield record
             after = record.last_seq
 

@@ -21,7 +21,8 @@ from hope_server.errors import (
     StoreConfigError,
 )
 from hope_server.sessions import STORES, open_store
-from hope_server.sessions.history import point_at
+from hope_server.sessions.copying import fork
+from hope_server.sessions.history import part_of, point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Path
 from hope_server.sessions.store import (
@@ -396,6 +397,44 @@ async def test_points_are_the_session_as_it_stood(writer: Writer) -> None:
         seen[writer.head.seq] = await writer.meta()
     for seq, meta in seen.items():
         assert await point_at(writer.store, writer.session, seq) == Point(seq, meta.path, meta.transcript)
+
+
+async def test_a_fork_at_every_number_is_the_session_as_it_stood(writer: Writer) -> None:
+    """Its journal, path, transcript and newest snapshot by then; the source stays as it is."""
+    await writer.append(replace(run(1, 1, 2, 3), transcript=Transcript(1, "aa", "ff")), key=TurnKey("k", 1))
+    await writer.snapshot(2, a=b"two")
+    await writer.append(reset(4))
+    await writer.read(5, 6)
+    await writer.rollback(2)
+    await writer.append(replace(run(8, 8), sampler=Sampler(7, 2), request="ab" * 16))
+    source, records = await writer.meta(), await writer.records()
+    for seq in range(9):
+        target = sibling(writer.session, seq)
+        made = await fork(writer.store, source, target, seq=seq, name="twin", nonce="a" * 32)
+        point = await point_at(writer.store, writer.session, seq)
+        assert made == await writer.store.meta(target)
+        assert (made.seq, made.path, made.transcript, made.name) == (
+            seq,
+            point.path,
+            point.transcript,
+            "twin",
+        )
+        copied = await writer.store.records(target, after=0, limit=100)
+        assert copied == [part_of(record, 1, seq) for record in records if record.first_seq <= seq]
+        assert await writer.store.learned(target, "k") is None
+    assert (await writer.meta(), await writer.records()) == (source, records)
+    with pytest.raises(SequenceConflict):
+        await fork(writer.store, source, sibling(writer.session, 1), seq=1, name=None, nonce="a" * 32)
+
+
+async def test_a_fork_takes_the_snapshot_along(writer: Writer) -> None:
+    await writer.read(*range(9))
+    await writer.snapshot(3, a=b"three")
+    await writer.snapshot(6, a=b"six")
+    for seq, found in ((9, (6, {"a": b"six"})), (5, (3, {"a": b"three"})), (2, None)):
+        target = sibling(writer.session, seq)
+        await fork(writer.store, await writer.meta(), target, seq=seq, name=None, nonce="a" * 32)
+        assert await (await Writer.take(writer.store, target)).found() == found
 
 
 async def test_list_goes_on_where_it_stopped(store: SessionStore, session: SessionKey) -> None:
