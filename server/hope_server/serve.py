@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from hashlib import sha256
 
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
@@ -34,6 +35,9 @@ from hope_server.sessions.store import SessionStore
 logger = logging.getLogger("hope.serve")
 
 FAILED = 1
+
+_SOLE_OWNER = sha256(b"hope serve on a Valkey of its own").hexdigest()[:32]
+"""One server at a time has the embedded store, by its lock: what it left leased is its next life's."""
 
 
 def run(config: ServerConfig) -> int:
@@ -172,6 +176,7 @@ def _engine_config(config: ServerConfig) -> EngineConfig:
         max_prompt_tokens=config.max_prompt_tokens,
         threads=config.threads,
         lease_ttl_s=config.lease_ttl_s,
+        owner_nonce=_SOLE_OWNER if config.redis_url is None else "",
         learn=config.learn,
     )
 

@@ -128,7 +128,7 @@ class Lease:
             self.cancel()
 
     async def take(self) -> list[Event]:
-        """Every event that is there, at least one."""
+        """Every event that is there, at least one; raises what ended the work."""
         events = [await self._next()]
         while not self._mailbox.empty():
             events.append(self._mailbox.get_nowait())

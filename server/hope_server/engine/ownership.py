@@ -30,6 +30,7 @@ class Ownership:
     Args:
         store: where sessions live.
         ttl_s: how long others wait for a worker that died.
+        nonce: the worker's own, 128 bits as hex; drawn if empty.
         on_lost: told of a session whose lease could not be kept; its turn is to stop.
         clock: monotonic seconds.
     """
@@ -39,10 +40,11 @@ class Ownership:
         store: SessionStore,
         *,
         ttl_s: float,
+        nonce: str,
         on_lost: Callable[[SessionKey, HopeError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.nonce = secrets.token_hex(16)
+        self.nonce = nonce or secrets.token_hex(16)
         self._store, self._ttl_s, self._on_lost, self._clock = store, ttl_s, on_lost, clock
         self._held: dict[SessionKey, _Held] = {}
         self._renewing: asyncio.Task[None] | None = None

@@ -120,6 +120,8 @@ class EngineConfig:
     max_prompt_tokens: longest prompt of one turn.
     threads: torch threads of the engine, None leaves torch's choice.
     lease_ttl_s: how long other workers wait for a session whose worker died in a turn.
+    owner_nonce: 32 hex digits of a worker that has the store to itself, so that its next life finds its own
+        leases; empty for one of many, which draws its own.
     learn: False answers as the slow weights do; only for models that can.
     """
 
@@ -131,6 +133,7 @@ class EngineConfig:
     max_prompt_tokens: int = 1 << 20
     threads: int | None = None
     lease_ttl_s: float = 15.0
+    owner_nonce: str = ""
     learn: bool = True
 
     def __post_init__(self) -> None:

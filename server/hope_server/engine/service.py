@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -17,19 +18,23 @@ from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.turn import Turn
+from hope_server.engine.verify import Verification, verify
 from hope_server.errors import (
     ContextTooLong,
     EmptyPrompt,
     HopeError,
     InvalidRequest,
+    ModelNotFound,
     SessionBusy,
     ShuttingDown,
 )
-from hope_server.sessions.copying import fork
+from hope_server.sessions.codec import decode_row, max_part_bytes, part_names
+from hope_server.sessions.container import Exported, pack, unpack
+from hope_server.sessions.copying import Blueprint, build, fork, usable_snapshot
 from hope_server.sessions.history import point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import no_such_seq
-from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore
+from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, journal
 
 Events = list[tuple[str, Event]]
 
@@ -61,7 +66,9 @@ class EngineService:
         self._hash = slow_weights_hash
         self._observer = observer or NullObserver()
         self._snapshots = SnapshotWriter(store, model.state_spec, self._observer)
-        self._ownership = Ownership(store, ttl_s=config.lease_ttl_s, on_lost=self._lost)
+        self._ownership = Ownership(
+            store, ttl_s=config.lease_ttl_s, nonce=config.owner_nonce, on_lost=self._lost
+        )
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -170,6 +177,57 @@ class EngineService:
             raise no_such_seq(at, source.seq)
         target = SessionKey(session.tenant, secrets.token_hex(16))
         return await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
+
+    async def export_session(self, session: SessionKey) -> bytes:
+        """The session as one file: journal, and the newest snapshot; see ``sessions.container``.
+
+        Raises SessionNotFound, InvalidRequest if it is too large for one file, SessionCorrupted.
+        """
+        meta = await self._store.meta(session)
+        records = [record async for record in journal(self._store, session, after=0, head=meta.seq)]
+        snapshot = await usable_snapshot(self._store, meta, meta.seq)
+        exported = Exported(meta.model, meta.name, records)
+        if snapshot is not None:
+            exported = replace(exported, snapshot_seq=snapshot.seq, parts=snapshot.parts)
+        return await asyncio.to_thread(pack, self._store.keys, exported)
+
+    async def import_session(self, tenant: str, data: bytes) -> SessionMeta:
+        """A new session of ``tenant`` from an exported one; its state is that of its journal, bit for bit.
+
+        Raises InvalidRequest for a file that is none, ModelNotFound for one of other slow weights.
+        """
+        self._admit()
+        spec = self._model.state_spec
+        exported = await asyncio.to_thread(
+            unpack,
+            self._store.keys,
+            data,
+            part_names=part_names(spec),
+            max_part_bytes=max_part_bytes(spec),
+        )
+        if exported.model != self._sha256:
+            raise ModelNotFound(
+                f"the session learned on slow weights {exported.model[:12]}, "
+                f"this server has {self._sha256[:12]}",
+                code="session_model_mismatch",
+            )
+        self._check_tokens(token for record in exported.records for token in record.tokens)
+        snapshot = None
+        if exported.parts:
+            await asyncio.to_thread(decode_row, spec, exported.parts, exported.snapshot_seq)
+            snapshot = exported.snapshot_seq, exported.parts
+        target = SessionKey(tenant, secrets.token_hex(16))
+        plan = Blueprint(exported.model, exported.name, _each(exported.records), snapshot)
+        return await build(self._store, target, plan, nonce=self._ownership.nonce)
+
+    async def verify_session(self, session: SessionKey) -> Verification:
+        """Recompute the state from the journal and compare hashes; the session itself is only read.
+
+        Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
+        """
+        self._admit()
+        self._ephemeral += 1
+        return await verify(self._desk, await self._desk.meta(session), f"ephemeral:{self._ephemeral}")
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.
@@ -290,10 +348,12 @@ class EngineService:
             raise ContextTooLong(
                 f"expected at most {self._config.max_prompt_tokens} new tokens, found {request.prompt_tokens}"
             )
+        self._check_tokens(token for part in request.prompt for token in part.tokens)
+
+    def _check_tokens(self, tokens: Iterable[int]) -> None:
         size = self._model.config.vocab_size
-        for part in request.prompt:
-            if part.tokens and not 0 <= min(part.tokens) <= max(part.tokens) < size:
-                raise InvalidRequest(f"expected token ids from 0 to {size - 1}, found others", param="prompt")
+        if not all(0 <= token < size for token in tokens):
+            raise InvalidRequest(f"expected token ids from 0 to {size - 1}, found others", param="prompt")
 
     @asynccontextmanager
     async def _alone(self, session: SessionKey) -> AsyncIterator[None]:
@@ -316,6 +376,11 @@ class EngineService:
     async def _wait_for_turns(self, timeout_s: float) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, timeout_s))
+
+
+async def _each(records: Iterable[JournalRecord]) -> AsyncIterator[JournalRecord]:
+    for record in records:
+        yield record
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, deliver: Callable[[Events], None], events: Events) -> None:

@@ -43,7 +43,7 @@ async def fork(
     ``SessionCorrupted`` for a damaged journal.
     """
     records = _upto(store, source.key, seq)
-    snapshot = await _usable_snapshot(store, source, seq)
+    snapshot = await usable_snapshot(store, source, seq)
     parts = None if snapshot is None else (snapshot.seq, snapshot.parts)
     return await build(store, target, Blueprint(source.model, name, records, parts), nonce=nonce)
 
@@ -108,7 +108,7 @@ async def _upto(store: SessionStore, session: SessionKey, seq: int) -> AsyncIter
         yield part_of(record, 1, seq)
 
 
-async def _usable_snapshot(store: SessionStore, source: SessionMeta, seq: int) -> Snapshot | None:
+async def usable_snapshot(store: SessionStore, source: SessionMeta, seq: int) -> Snapshot | None:
     """The newest one at or before ``seq`` that can be read; the journal alone makes the same state."""
     with suppress(HopeError):
         return await store.get_snapshot(source.key, at_most_seq=seq)

@@ -60,7 +60,7 @@ class MemoryStore:
     """``SessionStore`` without a server. ``clock``: the seconds that leases last by."""
 
     def __init__(self, keys: Keyring | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._keys = keys or Keyring([secrets.token_bytes(KEY_BYTES)])
+        self.keys = keys or Keyring([secrets.token_bytes(KEY_BYTES)])
         self._clock = clock
         self._sessions: dict[SessionKey, _Session] = {}
 
@@ -144,7 +144,7 @@ class MemoryStore:
         turn: TurnKey | None,
         path: Path | None,
     ) -> Head:
-        entries, head = write_entries(self._keys, session, expected, records)
+        entries, head = write_entries(self.keys, session, expected, records)
         entry = self._session(session, fence)
         if turn is not None:
             _refuse_known(entry, turn)
@@ -179,7 +179,7 @@ class MemoryStore:
             page.append(stored)
             size += len(stored[1])
         before = entry.journal[start - 1][1][:CHAIN_BYTES] if start else bytes.fromhex(GENESIS.sha256)
-        records = read_entries(self._keys, session, before, upto_record(page, upto))
+        records = read_entries(self.keys, session, before, upto_record(page, upto))
         if limit > 0:
             check_page(session, records, after=after, head=entry.meta.head)
         return records
@@ -187,13 +187,13 @@ class MemoryStore:
     async def put_snapshot(
         self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]
     ) -> None:
-        manifest, chunks = cut(self._keys, session, seq, parts)
+        manifest, chunks = cut(self.keys, session, seq, parts)
         entry = self._session(session, fence)
         meta = entry.meta
         if not max(1, meta.snapshot_seq) <= seq <= meta.seq or not meta.path.holds(seq):
             raise outside(seq, head=meta.seq, last=meta.snapshot_seq)
         for chunk_id in chunks.keys() - entry.chunks.keys():
-            entry.chunks[chunk_id] = seal_chunk(self._keys, session, chunk_id, chunks[chunk_id])
+            entry.chunks[chunk_id] = seal_chunk(self.keys, session, chunk_id, chunks[chunk_id])
         place = next((stored for last, stored in entry.journal if last >= seq), b"")
         kept = entry.generations[-1:] if seq > meta.snapshot_seq else entry.generations[:-1]
         _keep_generations(entry, [*kept, (manifest, place[:CHAIN_BYTES].hex())])
@@ -202,7 +202,7 @@ class MemoryStore:
         entry = self._session(session)
         for manifest, chain in reversed(entry.generations):
             if at_most_seq is None or manifest.seq <= at_most_seq:
-                parts = join(self._keys, session, manifest, entry.chunks)
+                parts = join(self.keys, session, manifest, entry.chunks)
                 return Snapshot(manifest.seq, parts, chain)
         return None
 

@@ -19,6 +19,7 @@ from typing import Final, get_args
 
 from hope_server.errors import SessionCorrupted
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.reading import Reader
 from hope_server.sessions.sealing import Keyring, Tampered
 from hope_server.sessions.store import (
     MAX_APPEND_TOKENS,
@@ -66,7 +67,7 @@ def encode_record(record: JournalRecord) -> bytes:
 
 def decode_record(data: bytes) -> JournalRecord:
     """The record that ``encode_record`` made of; raises ``ValueError`` for anything else."""
-    reader = _Reader(data)
+    reader = Reader(data)
     version, kind, origin, has, first_seq, count = reader.take(_HEADER)
     if version != _VERSION or kind >= len(_KINDS) or origin >= len(_ORIGINS) or has >= 16:
         raise ValueError(f"expected record version {_VERSION}, found {data[:4].hex()}")
@@ -83,7 +84,7 @@ def decode_record(data: bytes) -> JournalRecord:
         target_seq=reader.take(_TARGET)[0] if has & _HAS_TARGET else 0,
         sampler=Sampler(*reader.take(_SAMPLER)) if has & _HAS_SAMPLER else None,
         request=reader.raw(_REQUEST_BYTES).hex() if has & _HAS_REQUEST else "",
-        transcript=reader.transcript() if has & _HAS_TRANSCRIPT else None,
+        transcript=_transcript(reader) if has & _HAS_TRANSCRIPT else None,
     )
     reader.end()
     return record
@@ -99,8 +100,8 @@ def encode_transcript(transcript: Transcript) -> bytes:
 
 def decode_transcript(data: bytes) -> Transcript:
     """Raises ``ValueError`` for what ``encode_transcript`` did not make."""
-    reader = _Reader(data)
-    transcript = reader.transcript()
+    reader = Reader(data)
+    transcript = _transcript(reader)
     reader.end()
     return transcript
 
@@ -174,29 +175,9 @@ def _request(request: str) -> bytes:
     return data
 
 
-class _Reader:
-    """Takes fields off bytes; raises ``ValueError`` where they end too early or too late."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def raw(self, size: int) -> bytes:
-        taken = self._data[self._at : self._at + size]
-        if len(taken) != size:
-            raise ValueError(f"expected {size} more bytes, found {len(taken)}")
-        self._at += size
-        return taken
-
-    def take(self, layout: struct.Struct) -> "tuple[int, ...]":
-        return layout.unpack(self.raw(layout.size))
-
-    def transcript(self) -> Transcript:
-        (count,) = self.take(_COUNT)
-        texts = [self.raw(self.raw(1)[0]) for _ in range(2)]
-        if any(not _DIGEST.fullmatch(text) for text in texts):
-            raise ValueError("a transcript's digests are at most 64 hex digits")
-        return Transcript(count, *(text.decode() for text in texts))
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise ValueError(f"expected {self._at} bytes, found {len(self._data)}")
+def _transcript(reader: Reader) -> Transcript:
+    (count,) = reader.take(_COUNT)
+    texts = [reader.raw(reader.raw(1)[0]) for _ in range(2)]
+    if any(not _DIGEST.fullmatch(text) for text in texts):
+        raise ValueError("a transcript's digests are at most 64 hex digits")
+    return Transcript(count, *(text.decode() for text in texts))

@@ -54,7 +54,7 @@ class RedisStore:
     """``SessionStore`` on one Redis primary; the protocol says what each method promises."""
 
     def __init__(self, link: Link, keys: Keyring) -> None:
-        self._link, self._keys = link, keys
+        self._link, self.keys = link, keys
         self._journal = RedisJournal(link, keys)
         self._snapshots = RedisSnapshots(link, keys)
 
@@ -99,7 +99,7 @@ class RedisStore:
     async def _create(self, session: SessionKey, model: str, name: str | None, staged: bool) -> SessionMeta:
         created_us = time.time_ns() // 1000
         meta = SessionMeta(session, created_us / 1e6, model, name)
-        args = [created_us, model, seal_name(self._keys, session, name), "hidden" if staged else "ok"]
+        args = [created_us, model, seal_name(self.keys, session, name), "hidden" if staged else "ok"]
         # The index first: a crash in between leaves an entry that listings skip, never a hidden session.
         await self._link.ask("ZADD", index_key(session.tenant), 0, list_cursor(meta))
         reply = await self._link.ask_function("create", keys_of(session), args)
@@ -116,7 +116,7 @@ class RedisStore:
         if values[0] is None:
             raise not_found(session)
         # Again: a listing may have dropped the entry of a session that took long to fill.
-        entry = list_cursor(decode_meta(self._keys, session, values))
+        entry = list_cursor(decode_meta(self.keys, session, values))
         await self._link.ask("ZADD", index_key(session.tenant), 0, entry)
         await self._write("reveal", session, fence)
 
@@ -127,7 +127,7 @@ class RedisStore:
         values = await self._link.ask("HMGET", meta_key(session), *META_FIELDS)
         if not any(values) or values[_STATE] == HIDDEN:
             raise not_found(session)
-        return decode_meta(self._keys, session, values)
+        return decode_meta(self.keys, session, values)
 
     async def list(self, tenant: str, *, after: str | None, limit: int) -> SessionPage:
         return await self._link.owned(self._list(tenant, after, limit))
@@ -155,7 +155,7 @@ class RedisStore:
         for session, values in zip(ids, replies, strict=True):
             try:
                 shown = any(values) and values[_STATE] != HIDDEN
-                metas += [decode_meta(self._keys, session, values)] if shown else []
+                metas += [decode_meta(self.keys, session, values)] if shown else []
             except SessionCorrupted as error:
                 logger.error("a listing leaves a session out: %s", error)
         gone = [entry for entry, values in zip(entries, replies, strict=True) if not any(values)]
@@ -177,7 +177,7 @@ class RedisStore:
         reply = await self._link.ask_function("acquire", keys_of(session), args)
         check_reply(session, reply)
         _, counter, values = reply
-        return Fence(int(counter), nonce), decode_meta(self._keys, session, values)
+        return Fence(int(counter), nonce), decode_meta(self.keys, session, values)
 
     async def renew(self, session: SessionKey, fence: Fence, *, ttl_s: float) -> None:
         await self._link.owned(self._write("renew", session, fence, max(1, round(ttl_s * 1000))))

@@ -5,6 +5,7 @@ Sealed: ``version u8 | key id 8 | nonce 12 | ciphertext | tag 16``, with the ass
 session, kind or sequence number), does not open. Nonces are random: a key may seal 2**32 values.
 """
 
+import hmac
 import secrets
 from collections.abc import Sequence
 from hashlib import sha256
@@ -65,10 +66,22 @@ class Keyring:
         bound = _bound(session, kind, sha256(text).hexdigest())
         return [sha256(key + bound).hexdigest() for key in self._digest_keys]
 
+    def tag(self, digest: bytes) -> bytes:
+        """32 bytes that only a holder of the newest key can make for ``digest``."""
+        return _tag(self._digest_keys[0], digest)
+
+    def is_tagged(self, digest: bytes, tag: bytes) -> bool:
+        """Whether one of the keys made ``tag`` for ``digest``."""
+        return any(hmac.compare_digest(_tag(key, digest), tag) for key in self._digest_keys)
+
     @property
     def ids(self) -> list[str]:
         """The hex ids of the keys, oldest first."""
         return [key_id.hex() for key_id in self._ciphers]
+
+
+def _tag(key: bytes, digest: bytes) -> bytes:
+    return hmac.digest(key, b"export" + digest, "sha256")
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:

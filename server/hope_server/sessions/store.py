@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from hope_server.errors import SessionCorrupted
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import WHOLE, Path
+from hope_server.sessions.sealing import Keyring
 
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
 """Whose tokens they are; "template": what a chat template writes around messages; "text": plain
@@ -183,6 +184,11 @@ class SessionStore(Protocol):
     session has changed hands. A cancelled call still runs to its end in the background, so after a cancelled
     or unavailable ``append`` its fate is unknown: ``acquire`` before going on.
     """
+
+    @property
+    def keys(self) -> Keyring:
+        """The keys that seal what this store holds."""
+        ...
 
     async def create(
         self, session: SessionKey, *, model: str, name: str | None, staged: bool = False

@@ -330,6 +330,16 @@ async def test_a_worker_that_was_taken_for_dead_is_fenced(bench: Bench, same: An
     await service.check_integrity()
 
 
+async def test_a_sole_owner_finds_its_own_leases_after_a_crash(bench: Bench) -> None:
+    """Without waiting for them to end, as a second server has to."""
+    service = await bench.service(owner_nonce="a" * 32)
+    session = await new(service)
+    await service._ownership.acquire(session)  # and dies here
+    with pytest.raises(LeaseHeld):
+        await bench.turn(await bench.service(), session, (1,))
+    assert len(await bench.turn(await bench.service(owner_nonce="a" * 32), session, (1,), max_tokens=2)) == 2
+
+
 async def test_leases_are_renewed_and_a_lost_one_stops_the_turn(bench: Bench) -> None:
     service = await bench.service(lease_ttl_s=0.03)
     session = await new(service)
