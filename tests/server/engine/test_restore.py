@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from hope_server.errors import SessionCorrupted, SessionNotFound, SessionQuarantined, SnapshotCorrupt
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import SessionMeta
+from hope_server.sessions.store import Head, SessionMeta
 
 Bench = Any
 
@@ -164,6 +165,29 @@ async def test_a_snapshot_that_counts_other_tokens_is_not_trusted(bench: Bench, 
     await service._snapshots.flush()
     assert same(await replayed(bench, session), expected)
     assert len(bench.observer.failed_snapshots) == 1
+
+
+async def test_a_snapshot_of_another_journal_is_not_trusted(bench: Bench, same: Any) -> None:
+    service = await bench.service()
+    session = await new(service)
+    await bench.turn(service, session, range(16), max_tokens=2)
+    await service._snapshots.flush()
+    expected = await bench.row(service, session)
+    entry = bench.store._sessions[session]
+    entry.generations = [(manifest, "ab" * 32) for manifest, _ in entry.generations]
+    assert same(await replayed(bench, session), expected)
+    assert bench.observer.replayed == [18]
+
+
+async def test_a_journal_that_does_not_end_with_its_head_is_quarantined(bench: Bench) -> None:
+    service = await bench.service()
+    session = await new(service)
+    await bench.turn(service, session, range(3), max_tokens=2)
+    entry = bench.store._sessions[session]
+    entry.meta = replace(entry.meta, head=Head(entry.meta.seq, "ab" * 32))
+    with pytest.raises(SessionCorrupted):
+        await bench.turn(await bench.service(), session, (1,))
+    assert entry.meta.quarantined
 
 
 async def test_a_damaged_journal_is_an_error_of_that_session_alone(bench: Bench) -> None:

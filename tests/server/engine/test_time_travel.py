@@ -122,6 +122,17 @@ async def test_a_session_is_forked_while_it_is_in_a_turn(bench: Bench, same: Any
     assert same(await bench.row(service, session), await bench.row(service, forked.key))
 
 
+async def test_another_history_of_equal_length_is_noticed(bench: Bench, same: Any) -> None:
+    """The row that one worker kept stands at the right position, but not at the head."""
+    service, other = await bench.service(), await bench.service()
+    session = await new(service)
+    await bench.turn(service, session, (3, 1), max_tokens=4)
+    await other.rollback_session(session, seq=0)
+    await bench.turn(other, session, (7, 7), max_tokens=4)
+    assert (await service.get_session(session)).position == 6
+    assert same(await bench.row(service, session), await bench.row(other, session))
+
+
 async def test_numbers_that_the_journal_does_not_have(bench: Bench) -> None:
     service = await bench.service()
     session = await new(service)
