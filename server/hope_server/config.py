@@ -65,6 +65,19 @@ class ServerConfig(BaseSettings):
         validation_alias=AliasChoices(f"{ENV_PREFIX}REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that holds the sessions; without one the server runs its own Valkey",
     )
+    encryption_key_file: Path | None = Field(
+        default=None,
+        description="file of the keys that seal every stored value, oldest first, of mode 0600; without one "
+        f"{ENV_PREFIX}ENCRYPTION_KEYS, else a file in the data directory, made at the first start. Servers "
+        "that share a Redis share the keys",
+    )
+    lease_ttl_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="seconds that other servers on one Redis wait for a session whose server died in a turn",
+        allow_inf_nan=False,
+    )
     slots: int = Field(
         default=32, ge=1, le=65536, description="sessions whose state is on the device at once"
     )
@@ -121,10 +134,10 @@ class ServerConfig(BaseSettings):
             _ip(host)
         return host
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "encryption_key_file")
     @classmethod
-    def _data_dir_of_the_user(cls, path: Path) -> Path:
-        return path.expanduser()
+    def _path_of_the_user(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
 
     @field_validator("redis_url")
     @classmethod

@@ -11,6 +11,8 @@
     │   ├── MethodNotAllowed            405  method_not_allowed
     │   ├── AlreadyLearned              409  already_learned        first_seq, last_seq
     │   ├── ConversationDiverged        409  conversation_diverged
+    │   ├── Fenced                      409  session_fenced         another worker has it: retry
+    │   ├── LeaseHeld                   409  lease_held             another worker is in a turn: retry
     │   ├── SequenceConflict            409  sequence_conflict
     │   ├── SessionBusy                 409  session_busy           retry after a moment
     │   ├── BodyTooLarge                413  body_too_large
@@ -19,8 +21,10 @@
     ├── ServerError                     the caller cannot mend it
     │   ├── InternalError               500  internal_error
     │   ├── SessionCorrupted            500  session_corrupted
+    │   ├── SessionQuarantined          500  session_quarantined
     │   ├── SlowWeightsChanged          500  slow_weights_changed
     │   ├── SnapshotCorrupt             500  snapshot_corrupt
+    │   ├── EncryptionKeyMissing        503  encryption_key_missing
     │   ├── ShuttingDown                503  shutting_down          retry after a moment
     │   └── StoreUnavailable            503  store_unavailable      retry after a moment
     └── StartupError                    the process does not start; names the setting
@@ -146,6 +150,24 @@ class ConversationDiverged(RequestError):
     default_code = "conversation_diverged"
 
 
+class Fenced(RequestError):
+    """The session changed hands: another worker writes it now. What was committed before is kept."""
+
+    status = 409
+    retry = True
+    default_code = "session_fenced"
+    default_retry_after_s = 1.0
+
+
+class LeaseHeld(RequestError):
+    """Another worker is in the middle of a turn of the session."""
+
+    status = 409
+    retry = True
+    default_code = "lease_held"
+    default_retry_after_s = 1.0
+
+
 class SequenceConflict(RequestError):
     """Another writer advanced the session first."""
 
@@ -195,9 +217,15 @@ class InternalError(ServerError):
 
 
 class SessionCorrupted(ServerError):
-    """The session's live state became non-finite. The next turn restores it from the store."""
+    """The session's live state became non-finite, or its journal does not hold together."""
 
     default_code = "session_corrupted"
+
+
+class SessionQuarantined(ServerError):
+    """The session's journal was found damaged. Nothing is appended to it; its bytes are kept."""
+
+    default_code = "session_quarantined"
 
 
 class SlowWeightsChanged(ServerError):
@@ -210,6 +238,13 @@ class SnapshotCorrupt(ServerError):
     """A stored snapshot does not match its checksum or its layout."""
 
     default_code = "snapshot_corrupt"
+
+
+class EncryptionKeyMissing(ServerError):
+    """A stored value was sealed with a key that this server does not have."""
+
+    status = 503
+    default_code = "encryption_key_missing"
 
 
 class ShuttingDown(ServerError):

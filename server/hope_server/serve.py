@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from hashlib import sha256
 
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
@@ -27,11 +28,16 @@ from hope_server.metrics import Metrics
 from hope_server.models import Served, load_served
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.keyfile import find_keys
+from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.store import SessionStore
 
 logger = logging.getLogger("hope.serve")
 
 FAILED = 1
+
+_SOLE_OWNER = sha256(b"hope serve on a Valkey of its own").hexdigest()[:32]
+"""One server at a time has the embedded store, by its lock: what it left leased is its next life's."""
 
 
 def run(config: ServerConfig) -> int:
@@ -50,7 +56,8 @@ async def _serve(config: ServerConfig, listener: socket.socket) -> int:
     async with contextlib.AsyncExitStack() as cleanup:
         served = load_served(config.model, learning=config.learn)
         spec, digest = served.model.state_spec, served.digest()
-        store = await _open_store(config, cleanup)
+        keys = find_keys(config.encryption_key_file, config.data_dir)
+        store = await _open_store(config, keys, cleanup)
         metrics = Metrics(
             model_name=served.name,
             levels=[level.name for level in spec.learning_levels],
@@ -142,7 +149,9 @@ def _listen(config: ServerConfig) -> socket.socket:
     return listener
 
 
-async def _open_store(config: ServerConfig, cleanup: contextlib.AsyncExitStack) -> SessionStore:
+async def _open_store(
+    config: ServerConfig, keys: Keyring, cleanup: contextlib.AsyncExitStack
+) -> SessionStore:
     url = config.redis_url
     if url is None:
         valkey = EmbeddedValkey(config.data_dir / "valkey")
@@ -150,7 +159,7 @@ async def _open_store(config: ServerConfig, cleanup: contextlib.AsyncExitStack) 
         cleanup.push_async_callback(valkey.stop)
         url = valkey.url
     try:
-        store = await open_store(url)
+        store = await open_store(url, keys)
     except StoreUnavailable as error:
         raise StartupError(
             f"{flag('redis_url')} ({variable('redis_url')}): {error}", param="redis_url"
@@ -166,6 +175,8 @@ def _engine_config(config: ServerConfig) -> EngineConfig:
         decode_rows=config.decode_rows,
         max_prompt_tokens=config.max_prompt_tokens,
         threads=config.threads,
+        lease_ttl_s=config.lease_ttl_s,
+        owner_nonce=_SOLE_OWNER if config.redis_url is None else "",
         learn=config.learn,
     )
 

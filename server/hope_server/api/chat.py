@@ -21,7 +21,7 @@ from hope_client.wire import (
     Usage,
 )
 from hope_server.api.body import read_json
-from hope_server.api.conversation import NO_TRANSCRIPT, advance, new_messages
+from hope_server.api.conversation import advance, new_messages
 from hope_server.api.openapi import accepts
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
@@ -29,7 +29,8 @@ from hope_server.api.sse import TurnResponse
 from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
 from hope_server.chat import LastToken, Message
 from hope_server.errors import AlreadyLearned
-from hope_server.sessions.store import SessionMeta, Transcript
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import NO_TRANSCRIPT, SessionMeta
 
 router = APIRouter(tags=["generate"])
 
@@ -43,8 +44,8 @@ async def chat(request: Request, runtime: RuntimeOf) -> Response:
     check_model(runtime, body.model)
     messages = [Message(message.role, message.text) for message in body.messages]
 
-    async def prepare(session_id: str | None, key: str | None) -> Prompt:
-        return await _prompt(runtime, messages, session_id, key)
+    async def prepare(session: SessionKey | None, key: str | None) -> Prompt:
+        return await _prompt(runtime, messages, session, key)
 
     sampling = sampling_of(
         runtime, body, limit=body.token_limit, default=runtime.config.default_output_tokens
@@ -53,24 +54,24 @@ async def chat(request: Request, runtime: RuntimeOf) -> Response:
 
 
 async def _prompt(
-    runtime: Runtime, messages: Sequence[Message], session_id: str | None, key: str | None
+    runtime: Runtime, messages: Sequence[Message], session: SessionKey | None, key: str | None
 ) -> Prompt:
     before, after = NO_TRANSCRIPT, None
-    if session_id is not None:
-        meta = await runtime.engine.get_session(session_id)
+    if session is not None:
+        meta = await runtime.engine.get_session(session)
         if key is not None:
-            await _refuse_learned(runtime, session_id, key)
-        before = Transcript(meta.transcript_count, meta.transcript_sha256, meta.first_message_sha256)
+            await _refuse_learned(runtime, session, key)
+        before = meta.transcript
         after = await _last_token(runtime, meta) if before.count else None
     fresh = new_messages(before, messages)
     chars = sum(len(message.text) for message in fresh)
     parts = await tokenised(runtime, chars, lambda: runtime.chat_format.render(fresh, after=after))
-    return Prompt(parts, transcript=advance(before, fresh) if session_id is not None else None)
+    return Prompt(parts, transcript=advance(before, fresh) if session is not None else None)
 
 
-async def _refuse_learned(runtime: Runtime, session_id: str, key: str) -> None:
+async def _refuse_learned(runtime: Runtime, session: SessionKey, key: str) -> None:
     """A retried turn is in the transcript already: say so before the transcript is compared."""
-    learned = await runtime.engine.learned(session_id, key)
+    learned = await runtime.engine.learned(session, key)
     if learned is not None:
         first, last = learned
         raise AlreadyLearned(
@@ -80,7 +81,7 @@ async def _refuse_learned(runtime: Runtime, session_id: str, key: str) -> None:
 
 async def _last_token(runtime: Runtime, meta: SessionMeta) -> LastToken | None:
     """The session's last token, None after a reset."""
-    records, _ = await runtime.engine.events(meta.session_id, after=meta.seq - 1, limit=1)
+    records, _ = await runtime.engine.events(meta.key, after=meta.seq - 1, limit=1)
     if not records or not records[-1].tokens:
         return None
     return LastToken(records[-1].tokens[-1], records[-1].origin)

@@ -17,6 +17,7 @@ from hope_server.api.sse import TurnResponse
 from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
 from hope_server.engine.request import PromptPart
 from hope_server.errors import EmptyPrompt, InvalidRequest
+from hope_server.sessions.key import SessionKey
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
@@ -30,10 +31,10 @@ async def complete(request: Request, runtime: RuntimeOf) -> Response:
     body = await read_json(request, CompletionRequest, limit=runtime.config.max_body_bytes)
     check_model(runtime, body.model)
 
-    async def prepare(session_id: str | None, key: str | None) -> Prompt:
+    async def prepare(session: SessionKey | None, key: str | None) -> Prompt:
         tokens = PromptPart("text", await _tokens(runtime, body.prompt))
         if isinstance(body.prompt, str) and runtime.chat_format.text_start:
-            return Prompt((*await _start(runtime, session_id), tokens))
+            return Prompt((*await _start(runtime, session), tokens))
         return Prompt((tokens,))
 
     sampling = sampling_of(runtime, body, limit=body.max_tokens, default=DEFAULT_MAX_TOKENS)
@@ -55,9 +56,9 @@ async def _tokens(runtime: Runtime, prompt: str | list[int]) -> tuple[int, ...]:
     return tuple(prompt)
 
 
-async def _start(runtime: Runtime, session_id: str | None) -> tuple[PromptPart, ...]:
+async def _start(runtime: Runtime, session: SessionKey | None) -> tuple[PromptPart, ...]:
     """What comes before a text: nothing in a session that has read something."""
-    if session_id is not None and (await runtime.engine.get_session(session_id)).position:
+    if session is not None and (await runtime.engine.get_session(session)).position:
         return ()
     return (PromptPart("template", runtime.chat_format.text_start),)
 

@@ -15,20 +15,23 @@ from hope_server.config import ServerConfig
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
+from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.store import JournalRecord, SessionMeta
 
 
 class Engine(Protocol):
     """The part of EngineService that the routes use; its own docstrings hold the details."""
 
-    async def create_session(self, name: str | None = None) -> SessionMeta: ...
-    async def get_session(self, session_id: str) -> SessionMeta: ...
-    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]: ...
-    async def delete_session(self, session_id: str) -> None: ...
-    async def reset_session(self, session_id: str) -> SessionMeta: ...
-    async def levels(self, session_id: str) -> list[LevelStatus]: ...
-    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]: ...
-    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None: ...
+    async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta: ...
+    async def get_session(self, session: SessionKey) -> SessionMeta: ...
+    async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]: ...
+    async def delete_session(self, session: SessionKey) -> None: ...
+    async def reset_session(self, session: SessionKey) -> SessionMeta: ...
+    async def levels(self, session: SessionKey) -> list[LevelStatus]: ...
+    async def events(
+        self, session: SessionKey, *, after: int, limit: int
+    ) -> tuple[list[JournalRecord], int]: ...
+    async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None: ...
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]: ...
     async def verify_slow_weights(self) -> bool: ...
     def stats(self) -> EngineStats: ...
@@ -42,21 +45,23 @@ class SessionTurns:
     """
 
     def __init__(self) -> None:
-        self._held: set[str] = set()
+        self._held: set[SessionKey] = set()
 
     @contextmanager
-    def hold(self, session_id: str | None) -> Iterator[None]:
+    def hold(self, session: SessionKey | None) -> Iterator[None]:
         """One holder per session; an ephemeral session (None) is nobody else's. Raises SessionBusy."""
-        if session_id is None:
+        if session is None:
             yield
             return
-        if session_id in self._held:
-            raise SessionBusy(f"session {session_id} is in the middle of another turn", param="session_id")
-        self._held.add(session_id)
+        if session in self._held:
+            raise SessionBusy(
+                f"session {session.session} is in the middle of another turn", param="session_id"
+            )
+        self._held.add(session)
         try:
             yield
         finally:
-            self._held.remove(session_id)
+            self._held.remove(session)
 
 
 @dataclass
@@ -94,3 +99,19 @@ def _of(request: Request) -> Runtime:
 
 RuntimeOf = Annotated[Runtime, Depends(_of)]
 """A route's parameter: the runtime of its app."""
+
+
+def tenant_of(request: Request) -> str:
+    """Whose sessions the request may touch."""
+    return DEFAULT_TENANT
+
+
+def _key(request: Request, session_id: str) -> SessionKey:
+    return SessionKey(tenant_of(request), session_id)
+
+
+TenantOf = Annotated[str, Depends(tenant_of)]
+"""A route's parameter: the caller's tenant."""
+
+KeyOf = Annotated[SessionKey, Depends(_key)]
+"""A route's parameter: the session that its path names. Raises SessionNotFound."""

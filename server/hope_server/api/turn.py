@@ -15,6 +15,7 @@ from hope_server.api.text import AnswerText
 from hope_server.chat import TextTokenizer
 from hope_server.engine.request import GenerationRequest, PromptPart, SamplingParams, TokenEvent
 from hope_server.errors import ContextTooLong, InvalidRequest, ModelNotFound
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import Transcript
 
 Body = ChatCompletionRequest | CompletionRequest
@@ -51,7 +52,7 @@ class TurnSpec:
     """A validated request. `prepare` makes the prompt once no other turn of the session can run."""
 
     request_id: str
-    session_id: str | None
+    session: SessionKey | None
     idempotency_key: str | None
     sampling: SamplingParams
     stop_strings: tuple[str, ...]
@@ -61,7 +62,7 @@ class TurnSpec:
 async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     """Run the turn. The first step raises every error of admission; closing it stops the turn."""
     runtime.admit()
-    with runtime.turns.hold(spec.session_id):
+    with runtime.turns.hold(spec.session):
         prompt = await spec.prepare()
         if prompt.tokens > runtime.config.max_prompt_tokens:
             raise ContextTooLong(
@@ -71,7 +72,7 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
         events = runtime.engine.generate(
             GenerationRequest(
                 request_id=spec.request_id,
-                session_id=spec.session_id,
+                session=spec.session,
                 prompt=prompt.parts,
                 sampling=spec.sampling,
                 transcript=prompt.transcript,

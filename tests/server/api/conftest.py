@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from hope_server.chat import NativeFormat
 from hope_server.config import ServerConfig
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.metrics import Metrics
+from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
 
@@ -63,39 +65,38 @@ class ScriptedEngine:
         """The prompt of the last request."""
         return [token for part in self.requests[-1].prompt for token in part.tokens]
 
-    async def create_session(self, name: str | None = None) -> SessionMeta:
+    async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
         self._made += 1
-        return await self.store.create(f"session-{self._made}", model=SHA256, name=name)
+        return await self.store.create(SessionKey(tenant, f"session-{self._made}"), model=SHA256, name=name)
 
-    async def get_session(self, session_id: str) -> SessionMeta:
-        return await self.store.meta(session_id)
+    async def get_session(self, session: SessionKey) -> SessionMeta:
+        return await self.store.meta(session)
 
-    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]:
-        return await self.store.list(after=after, limit=limit)
+    async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
+        return await self.store.list(tenant, after=after, limit=limit)
 
-    async def delete_session(self, session_id: str) -> None:
-        await self.store.delete(session_id)
+    async def delete_session(self, session: SessionKey) -> None:
+        fence, _ = await self.store.acquire(session, nonce="a" * 32, ttl_s=60)
+        await self.store.delete(session, fence)
 
-    async def reset_session(self, session_id: str) -> SessionMeta:
-        seq = (await self.store.meta(session_id)).seq
-        await self.store.append(
-            session_id, expected_seq=seq, records=[JournalRecord(seq + 1, "reset", "user", ())]
-        )
-        return await self.store.meta(session_id)
+    async def reset_session(self, session: SessionKey) -> SessionMeta:
+        head = (await self.store.meta(session)).head
+        await self._append(session, [JournalRecord(head.seq + 1, "reset", "user", ())])
+        return await self.store.meta(session)
 
-    async def levels(self, session_id: str) -> list[LevelStatus]:
-        tokens = (await self.store.meta(session_id)).position
+    async def levels(self, session: SessionKey) -> list[LevelStatus]:
+        tokens = (await self.store.meta(session)).position
         return [
             LevelStatus("phi", 1, tokens, tokens, 0, 0.5, 1024),
             LevelStatus("slow", None, tokens, 0, 0, 0.0, 4096),
         ]
 
-    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
-        records = await self.store.records(session_id, after=after, limit=limit)
-        return records, (await self.store.meta(session_id)).seq
+    async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
+        records = await self.store.records(session, after=after, limit=limit)
+        return records, (await self.store.meta(session)).seq
 
-    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
-        return await self.store.learned(session_id, idempotency_key)
+    async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
+        return await self.store.learned(session, idempotency_key)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         self.requests.append(request)
@@ -123,36 +124,36 @@ class ScriptedEngine:
                 self.closed.set()
 
     async def _read_prompt(self, request: GenerationRequest) -> TurnKey | None:
-        if request.session_id is None:
+        if request.session is None:
             return None
-        head = (await self.store.meta(request.session_id)).seq
+        head = (await self.store.meta(request.session)).seq
         turn = TurnKey(request.idempotency_key, head + 1) if request.idempotency_key else None
         records, seq = [], head
         for part in request.prompt:
             records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
             seq += len(part.tokens)
-        await self.store.append(
-            request.session_id,
-            expected_seq=head,
-            records=records,
-            transcript=request.transcript,
-            idempotency_key=turn,
-        )
+        records[-1] = replace(records[-1], transcript=request.transcript)
+        await self._append(request.session, records, turn)
         return turn
 
     async def _commit(
         self, request: GenerationRequest, turn: TurnKey | None, token: int, index: int
     ) -> int | None:
-        if request.session_id is None:
+        if request.session is None:
             return None
-        head = (await self.store.meta(request.session_id)).seq
-        return await self.store.append(
-            request.session_id,
-            expected_seq=head,
-            records=[JournalRecord(head + 1, "step", "model", (token,))],
-            transcript=request.answered(index + 1) if request.answered else None,
-            idempotency_key=turn,
+        head = (await self.store.meta(request.session)).seq
+        transcript = request.answered(index + 1) if request.answered else None
+        record = JournalRecord(head + 1, "step", "model", (token,), transcript=transcript)
+        return await self._append(request.session, [record], turn)
+
+    async def _append(
+        self, session: SessionKey, records: Sequence[JournalRecord], turn: TurnKey | None = None
+    ) -> int:
+        fence, meta = await self.store.acquire(session, nonce="a" * 32, ttl_s=60)
+        head = await self.store.append(
+            session, fence, expected=meta.head, records=records, idempotency_key=turn
         )
+        return head.seq
 
     async def verify_slow_weights(self) -> bool:
         return self.slow_weights_ok
@@ -224,4 +225,4 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
 
 @pytest.fixture
 async def session(engine: ScriptedEngine) -> str:
-    return (await engine.create_session()).session_id
+    return (await engine.create_session(DEFAULT_TENANT)).session_id

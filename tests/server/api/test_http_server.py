@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from hope_server.api import linger
+from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine
@@ -84,7 +85,9 @@ async def test_a_client_that_leaves_stops_its_turn(
         assert again.status_code == 200
     # What was generated before stays learned, and the transcript knows it.
     assert engine.read()[0] == (1 if pause_at else 3)
-    assert (await engine.get_session(session)).transcript_count == (4 if pause_at else 3)
+    assert (await engine.get_session(SessionKey(DEFAULT_TENANT, session))).transcript.count == (
+        4 if pause_at else 3
+    )
 
 
 async def test_a_client_that_leaves_while_it_sends_harms_nobody(port: int, engine: ScriptedEngine) -> None:

@@ -77,10 +77,10 @@ class Levels(Response):
 
 
 class Event(Response):
-    """One journal entry: a token read or written, or (without token and text) a reset."""
+    """One journal entry: a token read or written, or (without token and text) a reset or a rollback."""
 
     seq: int
-    kind: Literal["run", "step", "reset"]
+    kind: Literal["run", "step", "reset", "rollback"]
     token: int | None = None
     text: str | None = None
     origin: Origin
