@@ -9,9 +9,9 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -43,10 +43,6 @@ class ServerConfig(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
-    insecure_bind: bool = Field(
-        default=False,
-        description="listen on an address that other machines reach, although nobody is authenticated",
-    )
     model: str = Field(
         default="smollm2-135m",
         min_length=1,
@@ -59,6 +55,10 @@ class ServerConfig(BaseSettings):
     data_dir: Path = Field(
         default_factory=default_data_dir,
         description="directory of the embedded store's data (made if missing)",
+    )
+    keys_dir: Path | None = Field(
+        default=None,
+        description="directory of the API keys, which `hope keys` makes; `keys` below data_dir unless given",
     )
     redis_url: str | None = Field(
         default=None,
@@ -121,10 +121,10 @@ class ServerConfig(BaseSettings):
             _ip(host)
         return host
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "keys_dir")
     @classmethod
-    def _data_dir_of_the_user(cls, path: Path) -> Path:
-        return path.expanduser()
+    def _directory_of_the_user(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
 
     @field_validator("redis_url")
     @classmethod
@@ -133,16 +133,10 @@ class ServerConfig(BaseSettings):
             raise PydanticCustomError("url", "expected a URL such as redis://host:6379/0")
         return url
 
-    @model_validator(mode="after")
-    def _loopback_unless_told(self) -> Self:
-        if self.insecure_bind or self.host == "localhost" or _ip(self.host).is_loopback:
-            return self
-        raise PydanticCustomError(
-            "insecure_bind",
-            "host {host} is reachable from other machines and requests are not authenticated: "
-            "keep a loopback address (127.0.0.1), or set --insecure-bind if the network is trusted",
-            {"host": self.host},
-        )
+    @property
+    def keys_directory(self) -> Path:
+        """Where the API keys are."""
+        return self.keys_dir or self.data_dir / "keys"
 
     @classmethod
     def load(cls, flags: Mapping[str, object]) -> ServerConfig:
@@ -176,13 +170,10 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 def _startup_error(error: ValidationError) -> StartupError:
     first = error.errors(include_url=False)[0]
-    kind = first["type"]
-    location = str(first["loc"][0]) if first["loc"] else kind
+    location = str(first["loc"][0])
     name = location.lower().removeprefix(ENV_PREFIX.lower())
     if name not in ServerConfig.model_fields:
         return StartupError(f"{flag(name)}: no such setting", param=name)
-    if kind == "insecure_bind":
-        return StartupError(f"--host: {first['msg']}", param="host")
     # A URL may hold a password.
     found = "" if name == "redis_url" else f", found {first['input']!r}"
     message = first["msg"].removeprefix("Input should be ").removeprefix("expected ")

@@ -5,6 +5,8 @@
     │   ├── InvalidRequest              400  invalid_request (or a narrower code of the same status)
     │   ├── EmptyPrompt                 400  empty_prompt
     │   ├── ContextTooLong              400  prompt_too_long
+    │   ├── Unauthorized                401  invalid_api_key (or missing_api_key)
+    │   ├── Forbidden                   403  forbidden (or loopback_only)
     │   ├── ModelNotFound               404  model_not_found
     │   ├── RouteNotFound               404  route_not_found
     │   ├── SessionNotFound             404  session_not_found
@@ -21,6 +23,7 @@
     │   ├── SessionCorrupted            500  session_corrupted
     │   ├── SlowWeightsChanged          500  slow_weights_changed
     │   ├── SnapshotCorrupt             500  snapshot_corrupt
+    │   ├── KeysUnavailable             503  keys_unavailable       retry after a moment
     │   ├── ShuttingDown                503  shutting_down          retry after a moment
     │   └── StoreUnavailable            503  store_unavailable      retry after a moment
     └── StartupError                    the process does not start; names the setting
@@ -94,6 +97,20 @@ class ContextTooLong(RequestError):
     """One request brings more prompt tokens than the server reads at once."""
 
     default_code = "prompt_too_long"
+
+
+class Unauthorized(RequestError):
+    """No API key, or none that is in force."""
+
+    status = 401
+    default_code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    """The caller is known, or needs no name, but may not do this."""
+
+    status = 403
+    default_code = "forbidden"
 
 
 class ModelNotFound(RequestError):
@@ -210,6 +227,15 @@ class SnapshotCorrupt(ServerError):
     """A stored snapshot does not match its checksum or its layout."""
 
     default_code = "snapshot_corrupt"
+
+
+class KeysUnavailable(ServerError):
+    """The key file cannot be read, so nobody is let in."""
+
+    status = 503
+    retry = True
+    default_code = "keys_unavailable"
+    default_retry_after_s = 2.0
 
 
 class ShuttingDown(ServerError):

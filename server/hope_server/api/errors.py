@@ -23,13 +23,20 @@ from hope_server.errors import (
     InvalidRequest,
     MethodNotAllowed,
     RouteNotFound,
+    SessionNotFound,
+    Unauthorized,
 )
 
 logger = logging.getLogger("hope.api")
 
 
 def error_body(error: HopeError) -> ErrorBody:
-    """The body of an answer, or of an event inside a stream."""
+    """The body of an answer, or of an event inside a stream.
+
+    A session that is not there and one that is another tenant's give the same bytes.
+    """
+    if isinstance(error, SessionNotFound):
+        error = SessionNotFound("there is no session with this id")
     detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
     if isinstance(error, AlreadyLearned):
         detail = detail.model_copy(update={"first_seq": error.first_seq, "last_seq": error.last_seq})
@@ -42,6 +49,8 @@ def error_headers(error: HopeError) -> dict[str, str]:
     if error.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
     return headers
 
 

@@ -16,12 +16,13 @@ from hope_server.engine.request import EngineStats, GenerationRequest, LevelStat
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
 from hope_server.sessions.store import JournalRecord, SessionMeta
+from hope_server.tenants.gate import Gate
 
 
 class Engine(Protocol):
     """The part of EngineService that the routes use; its own docstrings hold the details."""
 
-    async def create_session(self, name: str | None = None) -> SessionMeta: ...
+    async def create_session(self, name: str | None, *, session_id: str) -> SessionMeta: ...
     async def get_session(self, session_id: str) -> SessionMeta: ...
     async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]: ...
     async def delete_session(self, session_id: str) -> None: ...
@@ -51,7 +52,7 @@ class SessionTurns:
             yield
             return
         if session_id in self._held:
-            raise SessionBusy(f"session {session_id} is in the middle of another turn", param="session_id")
+            raise SessionBusy("the session is in the middle of another turn", param="session_id")
         self._held.add(session_id)
         try:
             yield
@@ -72,6 +73,7 @@ class Runtime:
     slow_weights_sha256: str
     created: int
     check_store: Callable[[], Awaitable[None]]
+    gate: Gate
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     stopping: bool = False

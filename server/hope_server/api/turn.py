@@ -11,6 +11,7 @@ from typing import TypeVar
 from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason, Usage
 from hope_server.api.conversation import AnswerTranscript
 from hope_server.api.runtime import Runtime
+from hope_server.api.tenancy import TenantSessions
 from hope_server.api.text import AnswerText
 from hope_server.chat import TextTokenizer
 from hope_server.engine.request import GenerationRequest, PromptPart, SamplingParams, TokenEvent
@@ -51,6 +52,7 @@ class TurnSpec:
     """A validated request. `prepare` makes the prompt once no other turn of the session can run."""
 
     request_id: str
+    sessions: TenantSessions
     session_id: str | None
     idempotency_key: str | None
     sampling: SamplingParams
@@ -61,14 +63,14 @@ class TurnSpec:
 async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     """Run the turn. The first step raises every error of admission; closing it stops the turn."""
     runtime.admit()
-    with runtime.turns.hold(spec.session_id):
+    with spec.sessions.hold(spec.session_id):
         prompt = await spec.prepare()
         if prompt.tokens > runtime.config.max_prompt_tokens:
             raise ContextTooLong(
                 f"expected at most {runtime.config.max_prompt_tokens} new tokens, found {prompt.tokens}"
             )
         answer = _Answer(runtime.tokenizer, spec.stop_strings, prompt.transcript)
-        events = runtime.engine.generate(
+        events = spec.sessions.generate(
             GenerationRequest(
                 request_id=spec.request_id,
                 session_id=spec.session_id,

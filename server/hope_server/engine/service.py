@@ -101,9 +101,9 @@ class EngineService:
         await flush
         await asyncio.to_thread(self._thread.stop)
 
-    async def create_session(self, name: str | None = None) -> SessionMeta:
-        """A new empty durable session with a random 128-bit id."""
-        return await self._store.create(secrets.token_hex(16), model=self._sha256, name=name)
+    async def create_session(self, name: str | None = None, *, session_id: str | None = None) -> SessionMeta:
+        """A new empty durable session, with a random 128-bit id unless one is given."""
+        return await self._store.create(session_id or secrets.token_hex(16), model=self._sha256, name=name)
 
     async def get_session(self, session_id: str) -> SessionMeta:
         """Raises SessionNotFound."""

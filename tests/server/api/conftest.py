@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,6 +21,9 @@ from hope_server.engine.request import EngineStats, GenerationRequest, LevelStat
 from hope_server.metrics import Metrics
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
+from hope_server.tenants.gate import Gate
+from hope_server.tenants.key_file import KeyFile
+from hope_server.tenants.namespace import DEFAULT_TENANT, session_name
 
 SHA256 = hashlib.sha256(b"slow weights").hexdigest()
 ROLES = ("system", "user", "assistant", "tool")
@@ -54,7 +58,6 @@ class ScriptedEngine:
         self.pause_at: int | None = None
         self.paused, self.resume, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.slow_weights_ok = True
-        self._made = 0
 
     def says(self, text: str) -> None:
         self.answer = [*ByteTokenizer().encode(text), ByteTokenizer.end_id]
@@ -63,9 +66,16 @@ class ScriptedEngine:
         """The prompt of the last request."""
         return [token for part in self.requests[-1].prompt for token in part.tokens]
 
-    async def create_session(self, name: str | None = None) -> SessionMeta:
-        self._made += 1
-        return await self.store.create(f"session-{self._made}", model=SHA256, name=name)
+    async def meta(self, session_id: str) -> SessionMeta:
+        """The head of a session of the tenant that needs no key."""
+        return await self.store.meta(session_name(DEFAULT_TENANT, session_id))
+
+    async def journal(self, session_id: str) -> list[JournalRecord]:
+        """All records of such a session."""
+        return await self.store.records(session_name(DEFAULT_TENANT, session_id), after=0, limit=1000)
+
+    async def create_session(self, name: str | None, *, session_id: str) -> SessionMeta:
+        return await self.store.create(session_id, model=SHA256, name=name)
 
     async def get_session(self, session_id: str) -> SessionMeta:
         return await self.store.meta(session_id)
@@ -167,7 +177,13 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def runtime(engine: ScriptedEngine) -> Runtime:
+def keys(tmp_path: Path) -> KeyFile:
+    """No key yet: everybody on this machine is let in."""
+    return KeyFile(tmp_path / "keys")
+
+
+@pytest.fixture
+def runtime(engine: ScriptedEngine, keys: KeyFile) -> Runtime:
     metrics = Metrics(
         model_name="hope-test",
         levels=["phi"],
@@ -188,6 +204,7 @@ def runtime(engine: ScriptedEngine) -> Runtime:
         slow_weights_sha256=SHA256,
         created=1_700_000_000,
         check_store=engine.store.check,
+        gate=Gate(keys),
     )
 
 
@@ -223,5 +240,6 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def session(engine: ScriptedEngine) -> str:
-    return (await engine.create_session()).session_id
+async def session(http: httpx.AsyncClient) -> str:
+    """A session of the tenant that needs no key."""
+    return str((await http.post("/v1/sessions")).json()["id"])

@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_stops_its_turn(
         assert again.status_code == 200
     # What was generated before stays learned, and the transcript knows it.
     assert engine.read()[0] == (1 if pause_at else 3)
-    assert (await engine.get_session(session)).transcript_count == (4 if pause_at else 3)
+    assert (await engine.meta(session)).transcript_count == (4 if pause_at else 3)
 
 
 async def test_a_client_that_leaves_while_it_sends_harms_nobody(port: int, engine: ScriptedEngine) -> None:

@@ -1,0 +1,107 @@
+"""The engine as one tenant sees it: its own sessions alone, under the ids that its clients know."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from hope_server.api.context import caller_of
+from hope_server.api.runtime import Engine, Runtime, SessionTurns
+from hope_server.engine.request import GenerationRequest, LevelStatus, TokenEvent
+from hope_server.errors import Forbidden, SessionNotFound
+from hope_server.sessions.store import JournalRecord, SessionMeta, list_cursor
+from hope_server.tenants.namespace import session_id_of, session_name
+
+# A class with a method called list cannot use the built-in in its annotations.
+Metas = list[SessionMeta]
+Levels = list[LevelStatus]
+Records = list[JournalRecord]
+
+
+class TenantSessions:
+    """Every way from a route to a session. Another tenant's session is none: SessionNotFound."""
+
+    def __init__(self, engine: Engine, turns: SessionTurns, tenant: str) -> None:
+        self._engine = engine
+        self._turns = turns
+        self._tenant = tenant
+
+    async def create(self, name: str | None) -> SessionMeta:
+        """A new session with a random 128-bit id."""
+        session = session_name(self._tenant, secrets.token_hex(16))
+        return self._own(await self._engine.create_session(name, session_id=session))
+
+    async def get(self, session_id: str) -> SessionMeta:
+        return self._own(await self._engine.get_session(self._name(session_id)))
+
+    async def list(self, *, after: str | None, limit: int) -> Metas:
+        """Up to `limit` sessions, oldest first, after the cursor or session id `after`."""
+        cursor = None if after is None else self._cursor(after)
+        found: Metas = []
+        while len(found) < limit:
+            page = await self._engine.list_sessions(after=cursor, limit=limit)
+            found += [self._own(meta) for meta in page if session_id_of(self._tenant, meta.session_id)]
+            if len(page) < limit:
+                break
+            cursor = list_cursor(page[-1])
+        return found[:limit]
+
+    async def delete(self, session_id: str) -> None:
+        with self.hold(session_id):
+            await self._engine.delete_session(self._name(session_id))
+
+    async def reset(self, session_id: str) -> SessionMeta:
+        with self.hold(session_id):
+            return self._own(await self._engine.reset_session(self._name(session_id)))
+
+    async def levels(self, session_id: str) -> Levels:
+        return await self._engine.levels(self._name(session_id))
+
+    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[Records, int]:
+        return await self._engine.events(self._name(session_id), after=after, limit=limit)
+
+    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
+        return await self._engine.learned(self._name(session_id), idempotency_key)
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """One turn of the session that `request` names, or of an ephemeral one."""
+        if request.session_id is not None:
+            request = replace(request, session_id=self._name(request.session_id))
+        return self._engine.generate(request)
+
+    @contextmanager
+    def hold(self, session_id: str | None) -> Iterator[None]:
+        """One turn a session; see SessionTurns."""
+        with self._turns.hold(None if session_id is None else self._name(session_id)):
+            yield
+
+    def _name(self, session_id: str) -> str:
+        return session_name(self._tenant, session_id)
+
+    def _own(self, meta: SessionMeta) -> SessionMeta:
+        session_id = session_id_of(self._tenant, meta.session_id)
+        if session_id is None:
+            raise SessionNotFound("there is no session with this id")
+        return replace(meta, session_id=session_id)
+
+    def _cursor(self, after: str) -> str:
+        """A cursor is a time and an id; an id alone names the session to go on after."""
+        time, colon, session_id = after.rpartition(":")
+        return f"{time}{colon}{self._name(session_id)}"
+
+
+def _of(request: Request) -> TenantSessions:
+    runtime: Runtime = request.app.state.runtime
+    tenant = caller_of(request.scope).tenant
+    if tenant is None:
+        raise Forbidden("an operator's key opens no sessions: use a tenant's")
+    return TenantSessions(runtime.engine, runtime.turns, tenant)
+
+
+SessionsOf = Annotated[TenantSessions, Depends(_of)]
+"""A route's parameter: the sessions of the tenant that calls."""
