@@ -17,7 +17,11 @@
     │   ├── SessionBusy                 409  session_busy           retry after a moment
     │   ├── BodyTooLarge                413  body_too_large
     │   ├── UnsupportedMediaType        415  unsupported_media_type
-    │   └── QueueFull                   429  queue_full             retry after a moment
+    │   ├── QueueFull                   429  queue_full             retry after a moment
+    │   ├── TurnQuotaExceeded           429  turn_quota_exceeded    retry after a moment
+    │   ├── TokenQuotaExceeded          429  token_quota_exceeded   retry when the debt is paid
+    │   ├── SessionQuotaExceeded        507  session_quota_exceeded
+    │   └── StorageQuotaExceeded        507  storage_quota_exceeded
     ├── ServerError                     the caller cannot mend it
     │   ├── InternalError               500  internal_error
     │   ├── SessionCorrupted            500  session_corrupted
@@ -201,6 +205,44 @@ class QueueFull(RequestError):
     retry = True
     default_code = "queue_full"
     default_retry_after_s = 1.0
+
+
+class TurnQuotaExceeded(RequestError):
+    """The tenant has as many turns running or waiting as it may."""
+
+    status = 429
+    type = "rate_limit_error"
+    retry = True
+    default_code = "turn_quota_exceeded"
+    default_retry_after_s = 1.0
+
+
+class TokenQuotaExceeded(RequestError):
+    """The tenant has used its tokens of this minute."""
+
+    status = 429
+    type = "rate_limit_error"
+    retry = True
+    default_code = "token_quota_exceeded"
+    default_retry_after_s = 1.0
+
+
+class SessionQuotaExceeded(RequestError):
+    """The tenant has as many sessions as it may. Waiting alone does not help: somebody has to delete one."""
+
+    status = 507
+    type = "insufficient_quota"
+    default_code = "session_quota_exceeded"
+    default_retry_after_s = 60.0
+
+
+class StorageQuotaExceeded(RequestError):
+    """The tenant's sessions occupy as many bytes as they may."""
+
+    status = 507
+    type = "insufficient_quota"
+    default_code = "storage_quota_exceeded"
+    default_retry_after_s = 60.0
 
 
 class ServerError(HopeError):

@@ -28,8 +28,10 @@ from hope_server.models import Served, load_served
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.store import SessionStore
+from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate, is_loopback
 from hope_server.tenants.key_file import KeyFile
+from hope_server.tenants.quota import QuotaFile
 
 logger = logging.getLogger("hope.serve")
 
@@ -43,13 +45,14 @@ def run(config: ServerConfig) -> int:
         HopeError: The server cannot start; nothing of it is left running.
     """
     set_up(config.log_level)
-    keys = KeyFile(config.keys_directory)
+    keys, quotas = KeyFile(config.keys_directory), QuotaFile(config.keys_directory)
+    quotas.check()
     require_keys_beyond_this_machine(config.host, keys)
     with _listen(config) as listener:
-        return asyncio.run(_serve(config, Gate(keys), listener))
+        return asyncio.run(_serve(config, Gate(keys), Accounts(quotas), listener))
 
 
-async def _serve(config: ServerConfig, gate: Gate, listener: socket.socket) -> int:
+async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
         served = load_served(config.model, learning=config.learn)
@@ -78,6 +81,8 @@ async def _serve(config: ServerConfig, gate: Gate, listener: socket.socket) -> i
             created=int(time.time()),
             check_store=store.check,
             gate=gate,
+            accounts=accounts,
+            state_bytes=spec.row_bytes,
         )
         status = await _answer(runtime, engine, listener, stop)
         return status if _unchanged(served, digest) else FAILED

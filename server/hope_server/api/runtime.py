@@ -16,6 +16,7 @@ from hope_server.engine.request import EngineStats, GenerationRequest, LevelStat
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
 from hope_server.sessions.store import JournalRecord, SessionMeta
+from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
 
 
@@ -74,6 +75,8 @@ class Runtime:
     created: int
     check_store: Callable[[], Awaitable[None]]
     gate: Gate
+    accounts: Accounts
+    state_bytes: int
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     stopping: bool = False

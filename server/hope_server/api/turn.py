@@ -63,12 +63,15 @@ class TurnSpec:
 async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     """Run the turn. The first step raises every error of admission; closing it stops the turn."""
     runtime.admit()
-    with spec.sessions.hold(spec.session_id):
+    with spec.sessions.turn(spec.session_id):
         prompt = await spec.prepare()
         if prompt.tokens > runtime.config.max_prompt_tokens:
             raise ContextTooLong(
                 f"expected at most {runtime.config.max_prompt_tokens} new tokens, found {prompt.tokens}"
             )
+        await spec.sessions.reserve(
+            spec.session_id, prompt_tokens=prompt.tokens, max_tokens=spec.sampling.max_tokens
+        )
         answer = _Answer(runtime.tokenizer, spec.stop_strings, prompt.transcript)
         events = spec.sessions.generate(
             GenerationRequest(
@@ -85,6 +88,7 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
         text = AnswerText(runtime.tokenizer.decode_bytes, spec.stop_strings)
         async with aclosing(_closable(events)) as events:
             async for event in events:
+                spec.sessions.on_token()
                 piece = text.feed(event.token) + (text.finish() if event.finish_reason else "")
                 yield Piece(piece, _usage(prompt.tokens, event.index + 1), event.finish_reason)
 

@@ -38,10 +38,14 @@ class KeyRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request. `tenant` None: nobody's sessions. `operator`: may read the server's figures."""
+    """Who sent a request. `tenant` None: nobody's sessions. `operator`: may read the server's figures.
+
+    `metered`: held to a quota.
+    """
 
     tenant: str | None
     operator: bool = False
+    metered: bool = True
 
 
 class KeyRing:

@@ -13,8 +13,8 @@ from hope_server.tenants.namespace import DEFAULT_TENANT
 
 logger = logging.getLogger("hope.gate")
 
-ANYBODY = Caller(DEFAULT_TENANT, operator=True)
-"""The caller of a server without keys: somebody on this machine."""
+ANYBODY = Caller(DEFAULT_TENANT, operator=True, metered=False)
+"""The caller of a server without keys: somebody on this machine, to whom all of it belongs."""
 _BEARER = re.compile(r"Bearer +(\S+) *", re.IGNORECASE)
 
 

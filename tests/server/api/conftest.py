@@ -21,9 +21,11 @@ from hope_server.engine.request import EngineStats, GenerationRequest, LevelStat
 from hope_server.metrics import Metrics
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
+from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
 from hope_server.tenants.key_file import KeyFile
 from hope_server.tenants.namespace import DEFAULT_TENANT, session_name
+from hope_server.tenants.quota import QuotaFile
 
 SHA256 = hashlib.sha256(b"slow weights").hexdigest()
 ROLES = ("system", "user", "assistant", "tool")
@@ -176,6 +178,21 @@ def engine() -> ScriptedEngine:
     return ScriptedEngine()
 
 
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> KeyFile:
     """No key yet: everybody on this machine is let in."""
@@ -183,7 +200,7 @@ def keys(tmp_path: Path) -> KeyFile:
 
 
 @pytest.fixture
-def runtime(engine: ScriptedEngine, keys: KeyFile) -> Runtime:
+def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock) -> Runtime:
     metrics = Metrics(
         model_name="hope-test",
         levels=["phi"],
@@ -205,6 +222,8 @@ def runtime(engine: ScriptedEngine, keys: KeyFile) -> Runtime:
         created=1_700_000_000,
         check_store=engine.store.check,
         gate=Gate(keys),
+        accounts=Accounts(QuotaFile(keys.directory), clock=clock),
+        state_bytes=1024,
     )
 
 
