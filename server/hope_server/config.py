@@ -9,7 +9,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -32,6 +32,11 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _seconds(default: float, what: str) -> Any:
+    """A time limit: more than nothing, at most a day."""
+    return Field(default=default, gt=0, le=86400, allow_inf_nan=False, description=f"seconds that {what}")
 
 
 class ServerConfig(BaseSettings):
@@ -98,6 +103,11 @@ class ServerConfig(BaseSettings):
         description="seconds after which an idle connection is closed",
         allow_inf_nan=False,
     )
+    head_timeout_s: float = _seconds(10.0, "a client has to send the head of a request")
+    body_timeout_s: float = _seconds(60.0, "a client has to send the body of a request")
+    write_timeout_s: float = _seconds(60.0, "a client may take nothing of an answer before it is cut off")
+    turn_timeout_s: float = _seconds(3600.0, "one turn may take, the wait for its slot included")
+    max_connections: int = Field(default=1024, ge=1, le=65536, description="connections open at once")
     drain_deadline_s: float = Field(
         default=20.0,
         ge=0,

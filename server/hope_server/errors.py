@@ -11,12 +11,14 @@
     │   ├── RouteNotFound               404  route_not_found
     │   ├── SessionNotFound             404  session_not_found
     │   ├── MethodNotAllowed            405  method_not_allowed
+    │   ├── RequestTimeout              408  request_timeout        retry
     │   ├── AlreadyLearned              409  already_learned        first_seq, last_seq
     │   ├── ConversationDiverged        409  conversation_diverged
     │   ├── SequenceConflict            409  sequence_conflict
     │   ├── SessionBusy                 409  session_busy           retry after a moment
     │   ├── BodyTooLarge                413  body_too_large
     │   ├── UnsupportedMediaType        415  unsupported_media_type
+    │   ├── HeadTooLarge                431  head_too_large
     │   ├── QueueFull                   429  queue_full             retry after a moment
     │   ├── TurnQuotaExceeded           429  turn_quota_exceeded    retry after a moment
     │   ├── TokenQuotaExceeded          429  token_quota_exceeded   retry when the debt is paid
@@ -28,6 +30,8 @@
     │   ├── SlowWeightsChanged          500  slow_weights_changed
     │   ├── SnapshotCorrupt             500  snapshot_corrupt
     │   ├── KeysUnavailable             503  keys_unavailable       retry after a moment
+    │   ├── TurnTimeout                 504  turn_timeout
+    │   ├── TooManyConnections          503  too_many_connections   retry after a moment
     │   ├── ShuttingDown                503  shutting_down          retry after a moment
     │   └── StoreUnavailable            503  store_unavailable      retry after a moment
     └── StartupError                    the process does not start; names the setting
@@ -145,6 +149,14 @@ class MethodNotAllowed(RequestError):
     default_code = "method_not_allowed"
 
 
+class RequestTimeout(RequestError):
+    """The client took too long to send its request, of which nothing was done."""
+
+    status = 408
+    retry = True
+    default_code = "request_timeout"
+
+
 class AlreadyLearned(RequestError):
     """The request's idempotency key was served before; its tokens are not learned again.
 
@@ -195,6 +207,13 @@ class UnsupportedMediaType(RequestError):
 
     status = 415
     default_code = "unsupported_media_type"
+
+
+class HeadTooLarge(RequestError):
+    """The request line and headers are larger than the server reads."""
+
+    status = 431
+    default_code = "head_too_large"
 
 
 class QueueFull(RequestError):
@@ -278,6 +297,22 @@ class KeysUnavailable(ServerError):
     retry = True
     default_code = "keys_unavailable"
     default_retry_after_s = 2.0
+
+
+class TurnTimeout(ServerError):
+    """The turn took longer than a turn may. What was sent of it, or committed, stays learned."""
+
+    status = 504
+    default_code = "turn_timeout"
+
+
+class TooManyConnections(ServerError):
+    """As many connections are open as the server holds."""
+
+    status = 503
+    retry = True
+    default_code = "too_many_connections"
+    default_retry_after_s = 1.0
 
 
 class ShuttingDown(ServerError):

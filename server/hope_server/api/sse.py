@@ -15,6 +15,7 @@ from hope_client.wire import FinishReason, Usage
 from hope_server.api.errors import as_hope_error, error_body
 from hope_server.api.runtime import Runtime
 from hope_server.api.turn import Body, Piece, TurnSpec, pieces
+from hope_server.errors import TurnTimeout
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
@@ -88,7 +89,8 @@ class TurnResponse(Response):
         await until_disconnect(receive, self._answer(scope, receive, send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(pieces(self._runtime, self._spec)) as answer:
+        limit_s = self._runtime.config.turn_timeout_s
+        async with aclosing(_within(limit_s, pieces(self._runtime, self._spec))) as answer:
             if self._stream:
                 await self._send_events(answer, send)
             else:
@@ -127,6 +129,23 @@ class TurnResponse(Response):
         usage = last.usage if self._running_usage else None
         end = event(self._shape.end(last.finish_reason, usage))
         return end + (event(self._shape.usage(last.usage)) if self._with_usage else b"") + DONE
+
+
+async def _within(limit_s: float, answer: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+    """`answer`, closed with TurnTimeout when it has not ended after `limit_s` seconds."""
+    deadline = asyncio.get_running_loop().time() + limit_s
+    async with aclosing(answer):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline) as limit:
+                    piece = await anext(answer, None)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise TurnTimeout(f"expected a turn of at most {limit_s:g} seconds") from None
+            if piece is None:
+                return
+            yield piece
 
 
 async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:

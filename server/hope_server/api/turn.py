@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 INLINE_CHARS = 4096
 """Text up to this length is tokenised on the event loop: it takes less than a millisecond."""
+MAX_SHOWN_CHARS = 200
 SEED_MASK = 2**63 - 1
 
 
@@ -114,7 +115,8 @@ def sampling_of(runtime: Runtime, body: Body, *, limit: int | None, default: int
 def check_model(runtime: Runtime, name: str | None) -> None:
     """Raises ModelNotFound unless `name` is the served model or not given."""
     if name not in (None, runtime.model_name):
-        raise ModelNotFound(f"the model here is {runtime.model_name!r}, not {name!r}", param="model")
+        found = str(name)[:MAX_SHOWN_CHARS]
+        raise ModelNotFound(f"the model here is {runtime.model_name!r}, not {found!r}", param="model")
 
 
 async def tokenised(runtime: Runtime, chars: int, work: Callable[[], T]) -> T:

@@ -117,6 +117,7 @@ class ScriptedEngine:
         try:
             turn = await self._read_prompt(request)
             for index, token in enumerate(self.answer[: request.sampling.max_tokens]):
+                await asyncio.sleep(0)  # a real engine leaves the loop to others between tokens
                 if index == self.pause_at:
                     self.paused.set()
                     await self.resume.wait()
@@ -200,7 +201,10 @@ def keys(tmp_path: Path) -> KeyFile:
 
 
 @pytest.fixture
-def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock) -> Runtime:
+def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest.FixtureRequest) -> Runtime:
+    """Small limits; `@pytest.mark.settings(name=value)` sets others."""
+    marker = request.node.get_closest_marker("settings")
+    small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
         levels=["phi"],
@@ -210,9 +214,7 @@ def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock) -> Runtime:
     )
     metrics.watch(engine.stats)
     return Runtime(
-        config=ServerConfig.load(
-            {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
-        ),
+        config=ServerConfig.load({**small, **(marker.kwargs if marker else {})}),
         engine=engine,
         tokenizer=ByteTokenizer(),
         chat_format=NativeFormat(ByteTokenizer()),
