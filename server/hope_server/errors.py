@@ -51,7 +51,7 @@ class HopeError(Exception):
     """Base of the tree.
 
     Args:
-        message: What was expected and what was found, in one sentence, safe to show to the caller.
+        message: What was expected and what was found, in one sentence; of a RequestError safe to show.
         param: Name of the request field (or setting) at fault, if there is one.
         code: A narrower stable code than the class's own.
         retry_after_s: Seconds to wait before the next try; the class's default if not given.
@@ -62,6 +62,8 @@ class HopeError(Exception):
     retry: bool = False
     default_code: ClassVar[str] = "internal_error"
     default_retry_after_s: ClassVar[float | None] = None
+    public_message: ClassVar[str] = "the server failed on this request"
+    """What callers read of an error that is not theirs; `message` is for the log."""
 
     def __init__(
         self,
@@ -276,18 +278,21 @@ class SessionCorrupted(ServerError):
     """The session's live state became non-finite. The next turn restores it from the store."""
 
     default_code = "session_corrupted"
+    public_message = "the session's state cannot be used"
 
 
 class SlowWeightsChanged(ServerError):
     """The slow weights are not those that the server started with."""
 
     default_code = "slow_weights_changed"
+    public_message = "the slow weights are not those that the server started with"
 
 
 class SnapshotCorrupt(ServerError):
     """A stored snapshot does not match its checksum or its layout."""
 
     default_code = "snapshot_corrupt"
+    public_message = "a stored snapshot is damaged"
 
 
 class KeysUnavailable(ServerError):
@@ -296,6 +301,7 @@ class KeysUnavailable(ServerError):
     status = 503
     retry = True
     default_code = "keys_unavailable"
+    public_message = "the server cannot read its keys"
     default_retry_after_s = 2.0
 
 
@@ -304,6 +310,7 @@ class TurnTimeout(ServerError):
 
     status = 504
     default_code = "turn_timeout"
+    public_message = "the turn took longer than a turn may; what was sent of it stays learned"
 
 
 class TooManyConnections(ServerError):
@@ -312,6 +319,7 @@ class TooManyConnections(ServerError):
     status = 503
     retry = True
     default_code = "too_many_connections"
+    public_message = "as many connections are open as the server holds"
     default_retry_after_s = 1.0
 
 
@@ -321,6 +329,7 @@ class ShuttingDown(ServerError):
     status = 503
     retry = True
     default_code = "shutting_down"
+    public_message = "the server is shutting down and admits no new work"
     default_retry_after_s = 2.0
 
 
@@ -330,6 +339,7 @@ class StoreUnavailable(ServerError):
     status = 503
     retry = True
     default_code = "store_unavailable"
+    public_message = "the session store does not answer"
     default_retry_after_s = 1.0
 
 
@@ -350,3 +360,4 @@ class StoreConfigError(StartupError):
 
     status = 503
     default_code = "store_config_error"
+    public_message = "the session store cannot hold sessions safely"

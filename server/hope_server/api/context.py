@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hope_client.wire import REQUEST_ID_HEADER
-from hope_server.api.errors import ErrorResponse, as_hope_error
+from hope_server.api.errors import ErrorResponse, as_hope_error, report
+from hope_server.api.headers import SECURITY_HEADERS
 from hope_server.api.runtime import Runtime
 from hope_server.errors import Forbidden, HopeError
 from hope_server.logging import request_id
@@ -42,7 +43,7 @@ class RequestContext:
     """ASGI middleware. Nothing behind it runs before the caller is known.
 
     A caller's X-Request-ID goes back in the answer; a new id replaces an unfit one. The log line has method,
-    path, status and time; never headers, query strings or bodies.
+    route, status and time; never what stands for a parameter in the path, headers, query strings or bodies.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -61,7 +62,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = identity
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = identity
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:
@@ -71,13 +75,13 @@ class RequestContext:
             pass
         except Exception as error:
             ours = as_hope_error(error)
-            _runtime(scope).metrics.on_error(ours)
+            report(_runtime(scope), ours)
             if status:
                 raise ConnectionError("the answer was cut off by an error") from error
             await ErrorResponse(ours)(scope, receive, send_named)
         finally:
             seconds = time.monotonic() - started
-            logger.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "gone", seconds)
+            logger.info("%s %s %s %.3fs", scope["method"], _route(scope), status or "gone", seconds)
 
 
 def _runtime(scope: Scope) -> Runtime:
@@ -95,6 +99,12 @@ def _caller(scope: Scope) -> Caller:
         if scope["path"] in PUBLIC_PATHS:
             return STRANGER
         raise
+
+
+def _route(scope: Scope) -> str:
+    """The route as it is declared; a path that led to none may hold anything."""
+    path: str = getattr(scope.get("route"), "path", "(no route)")
+    return path
 
 
 def _identity(given: str) -> str:

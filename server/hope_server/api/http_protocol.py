@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from hope_server.api.errors import error_body, error_headers
+from hope_server.api.headers import SECURITY_HEADERS
 from hope_server.errors import HeadTooLarge, HopeError, InvalidRequest, RequestTimeout, TooManyConnections
 
 HEAD_TOO_LARGE = 431
@@ -165,6 +166,7 @@ class HttpProtocol(H11Protocol):
             return
         body = error_body(error).model_dump_json().encode()
         headers = {
+            **SECURITY_HEADERS,
             **error_headers(error),
             "content-type": "application/json",
             "content-length": str(len(body)),

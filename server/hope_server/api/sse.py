@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hope_client.wire import FinishReason, Usage
-from hope_server.api.errors import as_hope_error, error_body
+from hope_server.api.errors import as_hope_error, error_body, report
 from hope_server.api.runtime import Runtime
 from hope_server.api.turn import Body, Piece, TurnSpec, pieces
 from hope_server.errors import TurnTimeout
@@ -20,7 +20,6 @@ from hope_server.errors import TurnTimeout
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
 
@@ -115,7 +114,7 @@ class TurnResponse(Response):
             await _send_body(send, self._ending(last))
         except Exception as error:
             ours = as_hope_error(error)
-            self._runtime.metrics.on_error(ours)
+            report(self._runtime, ours)
             await _send_body(send, event(error_body(ours)))
         await _send_body(send, b"", more=False)
 
