@@ -22,7 +22,7 @@ from hope_client.wire import (
 )
 from hope_server.api.body import read_json
 from hope_server.api.conversation import NO_TRANSCRIPT, advance, new_messages
-from hope_server.api.openapi import accepts
+from hope_server.api.openapi import accepts_turn
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
@@ -36,7 +36,7 @@ router = APIRouter(tags=["generate"])
 
 
 @router.post(
-    "/v1/chat/completions", response_model=ChatCompletion, openapi_extra=accepts(ChatCompletionRequest)
+    "/v1/chat/completions", response_model=ChatCompletion, openapi_extra=accepts_turn(ChatCompletionRequest)
 )
 async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Answer the last message, whole or as a stream of events."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from hope_client.wire import Completion, CompletionChoice, CompletionRequest, FinishReason, Usage
 from hope_server.api.body import read_json
-from hope_server.api.openapi import accepts
+from hope_server.api.openapi import accepts_turn
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
@@ -25,7 +25,7 @@ DEFAULT_MAX_TOKENS = 16
 router = APIRouter(tags=["generate"])
 
 
-@router.post("/v1/completions", response_model=Completion, openapi_extra=accepts(CompletionRequest))
+@router.post("/v1/completions", response_model=Completion, openapi_extra=accepts_turn(CompletionRequest))
 async def complete(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Continue the prompt, whole or as a stream of events."""
     body = await read_json(request, CompletionRequest, limit=runtime.config.max_body_bytes)
