@@ -80,6 +80,6 @@ def test_the_check_sees_what_it_looks_for() -> None:
         "m.number",
         "m.items",
         "m.items[]",
-        "m.anything",
+        "m.any",
         "m.open|0",
     ]
