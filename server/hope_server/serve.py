@@ -31,6 +31,10 @@ from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.keyfile import find_keys
 from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.store import SessionStore
+from hope_server.tenants.account import Accounts
+from hope_server.tenants.gate import Gate, is_loopback
+from hope_server.tenants.key_file import KeyFile
+from hope_server.tenants.quota import QuotaFile
 
 logger = logging.getLogger("hope.serve")
 
@@ -47,11 +51,14 @@ def run(config: ServerConfig) -> int:
         HopeError: The server cannot start; nothing of it is left running.
     """
     set_up(config.log_level)
+    keys, quotas = KeyFile(config.keys_directory), QuotaFile(config.keys_directory)
+    quotas.check()
+    require_keys_beyond_this_machine(config.host, keys)
     with _listen(config) as listener:
-        return asyncio.run(_serve(config, listener))
+        return asyncio.run(_serve(config, Gate(keys), Accounts(quotas), listener))
 
 
-async def _serve(config: ServerConfig, listener: socket.socket) -> int:
+async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
         served = load_served(config.model, learning=config.learn)
@@ -80,6 +87,9 @@ async def _serve(config: ServerConfig, listener: socket.socket) -> int:
             slow_weights_sha256=digest,
             created=int(time.time()),
             check_store=store.check,
+            gate=gate,
+            accounts=accounts,
+            state_bytes=spec.row_bytes,
         )
         status = await _answer(runtime, engine, listener, stop)
         return status if _unchanged(served, digest) else FAILED
@@ -113,6 +123,18 @@ async def _answer(
         logger.error("HTTP ended with an error", exc_info=failure)
         status = FAILED
     return status
+
+
+def require_keys_beyond_this_machine(host: str, keys: KeyFile) -> None:
+    """Raises StartupError if other machines reach `host` and no key says who they are."""
+    ring = keys.read()
+    if is_loopback(host) or (ring is not None and ring.active):
+        return
+    raise StartupError(
+        f"{flag('host')} ({variable('host')}): {host} is reachable from other machines and there is no API "
+        f"key in {keys.directory}: make one with `hope keys create`, or keep a loopback address (127.0.0.1)",
+        param="host",
+    )
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -13,31 +13,31 @@ from hope_client.wire import (
     SESSION_HEADER,
     SESSION_ID_PATTERN,
 )
-from hope_server.api.runtime import tenant_of
+from hope_server.api.tenancy import TenantSessions
 from hope_server.api.turn import Body, Prompt, TurnSpec
 from hope_server.engine.request import SamplingParams
 from hope_server.errors import InvalidRequest, SessionNotFound
 from hope_server.logging import request_id
-from hope_server.sessions.key import SessionKey
 
 
 def turn_spec(
     request: Request,
+    sessions: TenantSessions,
     body: Body,
     sampling: SamplingParams,
-    prepare: Callable[[SessionKey | None, str | None], Awaitable[Prompt]],
+    prepare: Callable[[str | None, str | None], Awaitable[Prompt]],
 ) -> TurnSpec:
-    """The turn that `request` asks for; `prepare` gets the session and the idempotency key."""
-    name = _session_id(request, body)
-    session = None if name is None else SessionKey(tenant_of(request), name)
+    """The turn that `request` asks for; `prepare` gets the session's id and the idempotency key."""
+    session_id = _session_id(request, body)
     key = _idempotency_key(request)
     return TurnSpec(
         request_id=request_id.get(),
-        session=session,
+        sessions=sessions,
+        session_id=session_id,
         idempotency_key=key,
         sampling=sampling,
         stop_strings=body.stop_strings,
-        prepare=lambda: prepare(session, key),
+        prepare=lambda: prepare(session_id, key),
     )
 
 

@@ -15,8 +15,10 @@ from hope_server.config import ServerConfig
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
-from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord, SessionMeta
+from hope_server.tenants.account import Accounts
+from hope_server.tenants.gate import Gate
 
 
 class Engine(Protocol):
@@ -54,9 +56,7 @@ class SessionTurns:
             yield
             return
         if session in self._held:
-            raise SessionBusy(
-                f"session {session.session} is in the middle of another turn", param="session_id"
-            )
+            raise SessionBusy("the session is in the middle of another turn", param="session_id")
         self._held.add(session)
         try:
             yield
@@ -77,6 +77,9 @@ class Runtime:
     slow_weights_sha256: str
     created: int
     check_store: Callable[[], Awaitable[None]]
+    gate: Gate
+    accounts: Accounts
+    state_bytes: int
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     stopping: bool = False
@@ -99,19 +102,3 @@ def _of(request: Request) -> Runtime:
 
 RuntimeOf = Annotated[Runtime, Depends(_of)]
 """A route's parameter: the runtime of its app."""
-
-
-def tenant_of(request: Request) -> str:
-    """Whose sessions the request may touch."""
-    return DEFAULT_TENANT
-
-
-def _key(request: Request, session_id: str) -> SessionKey:
-    return SessionKey(tenant_of(request), session_id)
-
-
-TenantOf = Annotated[str, Depends(tenant_of)]
-"""A route's parameter: the caller's tenant."""
-
-KeyOf = Annotated[SessionKey, Depends(_key)]
-"""A route's parameter: the session that its path names. Raises SessionNotFound."""

@@ -20,7 +20,8 @@ from hope_client.wire import (
 )
 from hope_server.api.body import read_json
 from hope_server.api.openapi import accepts
-from hope_server.api.runtime import KeyOf, Runtime, RuntimeOf, TenantOf
+from hope_server.api.runtime import Runtime, RuntimeOf
+from hope_server.api.tenancy import SessionsOf
 from hope_server.api.text import TokenDecoder
 from hope_server.sessions.store import (
     MAX_SEQ,
@@ -38,22 +39,22 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
 
 @router.post("", openapi_extra=accepts(SessionCreate, required=False))
-async def create(request: Request, tenant: TenantOf, runtime: RuntimeOf) -> Session:
+async def create(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """A new session at the initial state. The body may be empty."""
     body = await read_json(request, SessionCreate, limit=runtime.config.max_body_bytes)
     runtime.admit()
-    return _session(runtime, await runtime.engine.create_session(tenant, body.name))
+    return _session(runtime, await sessions.create(body.name))
 
 
 @router.get("")
 async def list_all(
-    tenant: TenantOf,
     runtime: RuntimeOf,
+    sessions: SessionsOf,
     after: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SESSIONS)] = DEFAULT_SESSIONS,
 ) -> SessionList:
     """One page of sessions, oldest first."""
-    metas = await runtime.engine.list_sessions(tenant, after=after, limit=limit)
+    metas = await sessions.list(after=after, limit=limit)
     return SessionList(
         data=[_session(runtime, meta) for meta in metas],
         last_id=list_cursor(metas[-1]) if metas else None,
@@ -62,31 +63,29 @@ async def list_all(
 
 
 @router.get("/{session_id}")
-async def get(session: KeyOf, runtime: RuntimeOf) -> Session:
+async def get(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """The session's head."""
-    return _session(runtime, await runtime.engine.get_session(session))
+    return _session(runtime, await sessions.get(session_id))
 
 
 @router.delete("/{session_id}")
-async def delete(session: KeyOf, runtime: RuntimeOf) -> SessionDeleted:
+async def delete(session_id: str, sessions: SessionsOf) -> SessionDeleted:
     """Forget the session: journal, snapshots, everything."""
-    with runtime.turns.hold(session):
-        await runtime.engine.delete_session(session)
-    return SessionDeleted(id=session.session)
+    await sessions.delete(session_id)
+    return SessionDeleted(id=session_id)
 
 
 @router.post("/{session_id}/reset")
-async def reset(session: KeyOf, runtime: RuntimeOf) -> Session:
+async def reset(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """Back to the initial state; the journal keeps what was."""
     runtime.admit()
-    with runtime.turns.hold(session):
-        return _session(runtime, await runtime.engine.reset_session(session))
+    return _session(runtime, await sessions.reset(session_id))
 
 
 @router.get("/{session_id}/levels")
-async def levels(session: KeyOf, runtime: RuntimeOf) -> Levels:
+async def levels(session_id: str, sessions: SessionsOf) -> Levels:
     """What each level of the session has read, written and how far it has moved, all counted."""
-    found = await runtime.engine.levels(session)
+    found = await sessions.levels(session_id)
     return Levels(
         levels=[
             LevelStatus(
@@ -105,14 +104,15 @@ async def levels(session: KeyOf, runtime: RuntimeOf) -> Levels:
 
 @router.get("/{session_id}/events")
 async def events(
-    session: KeyOf,
+    session_id: str,
     runtime: RuntimeOf,
+    sessions: SessionsOf,
     after: Annotated[int, Query(ge=0, le=MAX_SEQ)] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EVENTS)] = DEFAULT_EVENTS,
 ) -> Events:
     """The journal from `after` on, one event per token, and the last committed seq."""
     lead = max(0, after - CHARACTER_LEAD)
-    records, head = await runtime.engine.events(session, after=lead, limit=limit + CHARACTER_LEAD)
+    records, head = await sessions.events(session_id, after=lead, limit=limit + CHARACTER_LEAD)
     return Events(events=_events(runtime, records, lead=lead, after=after, limit=limit), head=head)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -51,6 +52,7 @@ class EngineService:
         config: sizes and bounds.
         slow_weights_hash: recomputes the hex digest of theta and psi; called on the engine's thread.
         observer: receives real events (metrics).
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -61,13 +63,14 @@ class EngineService:
         *,
         slow_weights_hash: Callable[[], str],
         observer: EngineObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._model, self._store, self._config = model, store, config
+        self._model, self._store, self._config, self._clock = model, store, config, clock
         self._hash = slow_weights_hash
         self._observer = observer or NullObserver()
-        self._snapshots = SnapshotWriter(store, model.state_spec, self._observer)
+        self._snapshots = SnapshotWriter(store, model.state_spec, self._observer, clock)
         self._ownership = Ownership(
-            store, ttl_s=config.lease_ttl_s, nonce=config.owner_nonce, on_lost=self._lost
+            store, ttl_s=config.lease_ttl_s, nonce=config.owner_nonce, on_lost=self._lost, clock=clock
         )
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,6 +97,7 @@ class EngineService:
             self._snapshots,
             self._ownership,
             self._observer,
+            self._clock,
         )
         self._thread.start()
         self._sha256 = self._desk.slow_weights_sha256 = await self._thread.call(self._hash)
@@ -107,16 +111,16 @@ class EngineService:
         if self._draining:
             return
         self._draining = True
-        end = self._desk.clock() + deadline_s
+        end = self._clock() + deadline_s
         await self._wait_for_turns(deadline_s - min(FLUSH_RESERVE_S, deadline_s / 4))
         for turn in list(self._turns.values()):
             turn.cancel(ShuttingDown("the server stopped before the turn was over; what was sent is kept"))
-        await self._wait_for_turns(end - self._desk.clock())
+        await self._wait_for_turns(end - self._clock())
         for task in self._tasks:
             task.cancel()
         await self._wait_for_turns(FLUSH_RESERVE_S)
         flush = asyncio.create_task(self._snapshots.flush())
-        await asyncio.wait({flush}, timeout=max(0.0, end - self._desk.clock()))
+        await asyncio.wait({flush}, timeout=max(0.0, end - self._clock()))
         await self._snapshots.close()
         await flush
         await self._ownership.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,6 +24,10 @@ from hope_server.metrics import Metrics
 from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
+from hope_server.tenants.account import Accounts
+from hope_server.tenants.gate import Gate
+from hope_server.tenants.key_file import KeyFile
+from hope_server.tenants.quota import QuotaFile
 
 SHA256 = hashlib.sha256(b"slow weights").hexdigest()
 ROLES = ("system", "user", "assistant", "tool")
@@ -56,7 +62,6 @@ class ScriptedEngine:
         self.pause_at: int | None = None
         self.paused, self.resume, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.slow_weights_ok = True
-        self._made = 0
 
     def says(self, text: str) -> None:
         self.answer = [*ByteTokenizer().encode(text), ByteTokenizer.end_id]
@@ -65,9 +70,17 @@ class ScriptedEngine:
         """The prompt of the last request."""
         return [token for part in self.requests[-1].prompt for token in part.tokens]
 
+    async def meta(self, session_id: str) -> SessionMeta:
+        """The head of a session of the tenant that needs no key."""
+        return await self.store.meta(SessionKey(DEFAULT_TENANT, session_id))
+
+    async def journal(self, session_id: str) -> list[JournalRecord]:
+        """All records of such a session."""
+        return await self.store.records(SessionKey(DEFAULT_TENANT, session_id), after=0, limit=1000)
+
     async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
-        self._made += 1
-        return await self.store.create(SessionKey(tenant, f"session-{self._made}"), model=SHA256, name=name)
+        key = SessionKey(tenant, secrets.token_hex(16))
+        return await self.store.create(key, model=SHA256, name=name)
 
     async def get_session(self, session: SessionKey) -> SessionMeta:
         return await self.store.meta(session)
@@ -106,6 +119,7 @@ class ScriptedEngine:
         try:
             turn = await self._read_prompt(request)
             for index, token in enumerate(self.answer[: request.sampling.max_tokens]):
+                await asyncio.sleep(0)  # a real engine leaves the loop to others between tokens
                 if index == self.pause_at:
                     self.paused.set()
                     await self.resume.wait()
@@ -167,8 +181,32 @@ def engine() -> ScriptedEngine:
     return ScriptedEngine()
 
 
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def runtime(engine: ScriptedEngine) -> Runtime:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    """No key yet: everybody on this machine is let in."""
+    return KeyFile(tmp_path / "keys")
+
+
+@pytest.fixture
+def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest.FixtureRequest) -> Runtime:
+    """Small limits; `@pytest.mark.settings(name=value)` sets others."""
+    marker = request.node.get_closest_marker("settings")
+    small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
         levels=["phi"],
@@ -178,9 +216,7 @@ def runtime(engine: ScriptedEngine) -> Runtime:
     )
     metrics.watch(engine.stats)
     return Runtime(
-        config=ServerConfig.load(
-            {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
-        ),
+        config=ServerConfig.load({**small, **(marker.kwargs if marker else {})}),
         engine=engine,
         tokenizer=ByteTokenizer(),
         chat_format=NativeFormat(ByteTokenizer()),
@@ -189,6 +225,9 @@ def runtime(engine: ScriptedEngine) -> Runtime:
         slow_weights_sha256=SHA256,
         created=1_700_000_000,
         check_store=engine.store.check,
+        gate=Gate(keys),
+        accounts=Accounts(QuotaFile(keys.directory), clock=clock),
+        state_bytes=1024,
     )
 
 
@@ -224,5 +263,6 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def session(engine: ScriptedEngine) -> str:
-    return (await engine.create_session(DEFAULT_TENANT)).session_id
+async def session(http: httpx.AsyncClient) -> str:
+    """A session of the tenant that needs no key."""
+    return str((await http.post("/v1/sessions")).json()["id"])

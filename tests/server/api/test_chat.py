@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from hope_server.errors import QueueFull, SessionCorrupted, StoreUnavailable
-from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine
@@ -144,7 +143,7 @@ async def test_a_session_reads_only_what_is_new(
     assert second.json()["usage"]["prompt_tokens"] == 7
     third = await http.post(URL, json={"messages": [user("only new")], "session_id": session})
     assert third.status_code == 200
-    assert (await engine.get_session(SessionKey(DEFAULT_TENANT, session))).transcript.count == 6
+    assert (await engine.meta(session)).transcript.count == 6
 
 
 async def test_an_edited_past_is_a_conflict_and_changes_nothing(
@@ -152,13 +151,13 @@ async def test_an_edited_past_is_a_conflict_and_changes_nothing(
 ) -> None:
     headers = {"X-Session-ID": session}
     await http.post(URL, json={"messages": [user("hi")]}, headers=headers)
-    before = await engine.get_session(SessionKey(DEFAULT_TENANT, session))
+    before = await engine.meta(session)
     edited = [user("hi"), assistant("something else"), user("more")]
     answer = await http.post(URL, json={"messages": edited}, headers=headers)
     assert answer.status_code == 409
     assert answer.json()["error"]["code"] == "conversation_diverged"
     assert answer.headers["x-should-retry"] == "false"
-    assert await engine.get_session(SessionKey(DEFAULT_TENANT, session)) == before
+    assert await engine.meta(session) == before
 
 
 async def test_a_conversation_without_a_new_message_is_refused(http: httpx.AsyncClient, session: str) -> None:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
-
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine
 
@@ -83,5 +81,5 @@ async def test_a_session_appends_the_prompt(
     for _ in range(2):
         answer = await http.post(URL, json={"prompt": "ab", "max_tokens": 3, "session_id": session})
         assert answer.json()["usage"]["prompt_tokens"] == 2
-    meta = await engine.get_session(SessionKey(DEFAULT_TENANT, session))
+    meta = await engine.meta(session)
     assert (meta.seq, meta.transcript.count) == (10, 0)

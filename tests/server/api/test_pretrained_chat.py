@@ -11,7 +11,6 @@ from tests.server.api.templates import CHATML_SPECIALS, MISTRAL, SMOLLM2, Specia
 
 from hope_client.wire import base
 from hope_server.chat import ChatTemplate, JinjaFormat, learn
-from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.records import encode_record
 from hope_server.sessions.store import JournalRecord, Origin
 
@@ -64,7 +63,7 @@ def last_read(engine: ScriptedEngine, tokenizer: SpecialTokenizer) -> list[tuple
 
 async def journal(engine: ScriptedEngine, tokenizer: SpecialTokenizer, session: str) -> str:
     """All that the session has read and written, special tokens written out."""
-    records, _ = await engine.events(SessionKey(DEFAULT_TENANT, session), after=0, limit=1000)
+    records = await engine.journal(session)
     return "".join(text for _, text in tokenizer.spelled(records))
 
 
@@ -142,13 +141,13 @@ async def test_a_message_that_the_template_has_no_place_for(
     http: httpx.AsyncClient, engine: ScriptedEngine, bos: SpecialTokenizer, session: str
 ) -> None:
     await http.post(URL, json={"messages": [user("hi")], "session_id": session})
-    before = await engine.get_session(SessionKey(DEFAULT_TENANT, session))
+    before = await engine.meta(session)
     tool = {"role": "tool", "content": "42", "tool_call_id": "call-1"}
     answer = await http.post(URL, json={"messages": [tool], "session_id": session})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_messages", "messages")
     assert "no place for tool messages after assistant messages" in error["message"]
-    assert await engine.get_session(SessionKey(DEFAULT_TENANT, session)) == before
+    assert await engine.meta(session) == before
 
 
 async def test_a_plain_text_starts_as_the_tokenizer_wants(

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hope_server.errors import SessionNotFound
-from hope_server.sessions.key import SessionKey
+from hope_server.sessions.key import TENANT_PATTERN, SessionKey
 from hope_server.sessions.redis_meta import index_key, journal_key, meta_key, turns_key
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+TENANTS = st.from_regex(TENANT_PATTERN, fullmatch=True)
 UNFIT = ["", "a" * 65, "a b", "x}:m", "é", "a\n", "a/b", "a:b", "..", "{a}"]
 
 
@@ -20,14 +21,21 @@ def test_unfit_names_are_refused(name: str) -> None:
         SessionKey(name, "session")
 
 
-@given(NAMES, NAMES, NAMES, NAMES)
+@pytest.mark.parametrize("tenant", ["Acme", "acme_2", "-acme", "a" * 32])
+def test_a_tenant_has_a_narrower_name(tenant: str) -> None:
+    assert SessionKey("acme", tenant).session == tenant
+    with pytest.raises(ValueError, match="expected a tenant"):
+        SessionKey(tenant, "session")
+
+
+@given(TENANTS, NAMES, TENANTS, NAMES)
 def test_no_two_sessions_share_a_name(one: str, two: str, three: str, four: str) -> None:
     left, right = SessionKey(one, two), SessionKey(three, four)
     for name in (str, meta_key, journal_key, turns_key):
         assert (name(left) == name(right)) == (left == right)
 
 
-@given(NAMES, NAMES)
+@given(TENANTS, NAMES)
 def test_all_keys_of_a_session_lie_in_one_slot(tenant: str, session: str) -> None:
     """Redis Cluster places a key by what stands between its first braces."""
     key = SessionKey(tenant, session)
