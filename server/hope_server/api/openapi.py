@@ -18,10 +18,19 @@ from hope_client.wire import (
     CompletionRequest,
     ErrorBody,
     SessionCreate,
+    SessionFork,
+    SessionRollback,
 )
 
 REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, CompletionRequest, SessionCreate, ErrorBody)
+_BODIES: tuple[type[BaseModel], ...] = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    SessionCreate,
+    SessionFork,
+    SessionRollback,
+    ErrorBody,
+)
 
 
 def accepts(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:

@@ -43,7 +43,7 @@ async def create(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> 
     """A new session at the initial state. The body may be empty."""
     body = await read_json(request, SessionCreate, limit=runtime.config.max_body_bytes)
     runtime.admit()
-    return _session(runtime, await sessions.create(body.name))
+    return described(runtime, await sessions.create(body.name))
 
 
 @router.get("")
@@ -56,7 +56,7 @@ async def list_all(
     """One page of sessions, oldest first."""
     metas = await sessions.list(after=after, limit=limit)
     return SessionList(
-        data=[_session(runtime, meta) for meta in metas],
+        data=[described(runtime, meta) for meta in metas],
         last_id=list_cursor(metas[-1]) if metas else None,
         has_more=len(metas) == limit,
     )
@@ -65,7 +65,7 @@ async def list_all(
 @router.get("/{session_id}")
 async def get(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """The session's head."""
-    return _session(runtime, await sessions.get(session_id))
+    return described(runtime, await sessions.get(session_id))
 
 
 @router.delete("/{session_id}")
@@ -79,7 +79,7 @@ async def delete(session_id: str, sessions: SessionsOf) -> SessionDeleted:
 async def reset(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """Back to the initial state; the journal keeps what was."""
     runtime.admit()
-    return _session(runtime, await sessions.reset(session_id))
+    return described(runtime, await sessions.reset(session_id))
 
 
 @router.get("/{session_id}/levels")
@@ -138,8 +138,11 @@ def _events(
     return found[:limit]
 
 
-def _session(runtime: Runtime, meta: SessionMeta) -> Session:
-    """`model` is the served model's name, or the hash of other weights that the session learned on."""
+def described(runtime: Runtime, meta: SessionMeta) -> Session:
+    """A session as routes show it.
+
+    `model` is the served model's name, or the hash of other weights that the session learned on.
+    """
     own = meta.model == runtime.slow_weights_sha256
     return Session(
         id=meta.session_id,

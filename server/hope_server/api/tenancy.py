@@ -64,6 +64,18 @@ class TenantSessions:
         with self.hold(session_id):
             return await self._engine.reset_session(self.key(session_id))
 
+    async def rollback(self, session_id: str, *, seq: int) -> SessionMeta:
+        with self.hold(session_id):
+            return await self._engine.rollback_session(self.key(session_id), seq=seq)
+
+    async def fork(self, session_id: str, *, seq: int | None, name: str | None) -> SessionMeta:
+        """A copy of one's own session, which may be in a turn. Raises as `create` does."""
+        source = await self.get(session_id)
+        if self._account is not None:
+            copied = Stored.of([source], self._state_bytes)
+            await self._account.book(copied, self._count)
+        return await self._engine.fork_session(source.key, seq=seq, name=name)
+
     async def levels(self, session_id: str) -> Levels:
         return await self._engine.levels(self.key(session_id))
 

@@ -21,8 +21,11 @@ from hope_server.chat import NativeFormat
 from hope_server.config import ServerConfig
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
 from hope_server.metrics import Metrics
+from hope_server.sessions.copying import fork
+from hope_server.sessions.history import point_at
 from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.memory_store import MemoryStore
+from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
 from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
@@ -30,6 +33,7 @@ from hope_server.tenants.key_file import KeyFile
 from hope_server.tenants.quota import QuotaFile
 
 SHA256 = hashlib.sha256(b"slow weights").hexdigest()
+NONCE = "a" * 32
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -89,13 +93,28 @@ class ScriptedEngine:
         return await self.store.list(tenant, after=after, limit=limit)
 
     async def delete_session(self, session: SessionKey) -> None:
-        fence, _ = await self.store.acquire(session, nonce="a" * 32, ttl_s=60)
+        fence, _ = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
         await self.store.delete(session, fence)
 
     async def reset_session(self, session: SessionKey) -> SessionMeta:
         head = (await self.store.meta(session)).head
         await self._append(session, [JournalRecord(head.seq + 1, "reset", "user", ())])
         return await self.store.meta(session)
+
+    async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta:
+        to = await point_at(self.store, session, seq)
+        fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
+        await self.store.rollback(session, fence, expected=meta.head, to=to)
+        return await self.store.meta(session)
+
+    async def fork_session(
+        self, session: SessionKey, *, seq: int | None = None, name: str | None = None
+    ) -> SessionMeta:
+        source, target = await self.store.meta(session), SessionKey(session.tenant, secrets.token_hex(16))
+        at = source.seq if seq is None else seq
+        if at > source.seq:
+            raise no_such_seq(at, source.seq)
+        return await fork(self.store, source, target, seq=at, name=name, nonce=NONCE)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         tokens = (await self.store.meta(session)).position
@@ -163,7 +182,7 @@ class ScriptedEngine:
     async def _append(
         self, session: SessionKey, records: Sequence[JournalRecord], turn: TurnKey | None = None
     ) -> int:
-        fence, meta = await self.store.acquire(session, nonce="a" * 32, ttl_s=60)
+        fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
         head = await self.store.append(
             session, fence, expected=meta.head, records=records, idempotency_key=turn
         )

@@ -4,13 +4,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, none_is_absent
+from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, Seq, none_is_absent
 
 
 class SessionCreate(Request):
     """POST /v1/sessions. An empty body is a session without a name."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionFork(Request):
+    """POST /v1/sessions/{id}/fork: from the journal's entry `seq` on; from its head unless given."""
+
+    seq: Seq | None = None
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionRollback(Request):
+    """POST /v1/sessions/{id}/rollback: back to how the session stood after the entry `seq`."""
+
+    seq: Seq
 
 
 class Model(Response):
