@@ -276,6 +276,22 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         {"seq": 0},
         _SESSION,
     ),
+    (
+        lambda c: c.sessions.verify("s1"),
+        "POST",
+        "/v1/sessions/s1/verify",
+        None,
+        {
+            "object": "session.verification",
+            "seq": 3,
+            "tokens": 2,
+            "head_sha256": "a",
+            "replayed_sha256": "b",
+            "restored_sha256": "c",
+            "snapshot_seq": 0,
+            "equal": False,
+        },
+    ),
     (lambda c: c.sessions.levels("s1"), "GET", "/v1/sessions/s1/levels", None, {"levels": [_LEVEL]}),
     (
         lambda c: c.sessions.events("s1", after=3),

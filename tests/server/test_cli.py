@@ -46,6 +46,7 @@ def test_every_command_names_what_runs_it() -> None:
         "chat": ["chat"],
         "train": ["train", "--data", "d", "--run", "r"],
         "keys": ["keys", "list"],
+        "replay": ["replay", "s"],
         "convert": ["convert", "m"],
         "eval": ["eval", "stream", "f", "--out", "o"],
     }

@@ -166,6 +166,11 @@ def session_rollback(session_id: str, seq: int) -> Call[wire.Session]:
     return Call("POST", path, wire.Session, repeatable=False, body=body)
 
 
+def session_verify(session_id: str) -> Call[wire.Verification]:
+    """POST /v1/sessions/{id}/verify."""
+    return Call("POST", f"{_session_path(session_id)}/verify", wire.Verification, repeatable=True)
+
+
 def session_levels(session_id: str) -> Call[wire.Levels]:
     """GET /v1/sessions/{id}/levels."""
     return Call("GET", f"{_session_path(session_id)}/levels", wire.Levels, repeatable=True)

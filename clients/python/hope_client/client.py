@@ -249,6 +249,10 @@ class Sessions:
         """Take a session back to how it stood after the journal entry `seq`. The journal keeps what was."""
         return self._client.call(requests.session_rollback(session_id, seq))
 
+    def verify(self, session_id: str) -> wire.Verification:
+        """Compute a session's state from its journal and compare it with what a turn would go on from."""
+        return self._client.call(requests.session_verify(session_id))
+
     def levels(self, session_id: str) -> wire.Levels:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
         return self._client.call(requests.session_levels(session_id))

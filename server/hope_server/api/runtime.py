@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 
 from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
-from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
 from hope_server.sessions.key import SessionKey
@@ -33,6 +33,7 @@ class Engine(Protocol):
         self, session: SessionKey, *, seq: int | None = None, name: str | None = None
     ) -> SessionMeta: ...
     async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta: ...
+    async def verify_session(self, session: SessionKey) -> Verification: ...
     async def levels(self, session: SessionKey) -> list[LevelStatus]: ...
     async def events(
         self, session: SessionKey, *, after: int, limit: int

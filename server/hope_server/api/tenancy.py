@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from hope_client.wire import MAX_PAGE_SESSIONS
 from hope_server.api.context import caller_of
 from hope_server.api.runtime import Runtime
-from hope_server.engine.request import GenerationRequest, LevelStatus, TokenEvent
+from hope_server.engine.request import GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.errors import Forbidden
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord, SessionMeta, list_cursor
@@ -75,6 +75,14 @@ class TenantSessions:
             copied = Stored.of([source], self._state_bytes)
             await self._account.book(copied, self._count)
         return await self._engine.fork_session(source.key, seq=seq, name=name)
+
+    async def verify(self, session_id: str) -> Verification:
+        """Replays the whole journal: to a quota it is a turn, which reads it twice."""
+        meta = await self.get(session_id)
+        with self._account.turn() if self._account else nullcontext():
+            if self._account is not None:
+                self._account.charge(2 * meta.position)
+            return await self._engine.verify_session(meta.key)
 
     async def levels(self, session_id: str) -> Levels:
         return await self._engine.levels(self.key(session_id))

@@ -97,6 +97,25 @@ class LevelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """Hex hashes of the state after ``seq``: replayed from the first token, and restored as a turn would.
+
+    snapshot_seq: where the restored one began; 0 where there is no snapshot that holds.
+    """
+
+    seq: int
+    position: int
+    head_sha256: str
+    replayed_sha256: str
+    restored_sha256: str
+    snapshot_seq: int
+
+    @property
+    def equal(self) -> bool:
+        return self.replayed_sha256 == self.restored_sha256
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one."""
 

@@ -14,12 +14,19 @@ from hope_server.engine.events import Event
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
-from hope_server.engine.request import EngineConfig, EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.engine.request import (
+    EngineConfig,
+    EngineStats,
+    GenerationRequest,
+    LevelStatus,
+    TokenEvent,
+    Verification,
+)
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.turn import Turn
-from hope_server.engine.verify import Verification, verify
+from hope_server.engine.verify import verify
 from hope_server.errors import (
     ContextTooLong,
     EmptyPrompt,

@@ -1,6 +1,5 @@
 """Recomputes a session from its journal alone and compares, bit for bit, with what its snapshot leads to."""
 
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 
@@ -9,29 +8,11 @@ import torch
 from hope_model.state import State
 from hope_server.engine.events import Done
 from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.request import Verification
 from hope_server.engine.restore import Restored, restore, runs_between
 from hope_server.errors import HopeError, SessionCorrupted
 from hope_server.sessions.records import corrupt
 from hope_server.sessions.store import JournalRecord, SessionMeta, journal
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """Hex hashes of the state after ``seq``: replayed from the first token, and restored as a turn would.
-
-    snapshot_seq: where the restored one began; 0 where there is no snapshot that holds.
-    """
-
-    seq: int
-    position: int
-    head_sha256: str
-    replayed_sha256: str
-    restored_sha256: str
-    snapshot_seq: int
-
-    @property
-    def equal(self) -> bool:
-        return self.replayed_sha256 == self.restored_sha256
 
 
 def state_sha256(row: State) -> str:

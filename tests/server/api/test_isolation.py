@@ -185,5 +185,5 @@ async def test_the_same_key_and_request_id_of_two_tenants_have_nothing_to_do_wit
 def test_the_description_has_routes_to_ask(app: FastAPI) -> None:
     """Those that name a session; one more must not be missed."""
     named = [path for path in app.openapi()["paths"] if "{session_id}" in path]
-    assert sum(len(app.openapi()["paths"][path]) for path in named) == 7
+    assert sum(len(app.openapi()["paths"][path]) for path in named) == 8
     assert json.dumps(named).count("session_id") == len(named)

@@ -1,4 +1,4 @@
-"""Fork and rollback as HTTP shows them; tests/server/engine/test_time_travel.py has what they do."""
+"""Fork, rollback and verify as HTTP shows them; tests/server/engine/test_time_travel.py has what they do."""
 
 from __future__ import annotations
 
@@ -93,3 +93,26 @@ async def test_a_fork_counts_for_the_quota(http: httpx.AsyncClient, keys: KeyFil
     refused = await http.post(f"{URL}/{session}/fork", headers=acme)
     assert (refused.status_code, refused.json()["error"]["code"]) == (507, "session_quota_exceeded")
     assert len((await http.get(URL, headers=acme)).json()["data"]) == 2
+
+
+@pytest.mark.parametrize("equal", [True, False])
+async def test_a_verification(
+    http: httpx.AsyncClient, engine: ScriptedEngine, told: str, equal: bool
+) -> None:
+    engine.restored_sha256 = ("1" if equal else "2") * 64
+    found = (await http.post(f"{URL}/{told}/verify")).json()
+    head = (await engine.meta(told)).head.sha256
+    assert (found["seq"], found["tokens"], found["head_sha256"], found["equal"]) == (10, 10, head, equal)
+    assert (found["replayed_sha256"] == found["restored_sha256"]) == equal
+
+
+async def test_a_verification_is_paid_for(
+    http: httpx.AsyncClient, engine: ScriptedEngine, keys: KeyFile
+) -> None:
+    acme = {"Authorization": f"Bearer {keys.create('acme')[1]}"}
+    (keys.directory / "quotas.toml").write_text("[default]\ntokens_per_minute = 20\n")
+    session = (await http.post(URL, headers=acme)).json()["id"]
+    await http.post(TEXT, json={"prompt": "a" * 8, "max_tokens": 4, "session_id": session}, headers=acme)
+    assert (await http.post(f"{URL}/{session}/verify", headers=acme)).status_code == 200
+    refused = await http.post(f"{URL}/{session}/verify", headers=acme)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "token_quota_exceeded")

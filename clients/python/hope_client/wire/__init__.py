@@ -73,6 +73,7 @@ from hope_client.wire.resources import (
     SessionFork,
     SessionList,
     SessionRollback,
+    Verification,
 )
 
 __all__ = [
@@ -135,4 +136,5 @@ __all__ = [
     "TokenCount",
     "TokenId",
     "Usage",
+    "Verification",
 ]

@@ -71,6 +71,23 @@ class SessionDeleted(Response):
     deleted: Literal[True] = True
 
 
+class Verification(Response):
+    """POST /v1/sessions/{id}/verify: hex hashes of the state after `seq`, which are equal if all is well.
+
+    `replayed_sha256`: computed from the whole journal; `restored_sha256`: from the snapshot at `snapshot_seq`
+    (0: there is none) and what follows, as a turn would. `head_sha256`: of the journal's chain of records.
+    """
+
+    object: Literal["session.verification"] = "session.verification"
+    seq: int
+    tokens: int
+    head_sha256: str
+    replayed_sha256: str
+    restored_sha256: str
+    snapshot_seq: int
+    equal: bool
+
+
 class LevelStatus(Response):
     """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level."""
 
