@@ -9,9 +9,9 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -34,6 +34,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def _seconds(default: float, what: str) -> Any:
+    """A time limit: more than nothing, at most a day."""
+    return Field(default=default, gt=0, le=86400, allow_inf_nan=False, description=f"seconds that {what}")
+
+
 class ServerConfig(BaseSettings):
     """Validated once, at the start; frozen afterwards."""
 
@@ -43,10 +48,6 @@ class ServerConfig(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
-    insecure_bind: bool = Field(
-        default=False,
-        description="listen on an address that other machines reach, although nobody is authenticated",
-    )
     model: str = Field(
         default="smollm2-135m",
         min_length=1,
@@ -60,10 +61,27 @@ class ServerConfig(BaseSettings):
         default_factory=default_data_dir,
         description="directory of the embedded store's data (made if missing)",
     )
+    keys_dir: Path | None = Field(
+        default=None,
+        description="directory of the API keys, which `hope keys` makes; `keys` below data_dir unless given",
+    )
     redis_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices(f"{ENV_PREFIX}REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that holds the sessions; without one the server runs its own Valkey",
+    )
+    encryption_key_file: Path | None = Field(
+        default=None,
+        description="file of the keys that seal every stored value, oldest first, of mode 0600; without one "
+        f"{ENV_PREFIX}ENCRYPTION_KEYS, else a file in the data directory, made at the first start. Servers "
+        "that share a Redis share the keys",
+    )
+    lease_ttl_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="seconds that other servers on one Redis wait for a session whose server died in a turn",
+        allow_inf_nan=False,
     )
     slots: int = Field(
         default=32, ge=1, le=65536, description="sessions whose state is on the device at once"
@@ -98,6 +116,11 @@ class ServerConfig(BaseSettings):
         description="seconds after which an idle connection is closed",
         allow_inf_nan=False,
     )
+    head_timeout_s: float = _seconds(10.0, "a client has to send the head of a request")
+    body_timeout_s: float = _seconds(60.0, "a client has to send the body of a request")
+    write_timeout_s: float = _seconds(60.0, "a client may take nothing of an answer before it is cut off")
+    turn_timeout_s: float = _seconds(3600.0, "one turn may take, the wait for its slot included")
+    max_connections: int = Field(default=1024, ge=1, le=65536, description="connections open at once")
     drain_deadline_s: float = Field(
         default=20.0,
         ge=0,
@@ -121,10 +144,10 @@ class ServerConfig(BaseSettings):
             _ip(host)
         return host
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "keys_dir", "encryption_key_file")
     @classmethod
-    def _data_dir_of_the_user(cls, path: Path) -> Path:
-        return path.expanduser()
+    def _path_of_the_user(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
 
     @field_validator("redis_url")
     @classmethod
@@ -133,16 +156,10 @@ class ServerConfig(BaseSettings):
             raise PydanticCustomError("url", "expected a URL such as redis://host:6379/0")
         return url
 
-    @model_validator(mode="after")
-    def _loopback_unless_told(self) -> Self:
-        if self.insecure_bind or self.host == "localhost" or _ip(self.host).is_loopback:
-            return self
-        raise PydanticCustomError(
-            "insecure_bind",
-            "host {host} is reachable from other machines and requests are not authenticated: "
-            "keep a loopback address (127.0.0.1), or set --insecure-bind if the network is trusted",
-            {"host": self.host},
-        )
+    @property
+    def keys_directory(self) -> Path:
+        """Where the API keys are."""
+        return self.keys_dir or self.data_dir / "keys"
 
     @classmethod
     def load(cls, flags: Mapping[str, object]) -> ServerConfig:
@@ -176,13 +193,10 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 def _startup_error(error: ValidationError) -> StartupError:
     first = error.errors(include_url=False)[0]
-    kind = first["type"]
-    location = str(first["loc"][0]) if first["loc"] else kind
+    location = str(first["loc"][0])
     name = location.lower().removeprefix(ENV_PREFIX.lower())
     if name not in ServerConfig.model_fields:
         return StartupError(f"{flag(name)}: no such setting", param=name)
-    if kind == "insecure_bind":
-        return StartupError(f"--host: {first['msg']}", param="host")
     # A URL may hold a password.
     found = "" if name == "redis_url" else f", found {first['input']!r}"
     message = first["msg"].removeprefix("Input should be ").removeprefix("expected ")

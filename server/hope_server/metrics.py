@@ -28,8 +28,12 @@ from hope_server.errors import (
     QueueFull,
     SequenceConflict,
     SessionBusy,
+    SessionQuotaExceeded,
     ShuttingDown,
+    StorageQuotaExceeded,
     StoreUnavailable,
+    TokenQuotaExceeded,
+    TurnQuotaExceeded,
 )
 
 LABELS = ("model_name", "engine")
@@ -52,7 +56,15 @@ REQUEST_TOKENS = tuple(float(digit * 10**power) for power in range(6) for digit 
 RATIO = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 NORM = tuple(10.0**power for power in range(-6, 4))
 
-REJECTIONS: tuple[type[HopeError], ...] = (QueueFull, SessionBusy, ShuttingDown)
+REJECTIONS: tuple[type[HopeError], ...] = (
+    QueueFull,
+    SessionBusy,
+    SessionQuotaExceeded,
+    ShuttingDown,
+    StorageQuotaExceeded,
+    TokenQuotaExceeded,
+    TurnQuotaExceeded,
+)
 
 
 class FrequencyWindow:

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from hashlib import sha256
 
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
@@ -27,11 +28,20 @@ from hope_server.metrics import Metrics
 from hope_server.models import Served, load_served
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.keyfile import find_keys
+from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.store import SessionStore
+from hope_server.tenants.account import Accounts
+from hope_server.tenants.gate import Gate, is_loopback
+from hope_server.tenants.key_file import KeyFile
+from hope_server.tenants.quota import QuotaFile
 
 logger = logging.getLogger("hope.serve")
 
 FAILED = 1
+
+_SOLE_OWNER = sha256(b"hope serve on a Valkey of its own").hexdigest()[:32]
+"""One server at a time has the embedded store, by its lock: what it left leased is its next life's."""
 
 
 def run(config: ServerConfig) -> int:
@@ -41,16 +51,20 @@ def run(config: ServerConfig) -> int:
         HopeError: The server cannot start; nothing of it is left running.
     """
     set_up(config.log_level)
+    keys, quotas = KeyFile(config.keys_directory), QuotaFile(config.keys_directory)
+    quotas.check()
+    require_keys_beyond_this_machine(config.host, keys)
     with _listen(config) as listener:
-        return asyncio.run(_serve(config, listener))
+        return asyncio.run(_serve(config, Gate(keys), Accounts(quotas), listener))
 
 
-async def _serve(config: ServerConfig, listener: socket.socket) -> int:
+async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
         served = load_served(config.model, learning=config.learn)
         spec, digest = served.model.state_spec, served.digest()
-        store = await _open_store(config, cleanup)
+        keys = find_keys(config.encryption_key_file, config.data_dir)
+        store = await _open_store(config, keys, cleanup)
         metrics = Metrics(
             model_name=served.name,
             levels=[level.name for level in spec.learning_levels],
@@ -73,6 +87,9 @@ async def _serve(config: ServerConfig, listener: socket.socket) -> int:
             slow_weights_sha256=digest,
             created=int(time.time()),
             check_store=store.check,
+            gate=gate,
+            accounts=accounts,
+            state_bytes=spec.row_bytes,
         )
         status = await _answer(runtime, engine, listener, stop)
         return status if _unchanged(served, digest) else FAILED
@@ -106,6 +123,18 @@ async def _answer(
         logger.error("HTTP ended with an error", exc_info=failure)
         status = FAILED
     return status
+
+
+def require_keys_beyond_this_machine(host: str, keys: KeyFile) -> None:
+    """Raises StartupError if other machines reach `host` and no key says who they are."""
+    ring = keys.read()
+    if is_loopback(host) or (ring is not None and ring.active):
+        return
+    raise StartupError(
+        f"{flag('host')} ({variable('host')}): {host} is reachable from other machines and there is no API "
+        f"key in {keys.directory}: make one with `hope keys create`, or keep a loopback address (127.0.0.1)",
+        param="host",
+    )
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -142,7 +171,9 @@ def _listen(config: ServerConfig) -> socket.socket:
     return listener
 
 
-async def _open_store(config: ServerConfig, cleanup: contextlib.AsyncExitStack) -> SessionStore:
+async def _open_store(
+    config: ServerConfig, keys: Keyring, cleanup: contextlib.AsyncExitStack
+) -> SessionStore:
     url = config.redis_url
     if url is None:
         valkey = EmbeddedValkey(config.data_dir / "valkey")
@@ -150,7 +181,7 @@ async def _open_store(config: ServerConfig, cleanup: contextlib.AsyncExitStack) 
         cleanup.push_async_callback(valkey.stop)
         url = valkey.url
     try:
-        store = await open_store(url)
+        store = await open_store(url, keys)
     except StoreUnavailable as error:
         raise StartupError(
             f"{flag('redis_url')} ({variable('redis_url')}): {error}", param="redis_url"
@@ -166,6 +197,8 @@ def _engine_config(config: ServerConfig) -> EngineConfig:
         decode_rows=config.decode_rows,
         max_prompt_tokens=config.max_prompt_tokens,
         threads=config.threads,
+        lease_ttl_s=config.lease_ttl_s,
+        owner_nonce=_SOLE_OWNER if config.redis_url is None else "",
         learn=config.learn,
     )
 

@@ -18,13 +18,15 @@ from hope_server.engine.request import EngineConfig, GenerationRequest, PromptPa
 from hope_server.engine.service import EngineService
 from hope_server.errors import SessionNotFound
 from hope_server.sessions import open_store
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.sealing import Keyring
 
 ANSWER_TOKENS = 9
 
 
-async def main(url: str, session: str, lengths: list[int]) -> None:
+async def main(url: str, name: str, lengths: list[int]) -> None:
     model, _ = load_checkpoint(resolve("hope-tiny"))
-    store = await open_store(url)
+    store, session = await open_store(url, Keyring([b"k" * 32])), SessionKey("tenant", name)
     digest = slow_weights_sha256(model)
     try:
         await store.meta(session)
@@ -43,9 +45,9 @@ async def main(url: str, session: str, lengths: list[int]) -> None:
 
 
 @torch.inference_mode()
-def digests(service: EngineService, model: Hope, session: str) -> dict[str, object]:
+def digests(service: EngineService, model: Hope, session: SessionKey) -> dict[str, object]:
     """Of every tensor of the session's state, and of the next-token logits after one more token."""
-    row = service._engine.live_row(session)
+    row = service._engine.live_row(str(session))
     logits, _ = model.prefill(torch.tensor([[100]]), row)
     state = hashlib.sha256()
     for name in sorted(row):

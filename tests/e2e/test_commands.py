@@ -28,7 +28,7 @@ def hope(*arguments: str, lines: str = "", **variables: str) -> "subprocess.Comp
     [
         (["--port", "http"], {}, "--port (HOPE_PORT): expected"),
         ([], {"HOPE_SLOTS": "0"}, "--slots (HOPE_SLOTS): expected"),
-        (["--host", "0.0.0.0"], {}, "--host: "),
+        (["--host", "0.0.0.0"], {}, "--host (HOPE_HOST): "),
         (["--model", "no-such-model"], {}, "--model (HOPE_MODEL): "),
         (["--no-learn"], {}, "--learn (HOPE_LEARN): "),
         ([], {"REDIS_URL": "redis://127.0.0.1:1"}, "--redis-url (HOPE_REDIS_URL): no Redis server answers"),

@@ -94,6 +94,6 @@ def test_a_policy_that_is_changed_later_makes_the_server_not_ready(start_server:
         operator.config_set("maxmemory-policy", "allkeys-lru")
         answer = httpx.get(f"{server.url}/ready", timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_config_error")
-        assert "noeviction" in answer.json()["error"]["message"]
+        assert "noeviction" in server.log()
         operator.config_set("maxmemory-policy", "noeviction")
     assert httpx.get(f"{server.url}/ready", timeout=60).status_code == 200

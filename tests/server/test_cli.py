@@ -14,7 +14,13 @@ from hope_server.cli import COMMANDS, main
 from hope_server.config import ServerConfig, flag, variable
 from hope_server.errors import StartupError
 
-HELP: list[tuple[str, ...]] = [(), *((name,) for name in COMMANDS), ("eval", "stream"), ("eval", "bits")]
+HELP: list[tuple[str, ...]] = [
+    (),
+    *((name,) for name in COMMANDS),
+    ("eval", "stream"),
+    ("eval", "bits"),
+    ("keys", "create"),
+]
 
 
 @pytest.mark.parametrize("command", HELP, ids=" ".join)
@@ -39,6 +45,8 @@ def test_every_command_names_what_runs_it() -> None:
         "serve": ["serve"],
         "chat": ["chat"],
         "train": ["train", "--data", "d", "--run", "r"],
+        "keys": ["keys", "list"],
+        "replay": ["replay", "s"],
         "convert": ["convert", "m"],
         "eval": ["eval", "stream", "f", "--out", "o"],
     }

@@ -92,12 +92,9 @@ def test_a_bad_redis_url_is_not_repeated_for_it_may_hold_a_password() -> None:
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
-def test_an_open_address_needs_a_word_from_the_operator(host: str) -> None:
-    with pytest.raises(StartupError, match="--insecure-bind") as refused:
-        ServerConfig.load({"host": host})
-    assert refused.value.param == "host"
-    assert ServerConfig.load({"host": host, "insecure_bind": True}).host == host
+def test_the_keys_lie_below_the_data_unless_told(tmp_path: Path) -> None:
+    assert ServerConfig.load({"data_dir": tmp_path}).keys_directory == tmp_path / "keys"
+    assert ServerConfig.load({"data_dir": tmp_path, "keys_dir": "~/k"}).keys_directory == Path.home() / "k"
 
 
 def test_an_unknown_setting_is_refused() -> None:

@@ -19,6 +19,7 @@ from hope_server import serve
 from hope_server.config import ServerConfig
 from hope_server.errors import HopeError
 from hope_server.models import load_served
+from hope_server.tenants.key_file import KeyFile
 
 StartValkey = Callable[..., str]
 
@@ -61,9 +62,36 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_an_address_of_another_machine(tmp_path: Path) -> None:
-    error = refusal(host="203.0.113.1", insecure_bind=True, data_dir=tmp_path)
+    KeyFile(tmp_path / "keys").create("acme")
+    error = refusal(host="203.0.113.1", data_dir=tmp_path)
     assert error.param == "host"
     assert "--host (HOPE_HOST): cannot listen on" in str(error)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
+def test_an_address_that_others_reach_needs_a_key_in_force(host: str, tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys")
+    for _ in range(2):
+        error = refusal(host=host, data_dir=tmp_path)
+        assert error.param == "host"
+        assert "hope keys create" in str(error)
+        record, _ = keys.create("acme")
+        keys.revoke(record.id)
+    keys.create("acme")
+    serve.require_keys_beyond_this_machine(host, keys)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+def test_this_machine_needs_no_key(host: str, tmp_path: Path) -> None:
+    serve.require_keys_beyond_this_machine(host, KeyFile(tmp_path / "keys"))
+
+
+def test_keys_that_others_may_read_stop_the_start(tmp_path: Path) -> None:
+    KeyFile(tmp_path / "keys").create("acme")
+    (tmp_path / "keys" / "keys.json").chmod(0o640)
+    error = refusal(data_dir=tmp_path)
+    assert error.param == "keys_dir"
+    assert "expected mode 0600, found 0640" in str(error)
 
 
 def test_an_unknown_model(tmp_path: Path) -> None:

@@ -152,6 +152,25 @@ def session_reset(session_id: str) -> Call[wire.Session]:
     return Call("POST", f"{_session_path(session_id)}/reset", wire.Session, repeatable=False)
 
 
+def session_fork(session_id: str, seq: int | None, name: str | None) -> Call[wire.Session]:
+    """POST /v1/sessions/{id}/fork."""
+    body = _build(wire.SessionFork, seq=seq, name=name).to_wire()
+    path = f"{_session_path(session_id)}/fork"
+    return Call("POST", path, wire.Session, repeatable=False, body=body)
+
+
+def session_rollback(session_id: str, seq: int) -> Call[wire.Session]:
+    """POST /v1/sessions/{id}/rollback."""
+    body = _build(wire.SessionRollback, seq=seq).to_wire()
+    path = f"{_session_path(session_id)}/rollback"
+    return Call("POST", path, wire.Session, repeatable=False, body=body)
+
+
+def session_verify(session_id: str) -> Call[wire.Verification]:
+    """POST /v1/sessions/{id}/verify."""
+    return Call("POST", f"{_session_path(session_id)}/verify", wire.Verification, repeatable=True)
+
+
 def session_levels(session_id: str) -> Call[wire.Levels]:
     """GET /v1/sessions/{id}/levels."""
     return Call("GET", f"{_session_path(session_id)}/levels", wire.Levels, repeatable=True)

@@ -243,6 +243,18 @@ class AsyncSessions:
         """Take a session back to its beginning. Its journal keeps what it had read."""
         return await self._client.call(requests.session_reset(session_id))
 
+    async def fork(self, session_id: str, *, seq: int | None = None, name: str | None = None) -> wire.Session:
+        """A new session that is what this one was when `seq` (None: now) was its last journal entry."""
+        return await self._client.call(requests.session_fork(session_id, seq, name))
+
+    async def rollback(self, session_id: str, *, seq: int) -> wire.Session:
+        """Take a session back to how it stood after the journal entry `seq`. The journal keeps what was."""
+        return await self._client.call(requests.session_rollback(session_id, seq))
+
+    async def verify(self, session_id: str) -> wire.Verification:
+        """Compute a session's state from its journal and compare it with what a turn would go on from."""
+        return await self._client.call(requests.session_verify(session_id))
+
     async def levels(self, session_id: str) -> wire.Levels:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
         return await self._client.call(requests.session_levels(session_id))

@@ -8,7 +8,7 @@ HopeClientError                     catch this one for everything below
 │   │   ├── AuthenticationError     401, 403
 │   │   ├── NotFoundError           404
 │   │   ├── ConflictError           409
-│   │   │   ├── SessionBusyError    session_busy: another turn of this session is running
+│   │   │   ├── SessionBusyError    session_busy, lease_held: a turn of this session is running
 │   │   │   ├── AlreadyLearned      already_learned: this request was learned before; first_seq, last_seq
 │   │   │   └── ConversationDiverged  conversation_diverged: the history is not this session's
 │   │   ├── RateLimitedError        429
@@ -112,7 +112,7 @@ class ConflictError(APIStatusError):
 class SessionBusyError(ConflictError):
     """Another turn of this session is running."""
 
-    codes = frozenset({"session_busy"})
+    codes = frozenset({"session_busy", "lease_held"})
 
 
 class ConversationDiverged(ConflictError):

@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter
 
-from hope_server.api import chat, completions, health, metrics, models, sessions
+from hope_server.api import chat, completions, health, metrics, models, sessions, time_travel
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
     models.router,
     sessions.router,
+    time_travel.router,
     health.router,
     metrics.router,
 )

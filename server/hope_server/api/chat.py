@@ -21,56 +21,61 @@ from hope_client.wire import (
     Usage,
 )
 from hope_server.api.body import read_json
-from hope_server.api.conversation import NO_TRANSCRIPT, advance, new_messages
-from hope_server.api.openapi import accepts
+from hope_server.api.conversation import advance, new_messages
+from hope_server.api.openapi import accepts_turn
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
+from hope_server.api.tenancy import SessionsOf, TenantSessions
 from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
 from hope_server.chat import LastToken, Message
 from hope_server.errors import AlreadyLearned
-from hope_server.sessions.store import SessionMeta, Transcript
+from hope_server.sessions.store import NO_TRANSCRIPT, SessionMeta
 
 router = APIRouter(tags=["generate"])
 
 
 @router.post(
-    "/v1/chat/completions", response_model=ChatCompletion, openapi_extra=accepts(ChatCompletionRequest)
+    "/v1/chat/completions", response_model=ChatCompletion, openapi_extra=accepts_turn(ChatCompletionRequest)
 )
-async def chat(request: Request, runtime: RuntimeOf) -> Response:
+async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Answer the last message, whole or as a stream of events."""
     body = await read_json(request, ChatCompletionRequest, limit=runtime.config.max_body_bytes)
     check_model(runtime, body.model)
     messages = [Message(message.role, message.text) for message in body.messages]
 
     async def prepare(session_id: str | None, key: str | None) -> Prompt:
-        return await _prompt(runtime, messages, session_id, key)
+        return await _prompt(runtime, sessions, messages, session_id, key)
 
     sampling = sampling_of(
         runtime, body, limit=body.token_limit, default=runtime.config.default_output_tokens
     )
-    return TurnResponse(runtime, turn_spec(request, body, sampling, prepare), _Shape(runtime), body)
+    return TurnResponse(runtime, turn_spec(request, sessions, body, sampling, prepare), _Shape(runtime), body)
 
 
 async def _prompt(
-    runtime: Runtime, messages: Sequence[Message], session_id: str | None, key: str | None
+    runtime: Runtime,
+    sessions: TenantSessions,
+    messages: Sequence[Message],
+    session_id: str | None,
+    key: str | None,
 ) -> Prompt:
     before, after = NO_TRANSCRIPT, None
     if session_id is not None:
-        meta = await runtime.engine.get_session(session_id)
+        meta = await sessions.get(session_id)
         if key is not None:
-            await _refuse_learned(runtime, session_id, key)
-        before = Transcript(meta.transcript_count, meta.transcript_sha256, meta.first_message_sha256)
-        after = await _last_token(runtime, meta) if before.count else None
+            await _refuse_learned(sessions, session_id, key)
+        before = meta.transcript
+        after = await _last_token(sessions, meta) if before.count else None
     fresh = new_messages(before, messages)
     chars = sum(len(message.text) for message in fresh)
     parts = await tokenised(runtime, chars, lambda: runtime.chat_format.render(fresh, after=after))
     return Prompt(parts, transcript=advance(before, fresh) if session_id is not None else None)
 
 
-async def _refuse_learned(runtime: Runtime, session_id: str, key: str) -> None:
+async def _refuse_learned(sessions: TenantSessions, session_id: str, key: str) -> None:
     """A retried turn is in the transcript already: say so before the transcript is compared."""
-    learned = await runtime.engine.learned(session_id, key)
+    learned = await sessions.learned(session_id, key)
     if learned is not None:
         first, last = learned
         raise AlreadyLearned(
@@ -78,9 +83,9 @@ async def _refuse_learned(runtime: Runtime, session_id: str, key: str) -> None:
         )
 
 
-async def _last_token(runtime: Runtime, meta: SessionMeta) -> LastToken | None:
+async def _last_token(sessions: TenantSessions, meta: SessionMeta) -> LastToken | None:
     """The session's last token, None after a reset."""
-    records, _ = await runtime.engine.events(meta.session_id, after=meta.seq - 1, limit=1)
+    records, _ = await sessions.events(meta.session_id, after=meta.seq - 1, limit=1)
     if not records or not records[-1].tokens:
         return None
     return LastToken(records[-1].tokens[-1], records[-1].origin)

@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from hope_client.wire import Completion, CompletionChoice, CompletionRequest, FinishReason, Usage
 from hope_server.api.body import read_json
-from hope_server.api.openapi import accepts
+from hope_server.api.openapi import accepts_turn
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
+from hope_server.api.tenancy import SessionsOf, TenantSessions
 from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
 from hope_server.engine.request import PromptPart
 from hope_server.errors import EmptyPrompt, InvalidRequest
@@ -24,8 +25,8 @@ DEFAULT_MAX_TOKENS = 16
 router = APIRouter(tags=["generate"])
 
 
-@router.post("/v1/completions", response_model=Completion, openapi_extra=accepts(CompletionRequest))
-async def complete(request: Request, runtime: RuntimeOf) -> Response:
+@router.post("/v1/completions", response_model=Completion, openapi_extra=accepts_turn(CompletionRequest))
+async def complete(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Continue the prompt, whole or as a stream of events."""
     body = await read_json(request, CompletionRequest, limit=runtime.config.max_body_bytes)
     check_model(runtime, body.model)
@@ -33,11 +34,11 @@ async def complete(request: Request, runtime: RuntimeOf) -> Response:
     async def prepare(session_id: str | None, key: str | None) -> Prompt:
         tokens = PromptPart("text", await _tokens(runtime, body.prompt))
         if isinstance(body.prompt, str) and runtime.chat_format.text_start:
-            return Prompt((*await _start(runtime, session_id), tokens))
+            return Prompt((*await _start(runtime, sessions, session_id), tokens))
         return Prompt((tokens,))
 
     sampling = sampling_of(runtime, body, limit=body.max_tokens, default=DEFAULT_MAX_TOKENS)
-    return TurnResponse(runtime, turn_spec(request, body, sampling, prepare), _Shape(runtime), body)
+    return TurnResponse(runtime, turn_spec(request, sessions, body, sampling, prepare), _Shape(runtime), body)
 
 
 async def _tokens(runtime: Runtime, prompt: str | list[int]) -> tuple[int, ...]:
@@ -55,9 +56,11 @@ async def _tokens(runtime: Runtime, prompt: str | list[int]) -> tuple[int, ...]:
     return tuple(prompt)
 
 
-async def _start(runtime: Runtime, session_id: str | None) -> tuple[PromptPart, ...]:
+async def _start(
+    runtime: Runtime, sessions: TenantSessions, session_id: str | None
+) -> tuple[PromptPart, ...]:
     """What comes before a text: nothing in a session that has read something."""
-    if session_id is not None and (await runtime.engine.get_session(session_id)).position:
+    if session_id is not None and (await sessions.get(session_id)).position:
         return ()
     return (PromptPart("template", runtime.chat_format.text_start),)
 

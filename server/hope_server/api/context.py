@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, one log line, and an answer even when the code fails."""
+"""What surrounds every request: who calls, its id, one log line, and an answer even when the code fails."""
 
 from __future__ import annotations
 
@@ -8,21 +8,42 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hope_client.wire import REQUEST_ID_HEADER
-from hope_server.api.errors import ErrorResponse, as_hope_error
+from hope_server.api.errors import ErrorResponse, as_hope_error, report
+from hope_server.api.headers import SECURITY_HEADERS
+from hope_server.api.runtime import Runtime
+from hope_server.errors import Forbidden, HopeError
 from hope_server.logging import request_id
+from hope_server.tenants.api_key import Caller
 
 logger = logging.getLogger("hope.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_CALLER = "hope.caller"
+PUBLIC_PATHS = frozenset({"/health", "/ready"})
+"""Answered without a key: an orchestrator's probes have none. Every other path, known or not, needs one."""
+STRANGER = Caller(tenant=None)
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who sent the request. A route learns it from here alone."""
+    caller: Caller = scope[_CALLER]
+    return caller
+
+
+def require_operator(request: Request) -> None:
+    """Raises Forbidden unless the caller may read the server's own figures, which all tenants add to."""
+    if not caller_of(request.scope).operator:
+        raise Forbidden("expected an operator's key (hope keys create --operator)")
 
 
 class RequestContext:
-    """ASGI middleware. A caller's X-Request-ID goes back in the answer; a new id replaces an unfit one.
+    """ASGI middleware. Nothing behind it runs before the caller is known.
 
-    The log line has method, path, status and time; never headers, query strings or bodies.
+    A caller's X-Request-ID goes back in the answer; a new id replaces an unfit one. The log line has method,
+    route, status and time; never what stands for a parameter in the path, headers, query strings or bodies.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,21 +62,49 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = identity
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = identity
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:
+            scope[_CALLER] = _caller(scope)
             await self._app(scope, receive, send_named)
         except ClientDisconnect:
             pass
         except Exception as error:
             ours = as_hope_error(error)
+            report(_runtime(scope), ours)
             if status:
                 raise ConnectionError("the answer was cut off by an error") from error
             await ErrorResponse(ours)(scope, receive, send_named)
         finally:
             seconds = time.monotonic() - started
-            logger.info("%s %s %s %.3fs", scope["method"], scope["path"], status or "gone", seconds)
+            logger.info("%s %s %s %.3fs", scope["method"], _route(scope), status or "gone", seconds)
+
+
+def _runtime(scope: Scope) -> Runtime:
+    runtime: Runtime = scope["app"].state.runtime
+    return runtime
+
+
+def _caller(scope: Scope) -> Caller:
+    headers, client = Headers(scope=scope), scope.get("client")
+    try:
+        return _runtime(scope).gate.caller(
+            headers.getlist("authorization"), client=client[0] if client else "", host=headers.get("host", "")
+        )
+    except HopeError:
+        if scope["path"] in PUBLIC_PATHS:
+            return STRANGER
+        raise
+
+
+def _route(scope: Scope) -> str:
+    """The route as it is declared; a path that led to none may hold anything."""
+    path: str = getattr(scope.get("route"), "path", "(no route)")
+    return path
 
 
 def _identity(given: str) -> str:

@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from hope_server.api.text import AnswerText
 from hope_server.chat import Message
 from hope_server.errors import ConversationDiverged, EmptyPrompt
-from hope_server.sessions.store import Transcript
-
-NO_TRANSCRIPT = Transcript(count=0, sha256="", first_message_sha256="")
+from hope_server.sessions.store import NO_TRANSCRIPT, Transcript
 
 
 def advance(transcript: Transcript, messages: Sequence[Message]) -> Transcript:

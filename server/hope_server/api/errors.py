@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from hope_client.wire import ErrorBody, ErrorDetail
 from hope_server.api.body import invalid
 from hope_server.api.linger import send_and_linger
+from hope_server.api.runtime import Runtime
 from hope_server.errors import (
     AlreadyLearned,
     BodyTooLarge,
@@ -22,15 +23,20 @@ from hope_server.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
+    RequestError,
     RouteNotFound,
+    SessionNotFound,
+    Unauthorized,
 )
+from hope_server.logging import request_id
 
 logger = logging.getLogger("hope.api")
 
 
 def error_body(error: HopeError) -> ErrorBody:
     """The body of an answer, or of an event inside a stream."""
-    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+    message = _message(error)
+    detail = ErrorDetail(message=message, type=error.type, param=error.param, code=error.code)
     if isinstance(error, AlreadyLearned):
         detail = detail.model_copy(update={"first_seq": error.first_seq, "last_seq": error.last_seq})
     return ErrorBody(error=detail)
@@ -42,6 +48,8 @@ def error_headers(error: HopeError) -> dict[str, str]:
     if error.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
     return headers
 
 
@@ -69,7 +77,30 @@ def as_hope_error(error: Exception) -> HopeError:
     if isinstance(error, HopeError):
         return error
     logger.error("unexpected error", exc_info=error)
-    return InternalError("the server failed on this request; its log has the details under the request's id")
+    return InternalError("a bug, see above")
+
+
+def report(runtime: Runtime, error: HopeError) -> None:
+    """Count an answered error; what the caller is not told goes to the log."""
+    runtime.metrics.on_error(error)
+    if not isinstance(error, RequestError):
+        logger.warning("answered %s: %s", error.code, error.message)
+
+
+def _message(error: HopeError) -> str:
+    """What the caller is told.
+
+    A request's own fault is explained. Of the server's it hears the kind and where to look, nothing of its
+    inside. A session that is not there and one that is another tenant's give the same words.
+    """
+    if isinstance(error, SessionNotFound):
+        return "there is no session with this id"
+    if isinstance(error, RequestError):
+        return error.message
+    where = request_id.get()
+    return error.public_message + (
+        f"; the server's log has more under request {where}" if where != "-" else ""
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -77,7 +108,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HopeError)
     async def _ours(request: Request, error: HopeError) -> Response:
-        request.app.state.runtime.metrics.on_error(error)
+        report(request.app.state.runtime, error)
         return ErrorResponse(error)
 
     @app.exception_handler(RequestValidationError)
@@ -94,6 +125,6 @@ def install(app: FastAPI) -> None:
             return await _ours(request, RouteNotFound(f"there is no {path[:200]!r} here"))
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             ours = MethodNotAllowed(f"{path[:200]!r} does not answer {request.method}")
-            request.app.state.runtime.metrics.on_error(ours)
+            report(request.app.state.runtime, ours)
             return ErrorResponse(ours, dict(error.headers or {}))
         return await _ours(request, InvalidRequest(str(error.detail)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from hope_client.wire import Health, Ready
+from hope_server.api.context import require_operator
 from hope_server.api.runtime import RuntimeOf
 from hope_server.errors import SlowWeightsChanged
 
@@ -13,10 +14,11 @@ router = APIRouter(tags=["operations"])
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health")
-async def health(runtime: RuntimeOf, verify_slow_weights: bool = False) -> Health:
-    """Alive. With `verify_slow_weights=true` the slow weights are hashed again and compared."""
+async def health(request: Request, runtime: RuntimeOf, verify_slow_weights: bool = False) -> Health:
+    """Alive. With `verify_slow_weights=true`, which is the operator's, the slow weights are hashed again."""
     if not verify_slow_weights:
         return Health()
+    require_operator(request)
     unchanged = await runtime.engine.verify_slow_weights()
     runtime.metrics.slow_weights_ok.set(1 if unchanged else 0)
     if not unchanged:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from hope_server.api.context import require_operator
 from hope_server.api.runtime import RuntimeOf
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], dependencies=[Depends(require_operator)])
 
 
 @router.head("/metrics", include_in_schema=False, response_class=Response)

@@ -9,16 +9,44 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from hope_client.wire import ChatCompletionRequest, CompletionRequest, ErrorBody, SessionCreate
+from hope_client.wire import (
+    IDEMPOTENCY_HEADER,
+    IDEMPOTENCY_KEY_PATTERN,
+    SESSION_HEADER,
+    SESSION_ID_PATTERN,
+    ChatCompletionRequest,
+    CompletionRequest,
+    ErrorBody,
+    SessionCreate,
+    SessionFork,
+    SessionRollback,
+)
 
 REF = "#/components/schemas/{model}"
-_BODIES: tuple[type[BaseModel], ...] = (ChatCompletionRequest, CompletionRequest, SessionCreate, ErrorBody)
+_BODIES: tuple[type[BaseModel], ...] = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    SessionCreate,
+    SessionFork,
+    SessionRollback,
+    ErrorBody,
+)
 
 
 def accepts(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """A route's `openapi_extra`: its body is `model`."""
     schema = {"$ref": REF.format(model=model.__name__)}
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def accepts_turn(model: type[BaseModel]) -> dict[str, Any]:
+    """As `accepts`, with the headers that name a turn's session and its idempotency key."""
+    headers = ((SESSION_HEADER, SESSION_ID_PATTERN), (IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY_PATTERN))
+    parameters = [
+        {"name": name, "in": "header", "required": False, "schema": {"type": "string", "pattern": pattern}}
+        for name, pattern in headers
+    ]
+    return {**accepts(model), "parameters": parameters}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hope_client.wire import (
     SESSION_HEADER,
     SESSION_ID_PATTERN,
 )
+from hope_server.api.tenancy import TenantSessions
 from hope_server.api.turn import Body, Prompt, TurnSpec
 from hope_server.engine.request import SamplingParams
 from hope_server.errors import InvalidRequest, SessionNotFound
@@ -21,6 +22,7 @@ from hope_server.logging import request_id
 
 def turn_spec(
     request: Request,
+    sessions: TenantSessions,
     body: Body,
     sampling: SamplingParams,
     prepare: Callable[[str | None, str | None], Awaitable[Prompt]],
@@ -30,6 +32,7 @@ def turn_spec(
     key = _idempotency_key(request)
     return TurnSpec(
         request_id=request_id.get(),
+        sessions=sessions,
         session_id=session_id,
         idempotency_key=key,
         sampling=sampling,

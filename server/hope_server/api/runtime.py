@@ -12,23 +12,33 @@ from fastapi import Depends, Request
 
 from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
-from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord, SessionMeta
+from hope_server.tenants.account import Accounts
+from hope_server.tenants.gate import Gate
 
 
 class Engine(Protocol):
     """The part of EngineService that the routes use; its own docstrings hold the details."""
 
-    async def create_session(self, name: str | None = None) -> SessionMeta: ...
-    async def get_session(self, session_id: str) -> SessionMeta: ...
-    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]: ...
-    async def delete_session(self, session_id: str) -> None: ...
-    async def reset_session(self, session_id: str) -> SessionMeta: ...
-    async def levels(self, session_id: str) -> list[LevelStatus]: ...
-    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]: ...
-    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None: ...
+    async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta: ...
+    async def get_session(self, session: SessionKey) -> SessionMeta: ...
+    async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]: ...
+    async def delete_session(self, session: SessionKey) -> None: ...
+    async def reset_session(self, session: SessionKey) -> SessionMeta: ...
+    async def fork_session(
+        self, session: SessionKey, *, seq: int | None = None, name: str | None = None
+    ) -> SessionMeta: ...
+    async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta: ...
+    async def verify_session(self, session: SessionKey) -> Verification: ...
+    async def levels(self, session: SessionKey) -> list[LevelStatus]: ...
+    async def events(
+        self, session: SessionKey, *, after: int, limit: int
+    ) -> tuple[list[JournalRecord], int]: ...
+    async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None: ...
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]: ...
     async def verify_slow_weights(self) -> bool: ...
     def stats(self) -> EngineStats: ...
@@ -42,21 +52,21 @@ class SessionTurns:
     """
 
     def __init__(self) -> None:
-        self._held: set[str] = set()
+        self._held: set[SessionKey] = set()
 
     @contextmanager
-    def hold(self, session_id: str | None) -> Iterator[None]:
+    def hold(self, session: SessionKey | None) -> Iterator[None]:
         """One holder per session; an ephemeral session (None) is nobody else's. Raises SessionBusy."""
-        if session_id is None:
+        if session is None:
             yield
             return
-        if session_id in self._held:
-            raise SessionBusy(f"session {session_id} is in the middle of another turn", param="session_id")
-        self._held.add(session_id)
+        if session in self._held:
+            raise SessionBusy("the session is in the middle of another turn", param="session_id")
+        self._held.add(session)
         try:
             yield
         finally:
-            self._held.remove(session_id)
+            self._held.remove(session)
 
 
 @dataclass
@@ -72,6 +82,9 @@ class Runtime:
     slow_weights_sha256: str
     created: int
     check_store: Callable[[], Awaitable[None]]
+    gate: Gate
+    accounts: Accounts
+    state_bytes: int
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     stopping: bool = False

@@ -21,13 +21,13 @@ from hope_client.wire import (
 from hope_server.api.body import read_json
 from hope_server.api.openapi import accepts
 from hope_server.api.runtime import Runtime, RuntimeOf
+from hope_server.api.tenancy import SessionsOf
 from hope_server.api.text import TokenDecoder
 from hope_server.sessions.store import (
     MAX_SEQ,
     JournalRecord,
     SessionMeta,
     list_cursor,
-    require_session_id,
 )
 
 DEFAULT_SESSIONS = 100
@@ -39,54 +39,53 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
 
 @router.post("", openapi_extra=accepts(SessionCreate, required=False))
-async def create(request: Request, runtime: RuntimeOf) -> Session:
+async def create(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """A new session at the initial state. The body may be empty."""
     body = await read_json(request, SessionCreate, limit=runtime.config.max_body_bytes)
     runtime.admit()
-    return _session(runtime, await runtime.engine.create_session(body.name))
+    return described(runtime, await sessions.create(body.name))
 
 
 @router.get("")
 async def list_all(
     runtime: RuntimeOf,
+    sessions: SessionsOf,
     after: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SESSIONS)] = DEFAULT_SESSIONS,
 ) -> SessionList:
     """One page of sessions, oldest first."""
-    metas = await runtime.engine.list_sessions(after=after, limit=limit)
+    metas = await sessions.list(after=after, limit=limit)
     return SessionList(
-        data=[_session(runtime, meta) for meta in metas],
+        data=[described(runtime, meta) for meta in metas],
         last_id=list_cursor(metas[-1]) if metas else None,
         has_more=len(metas) == limit,
     )
 
 
 @router.get("/{session_id}")
-async def get(session_id: str, runtime: RuntimeOf) -> Session:
+async def get(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """The session's head."""
-    return _session(runtime, await runtime.engine.get_session(require_session_id(session_id)))
+    return described(runtime, await sessions.get(session_id))
 
 
 @router.delete("/{session_id}")
-async def delete(session_id: str, runtime: RuntimeOf) -> SessionDeleted:
+async def delete(session_id: str, sessions: SessionsOf) -> SessionDeleted:
     """Forget the session: journal, snapshots, everything."""
-    with runtime.turns.hold(require_session_id(session_id)):
-        await runtime.engine.delete_session(session_id)
+    await sessions.delete(session_id)
     return SessionDeleted(id=session_id)
 
 
 @router.post("/{session_id}/reset")
-async def reset(session_id: str, runtime: RuntimeOf) -> Session:
+async def reset(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """Back to the initial state; the journal keeps what was."""
     runtime.admit()
-    with runtime.turns.hold(require_session_id(session_id)):
-        return _session(runtime, await runtime.engine.reset_session(session_id))
+    return described(runtime, await sessions.reset(session_id))
 
 
 @router.get("/{session_id}/levels")
-async def levels(session_id: str, runtime: RuntimeOf) -> Levels:
+async def levels(session_id: str, sessions: SessionsOf) -> Levels:
     """What each level of the session has read, written and how far it has moved, all counted."""
-    found = await runtime.engine.levels(require_session_id(session_id))
+    found = await sessions.levels(session_id)
     return Levels(
         levels=[
             LevelStatus(
@@ -107,14 +106,13 @@ async def levels(session_id: str, runtime: RuntimeOf) -> Levels:
 async def events(
     session_id: str,
     runtime: RuntimeOf,
+    sessions: SessionsOf,
     after: Annotated[int, Query(ge=0, le=MAX_SEQ)] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_EVENTS)] = DEFAULT_EVENTS,
 ) -> Events:
     """The journal from `after` on, one event per token, and the last committed seq."""
     lead = max(0, after - CHARACTER_LEAD)
-    records, head = await runtime.engine.events(
-        require_session_id(session_id), after=lead, limit=limit + CHARACTER_LEAD
-    )
+    records, head = await sessions.events(session_id, after=lead, limit=limit + CHARACTER_LEAD)
     return Events(events=_events(runtime, records, lead=lead, after=after, limit=limit), head=head)
 
 
@@ -125,10 +123,10 @@ def _events(
     decoder = TokenDecoder(runtime.tokenizer.decode_bytes)
     found: list[Event] = []
     for record in records:
-        if record.kind == "reset":
+        if not record.tokens:
             decoder.flush()
             if record.first_seq > after:
-                found.append(Event(seq=record.first_seq, kind="reset", origin=record.origin))
+                found.append(Event(seq=record.first_seq, kind=record.kind, origin=record.origin))
         for seq, token in enumerate(record.tokens, record.first_seq):
             if seq <= lead:
                 continue
@@ -140,8 +138,11 @@ def _events(
     return found[:limit]
 
 
-def _session(runtime: Runtime, meta: SessionMeta) -> Session:
-    """`model` is the served model's name, or the hash of other weights that the session learned on."""
+def described(runtime: Runtime, meta: SessionMeta) -> Session:
+    """A session as routes show it.
+
+    `model` is the served model's name, or the hash of other weights that the session learned on.
+    """
     own = meta.model == runtime.slow_weights_sha256
     return Session(
         id=meta.session_id,

@@ -12,14 +12,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hope_client.wire import FinishReason, Usage
-from hope_server.api.errors import as_hope_error, error_body
+from hope_server.api.errors import as_hope_error, error_body, report
 from hope_server.api.runtime import Runtime
 from hope_server.api.turn import Body, Piece, TurnSpec, pieces
+from hope_server.errors import TurnTimeout
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
 
@@ -88,7 +88,8 @@ class TurnResponse(Response):
         await until_disconnect(receive, self._answer(scope, receive, send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(pieces(self._runtime, self._spec)) as answer:
+        limit_s = self._runtime.config.turn_timeout_s
+        async with aclosing(_within(limit_s, pieces(self._runtime, self._spec))) as answer:
             if self._stream:
                 await self._send_events(answer, send)
             else:
@@ -113,7 +114,7 @@ class TurnResponse(Response):
             await _send_body(send, self._ending(last))
         except Exception as error:
             ours = as_hope_error(error)
-            self._runtime.metrics.on_error(ours)
+            report(self._runtime, ours)
             await _send_body(send, event(error_body(ours)))
         await _send_body(send, b"", more=False)
 
@@ -127,6 +128,23 @@ class TurnResponse(Response):
         usage = last.usage if self._running_usage else None
         end = event(self._shape.end(last.finish_reason, usage))
         return end + (event(self._shape.usage(last.usage)) if self._with_usage else b"") + DONE
+
+
+async def _within(limit_s: float, answer: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+    """`answer`, closed with TurnTimeout when it has not ended after `limit_s` seconds."""
+    deadline = asyncio.get_running_loop().time() + limit_s
+    async with aclosing(answer):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline) as limit:
+                    piece = await anext(answer, None)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise TurnTimeout(f"expected a turn of at most {limit_s:g} seconds") from None
+            if piece is None:
+                return
+            yield piece
 
 
 async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:

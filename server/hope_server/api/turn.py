@@ -11,6 +11,7 @@ from typing import TypeVar
 from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason, Usage
 from hope_server.api.conversation import AnswerTranscript
 from hope_server.api.runtime import Runtime
+from hope_server.api.tenancy import TenantSessions
 from hope_server.api.text import AnswerText
 from hope_server.chat import TextTokenizer
 from hope_server.engine.request import GenerationRequest, PromptPart, SamplingParams, TokenEvent
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 INLINE_CHARS = 4096
 """Text up to this length is tokenised on the event loop: it takes less than a millisecond."""
+MAX_SHOWN_CHARS = 200
 SEED_MASK = 2**63 - 1
 
 
@@ -51,6 +53,7 @@ class TurnSpec:
     """A validated request. `prepare` makes the prompt once no other turn of the session can run."""
 
     request_id: str
+    sessions: TenantSessions
     session_id: str | None
     idempotency_key: str | None
     sampling: SamplingParams
@@ -61,17 +64,20 @@ class TurnSpec:
 async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     """Run the turn. The first step raises every error of admission; closing it stops the turn."""
     runtime.admit()
-    with runtime.turns.hold(spec.session_id):
+    with spec.sessions.turn(spec.session_id):
         prompt = await spec.prepare()
         if prompt.tokens > runtime.config.max_prompt_tokens:
             raise ContextTooLong(
                 f"expected at most {runtime.config.max_prompt_tokens} new tokens, found {prompt.tokens}"
             )
+        await spec.sessions.reserve(
+            spec.session_id, prompt_tokens=prompt.tokens, max_tokens=spec.sampling.max_tokens
+        )
         answer = _Answer(runtime.tokenizer, spec.stop_strings, prompt.transcript)
-        events = runtime.engine.generate(
+        events = spec.sessions.generate(
             GenerationRequest(
                 request_id=spec.request_id,
-                session_id=spec.session_id,
+                session=None if spec.session_id is None else spec.sessions.key(spec.session_id),
                 prompt=prompt.parts,
                 sampling=spec.sampling,
                 transcript=prompt.transcript,
@@ -83,6 +89,7 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
         text = AnswerText(runtime.tokenizer.decode_bytes, spec.stop_strings)
         async with aclosing(_closable(events)) as events:
             async for event in events:
+                spec.sessions.on_token()
                 piece = text.feed(event.token) + (text.finish() if event.finish_reason else "")
                 yield Piece(piece, _usage(prompt.tokens, event.index + 1), event.finish_reason)
 
@@ -108,7 +115,8 @@ def sampling_of(runtime: Runtime, body: Body, *, limit: int | None, default: int
 def check_model(runtime: Runtime, name: str | None) -> None:
     """Raises ModelNotFound unless `name` is the served model or not given."""
     if name not in (None, runtime.model_name):
-        raise ModelNotFound(f"the model here is {runtime.model_name!r}, not {name!r}", param="model")
+        found = str(name)[:MAX_SHOWN_CHARS]
+        raise ModelNotFound(f"the model here is {runtime.model_name!r}, not {found!r}", param="model")
 
 
 async def tokenised(runtime: Runtime, chars: int, work: Callable[[], T]) -> T:

@@ -133,13 +133,16 @@ class Engine:
         else:
             self._finish_job(session)
 
-    def release(self, session: str, committed: int | None) -> None:
+    def release(self, session: str, committed: int | None, head: str = "") -> None:
         """Give the slot back. The row stays for the next turn only if it stands exactly at the ``committed``
-        position (None: unknown, or not to be kept), so a resident row never differs from its journal.
+        position (None: unknown, or not to be kept), so a resident row never differs from its journal, whose
+        hash is ``head``.
         """
         if self._scheduler.phase(session) is not None:
             row = self._rows.get(session)
             idle = row is not None and session not in self._jobs and row.position == committed
+            if row is not None:
+                row.head = head
             self._forget(session, keep=idle)
 
     def drop(self, session: str) -> None:
@@ -151,6 +154,12 @@ class Engine:
         """Tokens read by the session's resident row, None without one or while it is being restored."""
         row, job = self._rows.get(session), self._jobs.get(session)
         return None if row is None or (job is not None and job.generation is None) else row.position
+
+    def standing(self, session: str) -> tuple[int, str] | None:
+        """Position and journal hash of a row that is kept while its session does nothing."""
+        row = self._rows.get(session)
+        idle = row is not None and self._scheduler.phase(session) in (None, Phase.WAITING)
+        return (row.position, row.head) if row is not None and idle else None
 
     def idle_sessions(self) -> list[str]:
         """Sessions whose row is kept while they do nothing."""
@@ -208,7 +217,8 @@ class Engine:
             self._runner.clear(seat.slot)
             self._rows[grant.session] = Row(seat.slot, self._runner.counts(seat.slot))
         self._observer.on_queue(grant.waited_s)
-        self._emit(grant.session, Granted(self._rows[grant.session].position if seat.resident else None))
+        row = self._rows[grant.session]
+        self._emit(grant.session, Granted(row.position, row.head) if seat.resident else Granted(None))
 
     def _run(self, plan: BatchPlan) -> Iterator[tuple[str, Output]]:
         launches = (

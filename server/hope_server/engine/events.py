@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A slot is ours. ``position``: tokens that the row found there has read, None if it has to be loaded."""
+    """A slot is ours. ``position``: tokens that the row found there has read, None if it has to be loaded;
+    ``head``: the hash of the journal that it stands at.
+    """
 
     position: int | None
+    head: str = ""
 
 
 @dataclass(frozen=True, slots=True)

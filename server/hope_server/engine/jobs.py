@@ -20,6 +20,8 @@ class Row:
     slot: int
     counts: "Counts"
     position: int = 0
+    head: str = ""
+    """Hash of the journal that the row stands at, as said when it was released."""
 
 
 @dataclass(slots=True)

@@ -10,12 +10,15 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Boundary, Done, Event, Failed, Granted
 from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import EngineObserver
+from hope_server.engine.ownership import Ownership
 from hope_server.engine.restore import restore
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.units import TokenRun
-from hope_server.errors import ModelNotFound
-from hope_server.sessions.store import SessionMeta, SessionStore
+from hope_server.errors import ModelNotFound, SessionCorrupted
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.refusals import quarantined
+from hope_server.sessions.store import Fence, SessionMeta, SessionStore
 
 
 class Cancelled(Exception):
@@ -32,29 +35,38 @@ class Desk:
         store: SessionStore,
         spec: StateSpec,
         snapshots: SnapshotWriter,
+        ownership: Ownership,
         observer: EngineObserver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.thread, self.store, self.spec = engine, thread, store, spec
-        self.snapshots, self.observer, self.clock = snapshots, observer, clock
+        self.snapshots, self.ownership = snapshots, ownership
+        self.observer, self.clock = observer, clock
         self.mailboxes: dict[str, asyncio.Queue[Event]] = {}
         self.slow_weights_sha256 = ""
 
-    async def meta(self, session_id: str) -> SessionMeta:
+    async def meta(self, session: SessionKey) -> SessionMeta:
         """The head of a session that learned on these slow weights.
 
         Raises:
             SessionNotFound: no such session.
             ModelNotFound: it learned on others, on which its journal would replay to another state.
+            SessionQuarantined: its journal is damaged.
         """
-        meta = await self.store.meta(session_id)
+        meta = await self.store.meta(session)
+        self.check(meta)
+        return meta
+
+    def check(self, meta: SessionMeta) -> None:
+        """Raises what :meth:`meta` does."""
+        if meta.quarantined:
+            raise quarantined(meta.key)
         if meta.model != self.slow_weights_sha256:
             raise ModelNotFound(
-                f"session {session_id} learned on slow weights {meta.model[:12]}, "
+                f"session {meta.session_id} learned on slow weights {meta.model[:12]}, "
                 f"this server has {self.slow_weights_sha256[:12]}",
                 code="session_model_mismatch",
             )
-        return meta
 
     def deliver(self, events: list[tuple[str, Event]]) -> None:
         """Called on the loop with what the engine emitted; events of a released session have no reader."""
@@ -65,8 +77,8 @@ class Desk:
 
 
 class Lease:
-    """Used by one task, in this order: :meth:`seat` or :meth:`occupy`, perhaps :meth:`start` and
-    :meth:`take`, and in any case :meth:`release`. Only :meth:`cancel` may come from elsewhere.
+    """Used by one task, in this order: :meth:`seat`, perhaps :meth:`bring`, :meth:`start` and :meth:`take`,
+    and in any case :meth:`release`. Only :meth:`cancel` may come from elsewhere.
     """
 
     def __init__(self, desk: Desk, session: str) -> None:
@@ -74,13 +86,14 @@ class Lease:
         self._session = session
         self._mailbox: asyncio.Queue[Event] = asyncio.Queue()
         self._cancelled = False
+        self._granted = Granted(None)
 
     @property
     def cancelled(self) -> bool:
         return self._cancelled
 
-    async def seat(self) -> int | None:
-        """Wait for a slot; returns the position of the row that is still in it, None if there is none.
+    async def seat(self) -> None:
+        """Wait for a slot.
 
         Raises:
             QueueFull: too many wait.
@@ -91,20 +104,20 @@ class Lease:
         event = await self._next()
         if not isinstance(event, Granted):
             raise Cancelled
-        return event.position
+        self._granted = event
+        self.check_cancelled()
 
-    async def occupy(self, meta: SessionMeta) -> None:
-        """Wait for a slot and bring it to the head that ``meta`` names, unless the row there still stands at
-        it.
+    async def bring(self, meta: SessionMeta, fence: Fence | None = None) -> None:
+        """Bring the row to the head that ``meta`` names, unless it still stands there. With a ``fence``,
+        boundaries on the way are stored, and a session whose journal is damaged is quarantined.
 
         Raises:
-            QueueFull: too many wait.
             SessionCorrupted: the journal is damaged, or its replay gives non-finite values.
         """
-        position = await self.seat()
-        self.check_cancelled()
-        if position != meta.position and (position, meta.position) != (None, 0):
-            await self._restore(meta)
+        found = self._granted
+        resident = (found.position, found.head) == (meta.position, meta.head.sha256)
+        if not resident and (found.position, meta.position) != (None, 0):
+            await self._restore(meta, fence)
         self.check_cancelled()
 
     def start(self, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
@@ -115,7 +128,7 @@ class Lease:
             self.cancel()
 
     async def take(self) -> list[Event]:
-        """Every event that is there, at least one."""
+        """Every event that is there, at least one; raises what ended the work."""
         events = [await self._next()]
         while not self._mailbox.empty():
             events.append(self._mailbox.get_nowait())
@@ -137,21 +150,28 @@ class Lease:
         if self._cancelled:
             raise Cancelled
 
-    async def release(self, committed: int | None) -> None:
+    async def release(self, committed: int | None, head: str = "") -> None:
         """Give the slot back; see ``Engine.release``. Nothing happens for a lease that was never seated."""
         if self._desk.mailboxes.get(self._session) is not self._mailbox:
             return
-        await self._desk.thread.call(partial(self._desk.engine.release, self._session, committed))
+        await self._desk.thread.call(partial(self._desk.engine.release, self._session, committed, head))
         del self._desk.mailboxes[self._session]
 
-    async def _restore(self, meta: SessionMeta) -> None:
+    async def _restore(self, meta: SessionMeta, fence: Fence | None) -> None:
         desk, started = self._desk, self._desk.clock()
-        found = await restore(desk.store, desk.spec, meta, desk.observer.on_snapshot_failed)
+        try:
+            found = await restore(desk.store, desk.spec, meta, desk.observer.on_snapshot_failed)
+        except SessionCorrupted:
+            if fence is not None:
+                await desk.store.quarantine(meta.key, fence)
+            raise
         self.check_cancelled()
         desk.thread.post(partial(desk.engine.load, self._session, found.row, found.position, found.runs))
         while not isinstance(event := await self._next(), Done):
-            if isinstance(event, Boundary) and meta.base_seq + event.position > meta.snapshot_seq:
-                desk.snapshots.offer(self._session, meta.base_seq + event.position, event.row)
+            if isinstance(event, Boundary) and fence is not None:
+                seq = meta.path.seq(event.position)
+                if seq > meta.snapshot_seq:
+                    desk.snapshots.offer(meta.key, fence, seq, event.row)
         desk.observer.on_load(desk.clock() - started, replayed_tokens=found.tokens)
 
     async def _next(self) -> Event:

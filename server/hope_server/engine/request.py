@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import Origin, Transcript
 
 FinishReason = Literal["stop", "length"]
@@ -39,7 +40,7 @@ class SamplingParams:
 class GenerationRequest:
     """One turn: read ``prompt``, then generate.
 
-    ``session_id`` None is an ephemeral session, thrown away at the end. ``transcript`` and
+    ``session`` None is an ephemeral session, thrown away at the end. ``transcript`` and
     ``idempotency_key`` are stored with the prompt, in one commit. ``stop_check`` sees each sampled token
     once, in order, on the engine's thread; True ends the turn with that token ("stop"), exactly, however far
     compute runs ahead of delivery. It must be quick and must not block (incremental detokenisation and a
@@ -49,7 +50,7 @@ class GenerationRequest:
     """
 
     request_id: str
-    session_id: str | None
+    session: SessionKey | None
     prompt: tuple[PromptPart, ...]
     sampling: SamplingParams
     transcript: Transcript | None = None
@@ -96,6 +97,25 @@ class LevelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """Hex hashes of the state after ``seq``: replayed from the first token, and restored as a turn would.
+
+    snapshot_seq: where the restored one began; 0 where there is no snapshot that holds.
+    """
+
+    seq: int
+    position: int
+    head_sha256: str
+    replayed_sha256: str
+    restored_sha256: str
+    snapshot_seq: int
+
+    @property
+    def equal(self) -> bool:
+        return self.replayed_sha256 == self.restored_sha256
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one."""
 
@@ -118,6 +138,9 @@ class EngineConfig:
     prompt_interval: while other sessions decode, prompt work runs in every n-th step.
     max_prompt_tokens: longest prompt of one turn.
     threads: torch threads of the engine, None leaves torch's choice.
+    lease_ttl_s: how long other workers wait for a session whose worker died in a turn.
+    owner_nonce: 32 hex digits of a worker that has the store to itself, so that its next life finds its own
+        leases; empty for one of many, which draws its own.
     learn: False answers as the slow weights do; only for models that can.
     """
 
@@ -128,6 +151,8 @@ class EngineConfig:
     prompt_interval: int = 1
     max_prompt_tokens: int = 1 << 20
     threads: int | None = None
+    lease_ttl_s: float = 15.0
+    owner_nonce: str = ""
     learn: bool = True
 
     def __post_init__(self) -> None:

@@ -1,13 +1,17 @@
 """Brings a session back from the store: the newest snapshot that holds, and the journal after it."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from hope_model.state import State, StateSpec
-from hope_server.errors import SnapshotCorrupt
+from hope_server.errors import EncryptionKeyMissing, HopeError, SnapshotCorrupt
 from hope_server.sessions.codec import decode_row
-from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, journal
+from hope_server.sessions.history import part_of
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.path import Path
+from hope_server.sessions.records import corrupt
+from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, Snapshot, journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,49 +29,69 @@ class Restored:
 
 
 async def restore(
-    store: SessionStore, spec: StateSpec, meta: SessionMeta, on_corrupt: Callable[[SnapshotCorrupt], None]
+    store: SessionStore, spec: StateSpec, meta: SessionMeta, on_corrupt: Callable[[HopeError], None]
 ) -> Restored:
     """What is needed to bring ``meta``'s session to its head, as it stood when ``meta`` was read.
 
     A damaged snapshot is passed to ``on_corrupt`` and the generation before it is tried, then the whole
-    journal.
+    journal. The journal's chain is followed from record to record, up to the hash that ``meta`` names.
 
     Raises:
         SessionCorrupted: the journal itself is damaged.
         StoreUnavailable, SessionNotFound: as the store says.
     """
     row, seq = await _snapshot(store, spec, meta, on_corrupt)
-    runs = [_after(record, seq) async for record in journal(store, meta.session_id, after=seq, head=meta.seq)]
-    return Restored(row, seq - meta.base_seq, runs)
+    runs = [run async for run in runs_between(store, meta.key, meta.path, after=seq, head=meta.seq)]
+    await _check_head(store, meta)
+    return Restored(row, meta.path.position(seq) if seq else 0, runs)
+
+
+async def runs_between(
+    store: SessionStore, session: SessionKey, path: Path, *, after: int, head: int
+) -> AsyncIterator[JournalRecord]:
+    """The tokens that ``path`` reads after token ``after`` up to ``head``, as they were cut."""
+    for first, last in path.after(after, head):
+        async for record in journal(store, session, after=first - 1, head=last):
+            if record.tokens:
+                yield part_of(record, first, last)
+
+
+async def _check_head(store: SessionStore, meta: SessionMeta) -> None:
+    if meta.seq:
+        (record,) = await store.records(meta.key, after=meta.seq - 1, limit=1)
+        if (record.last_seq, record.chain) != (meta.head.seq, meta.head.sha256):
+            raise corrupt(meta.key, f"it does not end with {meta.head.sha256[:12]} at {meta.seq}")
 
 
 async def _snapshot(
-    store: SessionStore, spec: StateSpec, meta: SessionMeta, on_corrupt: Callable[[SnapshotCorrupt], None]
+    store: SessionStore, spec: StateSpec, meta: SessionMeta, on_corrupt: Callable[[HopeError], None]
 ) -> tuple[State | None, int]:
-    newest = meta.snapshot_seq
+    """The newest generation that holds, as a row and its sequence number; (None, 0) if there is none."""
+    newest = min(meta.snapshot_seq, meta.seq)
     for _generation in range(2):
-        if newest <= meta.base_seq:
+        if newest < 1:
             break
         try:
-            snapshot = await store.get_snapshot(meta.session_id, at_most_seq=min(newest, meta.seq))
-            if snapshot is None or snapshot.seq <= meta.base_seq:
+            snapshot = await store.get_snapshot(meta.key, at_most_seq=newest)
+            if snapshot is None:
                 break
             newest = snapshot.seq
-            row = await asyncio.to_thread(decode_row, spec, snapshot.parts, snapshot.seq)
-            if int(row["position"]) != snapshot.seq - meta.base_seq:
-                expected = snapshot.seq - meta.base_seq
-                raise SnapshotCorrupt(
-                    f"expected a state after {expected} tokens, found {int(row['position'])}"
-                )
-            return row, snapshot.seq
-        except SnapshotCorrupt as error:
+            return await _decoded(store, spec, meta, snapshot), snapshot.seq
+        except (SnapshotCorrupt, EncryptionKeyMissing) as error:
             on_corrupt(error)
             newest -= 1
-    return None, meta.base_seq
+    return None, 0
 
 
-def _after(record: JournalRecord, seq: int) -> JournalRecord:
-    """The part of ``record`` after ``seq``: a run that a boundary cut is continued as a run."""
-    if record.first_seq > seq:
-        return record
-    return replace(record, first_seq=seq + 1, tokens=record.tokens[seq + 1 - record.first_seq :])
+async def _decoded(store: SessionStore, spec: StateSpec, meta: SessionMeta, snapshot: Snapshot) -> State:
+    """The row, of this journal and after as many tokens as it says; raises ``SnapshotCorrupt``."""
+    if not meta.path.holds(snapshot.seq):
+        raise SnapshotCorrupt(f"the session has left the history of its snapshot at {snapshot.seq}")
+    (record,) = await store.records(meta.key, after=snapshot.seq - 1, limit=1)
+    if record.chain != snapshot.chain:
+        raise SnapshotCorrupt(f"the snapshot at {snapshot.seq} is of another journal")
+    row = await asyncio.to_thread(decode_row, spec, snapshot.parts, snapshot.seq)
+    expected = meta.path.position(snapshot.seq)
+    if int(row["position"]) != expected:
+        raise SnapshotCorrupt(f"expected a state after {expected} tokens, found {int(row['position'])}")
+    return row

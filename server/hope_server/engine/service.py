@@ -2,8 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -11,19 +13,36 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.observer import EngineObserver, NullObserver
-from hope_server.engine.request import EngineConfig, EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.engine.ownership import Ownership
+from hope_server.engine.request import (
+    EngineConfig,
+    EngineStats,
+    GenerationRequest,
+    LevelStatus,
+    TokenEvent,
+    Verification,
+)
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.turn import Turn
+from hope_server.engine.verify import verify
 from hope_server.errors import (
     ContextTooLong,
     EmptyPrompt,
+    HopeError,
     InvalidRequest,
+    ModelNotFound,
     SessionBusy,
     ShuttingDown,
 )
-from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore
+from hope_server.sessions.codec import decode_row, max_part_bytes, part_names
+from hope_server.sessions.container import Exported, pack, unpack
+from hope_server.sessions.copying import Blueprint, build, fork, usable_snapshot
+from hope_server.sessions.history import point_at
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.refusals import no_such_seq
+from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, journal
 
 Events = list[tuple[str, Event]]
 
@@ -40,6 +59,7 @@ class EngineService:
         config: sizes and bounds.
         slow_weights_hash: recomputes the hex digest of theta and psi; called on the engine's thread.
         observer: receives real events (metrics).
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -50,11 +70,15 @@ class EngineService:
         *,
         slow_weights_hash: Callable[[], str],
         observer: EngineObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._model, self._store, self._config = model, store, config
+        self._model, self._store, self._config, self._clock = model, store, config, clock
         self._hash = slow_weights_hash
         self._observer = observer or NullObserver()
-        self._snapshots = SnapshotWriter(store, model.state_spec, self._observer)
+        self._snapshots = SnapshotWriter(store, model.state_spec, self._observer, clock)
+        self._ownership = Ownership(
+            store, ttl_s=config.lease_ttl_s, nonce=config.owner_nonce, on_lost=self._lost, clock=clock
+        )
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -73,7 +97,14 @@ class EngineService:
         )
         self._thread = EngineThread(self._engine, loop)
         self._desk = Desk(
-            self._engine, self._thread, self._store, self._model.state_spec, self._snapshots, self._observer
+            self._engine,
+            self._thread,
+            self._store,
+            self._model.state_spec,
+            self._snapshots,
+            self._ownership,
+            self._observer,
+            self._clock,
         )
         self._thread.start()
         self._sha256 = self._desk.slow_weights_sha256 = await self._thread.call(self._hash)
@@ -87,48 +118,129 @@ class EngineService:
         if self._draining:
             return
         self._draining = True
-        end = self._desk.clock() + deadline_s
+        end = self._clock() + deadline_s
         await self._wait_for_turns(deadline_s - min(FLUSH_RESERVE_S, deadline_s / 4))
         for turn in list(self._turns.values()):
             turn.cancel(ShuttingDown("the server stopped before the turn was over; what was sent is kept"))
-        await self._wait_for_turns(end - self._desk.clock())
+        await self._wait_for_turns(end - self._clock())
         for task in self._tasks:
             task.cancel()
         await self._wait_for_turns(FLUSH_RESERVE_S)
         flush = asyncio.create_task(self._snapshots.flush())
-        await asyncio.wait({flush}, timeout=max(0.0, end - self._desk.clock()))
+        await asyncio.wait({flush}, timeout=max(0.0, end - self._clock()))
         await self._snapshots.close()
         await flush
+        await self._ownership.close()
         await asyncio.to_thread(self._thread.stop)
 
-    async def create_session(self, name: str | None = None) -> SessionMeta:
-        """A new empty durable session with a random 128-bit id."""
-        return await self._store.create(secrets.token_hex(16), model=self._sha256, name=name)
+    async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
+        """A new empty durable session of ``tenant`` with a random 128-bit id."""
+        key = SessionKey(tenant, secrets.token_hex(16))
+        return await self._store.create(key, model=self._sha256, name=name)
 
-    async def get_session(self, session_id: str) -> SessionMeta:
+    async def get_session(self, session: SessionKey) -> SessionMeta:
         """Raises SessionNotFound."""
-        return await self._store.meta(session_id)
+        return await self._store.meta(session)
 
-    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]:
-        """Up to ``limit`` sessions, oldest first; see ``SessionStore.list``."""
-        return await self._store.list(after=after, limit=limit)
+    async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
+        """Up to ``limit`` sessions of ``tenant``, oldest first; see ``SessionStore.list``."""
+        return await self._store.list(tenant, after=after, limit=limit)
 
-    async def delete_session(self, session_id: str) -> None:
-        """Raises SessionNotFound, SessionBusy while a turn runs."""
-        async with self._alone(session_id):
-            await self._vacate(session_id)
-            await self._store.delete(session_id)
+    async def delete_session(self, session: SessionKey) -> None:
+        """Raises SessionNotFound, SessionBusy while a turn runs here, LeaseHeld while one runs elsewhere."""
+        async with self._alone(session), self._ownership.hold(session) as (fence, _):
+            await self._vacate(session)
+            await self._store.delete(session, fence)
 
-    async def reset_session(self, session_id: str) -> SessionMeta:
-        """Back to the initial state; the journal keeps its past. Raises SessionNotFound, SessionBusy."""
-        async with self._alone(session_id):
-            meta = await self._store.meta(session_id)
-            await self._vacate(session_id)
+    async def reset_session(self, session: SessionKey) -> SessionMeta:
+        """Back to the initial state; the journal keeps its past. Raises as :meth:`delete_session` does."""
+        async with self._alone(session), self._ownership.hold(session) as (fence, meta):
+            await self._vacate(session)
             record = JournalRecord(meta.seq + 1, "reset", "system", ())
-            await self._store.append(session_id, expected_seq=meta.seq, records=[record])
-            return await self._store.meta(session_id)
+            await self._store.append(session, fence, expected=meta.head, records=[record])
+            return await self._store.meta(session)
 
-    async def levels(self, session_id: str) -> list[LevelStatus]:
+    async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta:
+        """Back to the state after token ``seq``, or to any number that the journal has, 0 for the beginning.
+
+        The journal keeps its past, so a rollback can be rolled back. Raises InvalidRequest for a number that
+        the journal does not have, else as :meth:`delete_session` does.
+        """
+        async with self._alone(session), self._ownership.hold(session) as (fence, meta):
+            self._desk.check(meta)
+            point = await point_at(self._store, session, seq)
+            await self._vacate(session)
+            await self._store.rollback(session, fence, expected=meta.head, to=point)
+            return await self._store.meta(session)
+
+    async def fork_session(
+        self, session: SessionKey, *, seq: int | None = None, name: str | None = None
+    ) -> SessionMeta:
+        """A new session that is what ``session`` was when ``seq`` (None: now) was its head.
+
+        The source is only read: it may be in a turn, or quarantined if its journal is whole up to ``seq``.
+        Raises SessionNotFound, InvalidRequest, SessionCorrupted.
+        """
+        self._admit()
+        source = await self._store.meta(session)
+        at = source.seq if seq is None else seq
+        if not 0 <= at <= source.seq:
+            raise no_such_seq(at, source.seq)
+        target = SessionKey(session.tenant, secrets.token_hex(16))
+        return await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
+
+    async def export_session(self, session: SessionKey) -> bytes:
+        """The session as one file: journal, and the newest snapshot; see ``sessions.container``.
+
+        Raises SessionNotFound, InvalidRequest if it is too large for one file, SessionCorrupted.
+        """
+        meta = await self._store.meta(session)
+        records = [record async for record in journal(self._store, session, after=0, head=meta.seq)]
+        snapshot = await usable_snapshot(self._store, meta, meta.seq)
+        exported = Exported(meta.model, meta.name, records)
+        if snapshot is not None:
+            exported = replace(exported, snapshot_seq=snapshot.seq, parts=snapshot.parts)
+        return await asyncio.to_thread(pack, self._store.keys, exported)
+
+    async def import_session(self, tenant: str, data: bytes) -> SessionMeta:
+        """A new session of ``tenant`` from an exported one; its state is that of its journal, bit for bit.
+
+        Raises InvalidRequest for a file that is none, ModelNotFound for one of other slow weights.
+        """
+        self._admit()
+        spec = self._model.state_spec
+        exported = await asyncio.to_thread(
+            unpack,
+            self._store.keys,
+            data,
+            part_names=part_names(spec),
+            max_part_bytes=max_part_bytes(spec),
+        )
+        if exported.model != self._sha256:
+            raise ModelNotFound(
+                f"the session learned on slow weights {exported.model[:12]}, "
+                f"this server has {self._sha256[:12]}",
+                code="session_model_mismatch",
+            )
+        self._check_tokens(token for record in exported.records for token in record.tokens)
+        snapshot = None
+        if exported.parts:
+            await asyncio.to_thread(decode_row, spec, exported.parts, exported.snapshot_seq)
+            snapshot = exported.snapshot_seq, exported.parts
+        target = SessionKey(tenant, secrets.token_hex(16))
+        plan = Blueprint(exported.model, exported.name, _each(exported.records), snapshot)
+        return await build(self._store, target, plan, nonce=self._ownership.nonce)
+
+    async def verify_session(self, session: SessionKey) -> Verification:
+        """Recompute the state from the journal and compare hashes; the session itself is only read.
+
+        Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
+        """
+        self._admit()
+        self._ephemeral += 1
+        return await verify(self._desk, await self._desk.meta(session), f"ephemeral:{self._ephemeral}")
+
+    async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.
 
         During a turn the figures are those of the moment. A session that is not resident is restored first.
@@ -136,30 +248,31 @@ class EngineService:
         Raises:
             SessionNotFound, QueueFull, ModelNotFound.
         """
-        while (turn := self._turns.get(session_id)) is not None:
+        while (turn := self._turns.get(str(session))) is not None:
             await turn.resident.wait()
-            levels = await self._thread.call(partial(self._engine.levels, session_id))
+            levels = await self._thread.call(partial(self._engine.levels, str(session)))
             if levels is not None:
                 return levels
             await turn.closed.wait()
         self._admit()
-        async with self._lock(session_id):
-            meta = await self._desk.meta(session_id)
-            lease = Lease(self._desk, session_id)
+        async with self._lock(str(session)):
+            meta = await self._desk.meta(session)
+            lease = Lease(self._desk, str(session))
             try:
-                await lease.occupy(meta)
-                return await self._thread.call(partial(self._engine.levels, session_id)) or []
+                await lease.seat()
+                await lease.bring(meta)
+                return await self._thread.call(partial(self._engine.levels, str(session))) or []
             finally:
-                await lease.release(meta.position)
+                await lease.release(meta.position, meta.head.sha256)
 
-    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
+    async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
         """Journal records that hold any seq above ``after``, and the head seq."""
-        meta = await self._store.meta(session_id)
-        return await self._store.records(session_id, after=after, limit=limit), meta.seq
+        meta = await self._store.meta(session)
+        return await self._store.records(session, after=after, limit=limit), meta.seq
 
-    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
+    async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         """The first and last seq of the turn that used the key, None if no turn did."""
-        return await self._store.learned(session_id, idempotency_key)
+        return await self._store.learned(session, idempotency_key)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Run one turn. Nothing happens before the first ``__anext__``, which raises every error of admission
@@ -190,41 +303,50 @@ class EngineService:
         return self._engine.stats
 
     async def check_integrity(self) -> None:
-        """The engine's own invariants, and: every idle row stands exactly at its journal's head.
+        """The engine's own invariants, and: an idle row that names its journal's head stands exactly there.
+
+        One that names another head was overtaken by another worker; no turn takes it.
 
         Raises:
             AssertionError: names what does not hold.
         """
         await self._thread.call(self._engine.check_integrity)
-        for session_id in await self._thread.call(self._engine.idle_sessions):
-            async with self._lock(session_id):
-                meta = await self._store.meta(session_id)
-                position = await self._thread.call(partial(self._engine.position, session_id))
-                assert position in (None, meta.position), (
-                    f"{session_id}: row at {position}, journal {meta.position}"
+        for name in await self._thread.call(self._engine.idle_sessions):
+            async with self._lock(name):
+                meta = await self._store.meta(SessionKey(*name.split("/")))
+                standing = await self._thread.call(partial(self._engine.standing, name))
+                stale = standing is not None and standing[1] != meta.head.sha256
+                assert stale or standing in (None, (meta.position, meta.head.sha256)), (
+                    f"{name}: row at {standing}, journal {meta.position} {meta.head.sha256}"
                 )
 
     def _begin(self, request: GenerationRequest) -> Turn:
         self._admit()
         self._check(request)
-        if request.session_id is None:
+        if request.session is None:
             self._ephemeral += 1
-        key = request.session_id or f"ephemeral:{self._ephemeral}"  # no session id holds a colon
-        if key in self._turns:
-            raise SessionBusy(f"session {key} is in the middle of another turn", param="session_id")
-        turn = self._turns[key] = Turn(self._desk, key, request)
-        task = asyncio.create_task(self._run(key, turn), name=f"hope-turn-{request.request_id}")
+        name = str(request.session or f"ephemeral:{self._ephemeral}")  # no session's name holds a colon
+        if name in self._turns:
+            raise SessionBusy("the session is in the middle of another turn", param="session_id")
+        turn = self._turns[name] = Turn(self._desk, name, request)
+        task = asyncio.create_task(self._run(name, turn), name=f"hope-turn-{request.request_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return turn
 
-    async def _run(self, key: str, turn: Turn) -> None:
+    async def _run(self, name: str, turn: Turn) -> None:
         try:
-            async with self._lock(key):
+            async with self._lock(name):
                 await turn.run()
         finally:
-            del self._turns[key]
+            del self._turns[name]
             turn.close()
+
+    def _lost(self, session: SessionKey, error: HopeError) -> None:
+        """The lease of a session could not be kept: its turn stops, what it committed stays."""
+        turn = self._turns.get(str(session))
+        if turn is not None:
+            turn.cancel(error)
 
     def _admit(self) -> None:
         if self._draining:
@@ -237,32 +359,39 @@ class EngineService:
             raise ContextTooLong(
                 f"expected at most {self._config.max_prompt_tokens} new tokens, found {request.prompt_tokens}"
             )
+        self._check_tokens(token for part in request.prompt for token in part.tokens)
+
+    def _check_tokens(self, tokens: Iterable[int]) -> None:
         size = self._model.config.vocab_size
-        for part in request.prompt:
-            if part.tokens and not 0 <= min(part.tokens) <= max(part.tokens) < size:
-                raise InvalidRequest(f"expected token ids from 0 to {size - 1}, found others", param="prompt")
+        if not all(0 <= token < size for token in tokens):
+            raise InvalidRequest(f"expected token ids from 0 to {size - 1}, found others", param="prompt")
 
     @asynccontextmanager
-    async def _alone(self, session_id: str) -> AsyncIterator[None]:
+    async def _alone(self, session: SessionKey) -> AsyncIterator[None]:
         """No turn runs, and none starts inside; raises SessionBusy."""
-        if session_id in self._turns:
-            raise SessionBusy(f"session {session_id} is in the middle of a turn", param="session_id")
-        async with self._lock(session_id):
+        if str(session) in self._turns:
+            raise SessionBusy(f"session {session.session} is in the middle of a turn", param="session_id")
+        async with self._lock(str(session)):
             yield
 
-    def _lock(self, session_id: str) -> asyncio.Lock:
-        lock = self._locks.get(session_id)
+    def _lock(self, name: str) -> asyncio.Lock:
+        lock = self._locks.get(name)
         if lock is None:
-            lock = self._locks[session_id] = asyncio.Lock()
+            lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    async def _vacate(self, session_id: str) -> None:
-        self._snapshots.discard(session_id)
-        await self._thread.call(partial(self._engine.drop, session_id))
+    async def _vacate(self, session: SessionKey) -> None:
+        self._snapshots.discard(session)
+        await self._thread.call(partial(self._engine.drop, str(session)))
 
     async def _wait_for_turns(self, timeout_s: float) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, timeout_s))
+
+
+async def _each(records: Iterable[JournalRecord]) -> AsyncIterator[JournalRecord]:
+    for record in records:
+        yield record
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, deliver: Callable[[Events], None], events: Events) -> None:

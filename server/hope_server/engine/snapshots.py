@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from hope_model.state import State, StateSpec
 from hope_server.engine.observer import EngineObserver
-from hope_server.errors import HopeError, SequenceConflict, SessionNotFound
+from hope_server.errors import Fenced, HopeError, SequenceConflict, SessionNotFound
 from hope_server.sessions.codec import encode_row
-from hope_server.sessions.store import SessionStore
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import Fence, SessionStore
 
 MAX_PENDING = 64
 """Sessions whose state may wait to be written; beyond that the oldest is given up."""
@@ -28,21 +29,21 @@ class SnapshotWriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._spec, self._observer, self._clock = store, spec, observer, clock
-        self._pending: dict[str, tuple[int, State]] = {}
+        self._pending: dict[SessionKey, tuple[Fence, int, State]] = {}
         self._worker: asyncio.Task[None] | None = None
 
-    def offer(self, session_id: str, seq: int, row: State) -> None:
+    def offer(self, session: SessionKey, fence: Fence, seq: int, row: State) -> None:
         """Store ``row`` (``[1, ...]``, not to be changed) as the state after ``seq``, which is committed."""
-        self._pending.pop(session_id, None)
-        self._pending[session_id] = (seq, row)
+        self._pending.pop(session, None)
+        self._pending[session] = (fence, seq, row)
         if len(self._pending) > MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._drain(), name="hope-snapshots")
 
-    def discard(self, session_id: str) -> None:
+    def discard(self, session: SessionKey) -> None:
         """Forget what waits for a session that was reset or deleted."""
-        self._pending.pop(session_id, None)
+        self._pending.pop(session, None)
 
     async def flush(self) -> None:
         """Wait until everything offered is written or given up."""
@@ -58,17 +59,17 @@ class SnapshotWriter:
 
     async def _drain(self) -> None:
         while self._pending:
-            session_id = next(iter(self._pending))
-            seq, row = self._pending.pop(session_id)
+            session = next(iter(self._pending))
+            fence, seq, row = self._pending.pop(session)
             try:
-                await self._write(session_id, seq, row)
-            except (SessionNotFound, SequenceConflict):
-                pass  # deleted, reset or overtaken meanwhile
+                await self._write(session, fence, seq, row)
+            except (Fenced, SessionNotFound, SequenceConflict):
+                pass  # taken over, deleted, rolled back or overtaken meanwhile
             except HopeError as error:
                 self._observer.on_snapshot_failed(error)
 
-    async def _write(self, session_id: str, seq: int, row: State) -> None:
+    async def _write(self, session: SessionKey, fence: Fence, seq: int, row: State) -> None:
         started = self._clock()
         parts = await asyncio.to_thread(encode_row, self._spec, row, seq)
-        await self._store.put_snapshot(session_id, seq=seq, parts=parts)
+        await self._store.put_snapshot(session, fence, seq=seq, parts=parts)
         self._observer.on_snapshot(self._clock() - started, bytes_written=sum(map(len, parts.values())))

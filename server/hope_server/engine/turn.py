@@ -4,6 +4,8 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from itertools import groupby
 
 from hope_server.engine.events import Boundary, Done, Failed, Sampled
@@ -12,12 +14,16 @@ from hope_server.engine.lease import Cancelled, Desk, Lease
 from hope_server.engine.observer import TurnOutcome
 from hope_server.engine.request import GenerationRequest, TokenEvent
 from hope_server.errors import AlreadyLearned, HopeError, InternalError
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.refusals import already_learned
 from hope_server.sessions.store import (
     MAX_APPEND_RECORDS,
     MAX_APPEND_TOKENS,
+    Fence,
+    Head,
     JournalRecord,
+    Sampler,
     SessionMeta,
-    Transcript,
     TurnKey,
 )
 
@@ -29,13 +35,13 @@ class Turn:
 
     Args:
         desk: engine and store.
-        key: the session id, or a name of its own for an ephemeral session.
+        name: the session's key as text, or a name of its own for an ephemeral session.
         request: validated.
     """
 
-    def __init__(self, desk: Desk, key: str, request: GenerationRequest) -> None:
+    def __init__(self, desk: Desk, name: str, request: GenerationRequest) -> None:
         self._desk = desk
-        self._lease = Lease(desk, key)
+        self._lease = Lease(desk, name)
         self._request = request
         self._started = desk.clock()
         self._out: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
@@ -44,9 +50,12 @@ class Turn:
         self._outcome: TurnOutcome = "abort"
         self._generated = 0
         self._meta: SessionMeta | None = None
-        self._committed: int | None = None  # position that the journal is known to hold; None when in doubt
+        self._fence: Fence | None = None
+        self._head: Head | None = None  # where the journal is known to end; None when in doubt
+        self._seed = 0
         self._learning = False  # something was sent to the journal
-        self.session_id = request.session_id
+        self.session = request.session
+        self._request_name = _name(request.idempotency_key or request.request_id)
         self.resident = asyncio.Event()
         """The state is in its slot, or the turn is over."""
         self.closed = asyncio.Event()
@@ -58,11 +67,8 @@ class Turn:
             await self._lease_slot()
             records = await self._commit_prompt()
             seed = self._request.sampling.seed
-            generation = Generation(
-                self._request.sampling,
-                secrets.randbits(64) if seed is None else seed,
-                self._request.stop_check,
-            )
+            self._seed = secrets.randbits(64) if seed is None else seed
+            generation = Generation(self._request.sampling, self._seed, self._request.stop_check)
             self._lease.start(records, generation, durable=self._meta is not None)
             self.resident.set()
             await self._commit_answer()
@@ -77,7 +83,7 @@ class Turn:
             self._error = InternalError("the turn failed; the session continues from its journal")
         finally:
             self.resident.set()
-            await self._lease.release(self._committed)
+            await self._release()
 
     def close(self) -> None:
         """After :meth:`run`, when the session is free for its next turn: let the caller see the end."""
@@ -108,45 +114,58 @@ class Turn:
         return event
 
     async def _lease_slot(self) -> None:
-        session_id = self.session_id
-        if session_id is None:
+        session = self.session
+        if session is None:
             await self._lease.seat()
             self._lease.check_cancelled()
             return
         if (key := self._request.idempotency_key) is not None:
-            await self._refuse_learned(session_id, key)
-        self._meta = await self._desk.meta(session_id)
-        await self._lease.occupy(self._meta)
-        self._committed = self._meta.position
+            await self._refuse_learned(session, key)
+        await self._desk.meta(session)  # what is refused anyway does not wait for a slot
+        await self._lease.seat()
+        self._fence, self._meta = await self._desk.ownership.acquire(session)
+        self._desk.check(self._meta)
+        await self._lease.bring(self._meta, self._fence)
+        self._head = self._meta.head
 
-    async def _refuse_learned(self, session_id: str, key: str) -> None:
-        learned = await self._desk.store.learned(session_id, key)
+    async def _release(self) -> None:
+        """The slot first: whoever takes the session over finds nothing of it at work here."""
+        head = self._head
+        if self._meta is None or head is None:
+            await self._lease.release(None)
+        else:
+            await self._lease.release(head.seq - self._meta.path.base_seq, head.sha256)
+        if self._meta is not None:
+            await self._desk.ownership.release(self._meta.key)
+
+    async def _refuse_learned(self, session: SessionKey, key: str) -> None:
+        learned = await self._desk.store.learned(session, key)
         if learned is not None:
-            first, last = learned
-            message = f"this idempotency key was used for tokens {first} to {last}"
-            raise AlreadyLearned(message, first_seq=first, last_seq=last)
+            raise already_learned(*learned)
 
     async def _commit_prompt(self) -> list[JournalRecord]:
         """Journal the prompt, a record per run; it is learned from here on, whatever the answer."""
-        records = self._prompt_records(self._head + 1)
+        records = self._prompt_records(self._seq + 1)
         if self._meta is not None:
             start = 0
             while start < len(records):
                 size = _append_size(records[start:])
-                transcript = self._request.transcript if start + size == len(records) else None
-                await self._append(records[start : start + size], transcript)
+                await self._append(records[start : start + size])
                 start += size
         self._desk.observer.on_prompt(self._request.prompt_tokens)
         return records
 
     def _prompt_records(self, seq: int) -> list[JournalRecord]:
+        """The last one carries the transcript: a prompt is in the chat once it is read whole."""
         records: list[JournalRecord] = []
         parts = (part for part in self._request.prompt if part.tokens)
         for origin, group in groupby(parts, key=lambda part: part.origin):
             tokens = tuple(token for part in group for token in part.tokens)
             for start in range(0, len(tokens), MAX_APPEND_TOKENS):
-                records.append(JournalRecord(seq, "run", origin, tokens[start : start + MAX_APPEND_TOKENS]))
+                run = tokens[start : start + MAX_APPEND_TOKENS]
+                records.append(JournalRecord(seq, "run", origin, run, request=self._request_name))
                 seq = records[-1].last_seq + 1
+        records[-1] = replace(records[-1], transcript=self._request.transcript)
         return records
 
     async def _commit_answer(self) -> None:
@@ -158,20 +177,29 @@ class Turn:
                 await self._commit_sampled(sampled)
             for event in events:
                 if isinstance(event, Boundary) and self._meta is not None:
-                    seq = self._meta.base_seq + event.position
-                    self._desk.snapshots.offer(self._meta.session_id, seq, event.row)
+                    assert self._fence is not None
+                    seq = self._meta.path.seq(event.position)
+                    self._desk.snapshots.offer(self._meta.key, self._fence, seq, event.row)
                 elif isinstance(event, Failed):
                     raise event.error
                 elif isinstance(event, Done):
                     return
 
     async def _commit_sampled(self, sampled: list[Sampled]) -> None:
-        first_seq = self._head + 1
+        first_seq = self._seq + 1
         count = sampled[-1].index + 1
         if self._meta is not None:
-            record = JournalRecord(first_seq, "step", "model", tuple(event.token for event in sampled))
             answered = self._request.answered
-            await self._append([record], answered(count) if answered is not None else None)
+            record = JournalRecord(
+                first_seq,
+                "step",
+                "model",
+                tuple(event.token for event in sampled),
+                sampler=Sampler(self._seed, self._seq - self._meta.path.base_seq),
+                request=self._request_name,
+                transcript=None if answered is None else answered(count),
+            )
+            await self._append([record])
         self._lease.committed(len(sampled))
         if self._generated == 0:
             self._desk.observer.on_ttft(self._desk.clock() - self._started)
@@ -184,25 +212,24 @@ class Turn:
             else:
                 self._last = token
 
-    async def _append(self, records: Sequence[JournalRecord], transcript: Transcript | None) -> None:
+    async def _append(self, records: Sequence[JournalRecord]) -> None:
         assert self._meta is not None
-        assert self._committed is not None
-        committed, self._committed, self._learning = self._committed, None, True
-        tokens = sum(len(record.tokens) for record in records)
+        assert self._fence is not None
+        assert self._head is not None
+        head, self._head, self._learning = self._head, None, True
         started = self._desk.clock()
         try:
-            await self._desk.store.append(
-                self._meta.session_id,
-                expected_seq=self._meta.base_seq + committed,
+            self._head = await self._desk.store.append(
+                self._meta.key,
+                self._fence,
+                expected=head,
                 records=records,
-                transcript=transcript,
                 idempotency_key=self._turn_key(),
             )
         except AlreadyLearned:  # refused, so the journal is where it was
-            self._committed = committed
+            self._head = head
             raise
-        self._committed = committed + tokens
-        self._desk.observer.on_commit(self._desk.clock() - started, tokens=tokens)
+        self._desk.observer.on_commit(self._desk.clock() - started, tokens=self._head.seq - head.seq)
 
     def _turn_key(self) -> TurnKey | None:
         key = self._request.idempotency_key
@@ -210,9 +237,9 @@ class Turn:
         return None if key is None else TurnKey(key, self._meta.seq + 1)
 
     @property
-    def _head(self) -> int:
+    def _seq(self) -> int:
         """Last committed seq; 0 throughout for an ephemeral session."""
-        return 0 if self._meta is None or self._committed is None else self._meta.base_seq + self._committed
+        return 0 if self._head is None else self._head.seq
 
 
 def _append_size(records: Sequence[JournalRecord]) -> int:
@@ -223,3 +250,8 @@ def _append_size(records: Sequence[JournalRecord]) -> int:
         if tokens > MAX_APPEND_TOKENS:
             return size
     return min(len(records), MAX_APPEND_RECORDS)
+
+
+def _name(request: str) -> str:
+    """32 hex digits that stand for a request in the journal."""
+    return blake2b(request.encode(), digest_size=16).hexdigest()

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from hope_server.sessions.store import Origin
+from hope_server.sessions.store import Kind, Origin
 
 
 class TokenRun(Protocol):
     """Tokens that were, or are to be, read in one piece: a journal record has this shape."""
 
     @property
-    def kind(self) -> Literal["run", "step", "reset"]: ...
+    def kind(self) -> Kind: ...
     @property
     def origin(self) -> Origin: ...
     @property

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from hope_server.errors import StoreConfigError
+from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.store import SessionStore
 
 STORES: dict[str, str] = {
@@ -14,8 +15,11 @@ STORES: dict[str, str] = {
 """URL scheme to class; a class is imported when its scheme is first used."""
 
 
-async def open_store(url: str) -> SessionStore:
-    """The store at ``url``; raises ``StoreConfigError`` for an unknown scheme or an unfit server."""
+async def open_store(url: str, keys: Keyring) -> SessionStore:
+    """The store at ``url``, with values sealed by ``keys``.
+
+    Raises ``StoreConfigError`` for an unknown scheme or an unfit server.
+    """
     scheme = url.partition(":")[0].lower()
     if scheme not in STORES:
         known = ", ".join(sorted(STORES))
@@ -23,5 +27,5 @@ async def open_store(url: str) -> SessionStore:
             f"redis_url must start with one of {known}, found {scheme!r}", param="redis_url"
         )
     module, _, name = STORES[scheme].partition(":")
-    store: SessionStore = await getattr(import_module(module), name).open(url)
+    store: SessionStore = await getattr(import_module(module), name).open(url, keys)
     return store

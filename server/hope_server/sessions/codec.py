@@ -78,6 +78,17 @@ def decode_row(spec: StateSpec, parts: Mapping[str, bytes], seq: int) -> State:
     return row
 
 
+def part_names(spec: StateSpec) -> list[str]:
+    """The parts that ``encode_row`` makes, in order."""
+    return [HEAD, *(part.name for part in _plan(spec))]
+
+
+def max_part_bytes(spec: StateSpec) -> int:
+    """No part that ``encode_row`` makes is larger: zstd adds little to what it cannot compress."""
+    largest = max(part.raw_bytes for part in _plan(spec))
+    return largest + largest // 128 + 1024 + _SHA_BYTES * len(_plan(spec))
+
+
 def _plan(spec: StateSpec) -> list[_Part]:
     names = set(spec.by_name)
     if len(names) != len(spec.tensors):

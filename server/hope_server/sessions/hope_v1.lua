@@ -1,14 +1,37 @@
 #!lua name=hope_v1
 -- Every change of a session happens in one of these functions, so it is atomic: compare first, then write.
--- Keys of a session share one hash tag: h1:{id}:m meta hash, :j journal stream (entry id = last sequence
--- number of the record), :i turn keys, :p:<sha256> snapshot chunks. Replies start with a fixed word; text
--- that a caller sent never reaches an error reply.
+-- Keys of a session share one hash tag: h1:{tenant/session}:m meta hash, :j journal stream (entry id = last
+-- sequence number of the record, value = chain hash and sealed record), :i turn keys, :g chunks that are
+-- staged, :p:<name> snapshot chunks. Replies start with a fixed word; text that a caller sent never reaches
+-- an error reply. Only commands of Redis 7.0.
 
-local TURN_KEYS = 256      -- turn keys remembered for a session
-local STAGED_SECONDS = 600 -- life of a chunk that no snapshot refers to yet
+local TURN_KEYS = 256       -- turn keys remembered for a session
+local STAGED_SECONDS = 600  -- life of a chunk that no snapshot refers to yet
+local HIDDEN_SECONDS = 3600 -- life of a session that is made and not revealed
+local CHAIN_BYTES = 32
+
+local function beside(meta, suffix)
+  return string.sub(meta, 1, -2) .. suffix
+end
 
 local function chunk_key(meta, id)
-  return string.sub(meta, 1, -2) .. 'p:' .. id
+  return beside(meta, 'p:' .. id)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Why a writer with this fence is refused: both its parts must be equal to the session's.
+local function refusal(meta, fence, nonce)
+  local at = redis.call('HMGET', meta, 'seq', 'fence', 'nonce')
+  if not at[1] then
+    return { 'NOTFOUND' }
+  end
+  if at[2] ~= fence or at[3] ~= nonce then
+    return { 'FENCED' }
+  end
 end
 
 local function ids_in(list)
@@ -27,15 +50,51 @@ local function unlink_chunks(meta, list, kept)
   end
 end
 
-local function forget_snapshots(meta)
-  local lists = redis.call('HMGET', meta, 'snap_chunks', 'prev_chunks')
-  unlink_chunks(meta, lists[1], {})
-  unlink_chunks(meta, lists[2], {})
-  redis.call('HDEL', meta, 'snap_manifest', 'snap_chunks', 'prev_seq', 'prev_manifest', 'prev_chunks')
-  redis.call('HSET', meta, 'snap_seq', 0)
+-- Whether the state has stood after token seq.
+local function on_path(start, spans, seq)
+  if seq > start then
+    return true
+  end
+  for first, last in string.gmatch(spans, '(%d+)-(%d+)') do
+    if tonumber(first) <= seq and seq <= tonumber(last) then
+      return true
+    end
+  end
+  return false
 end
 
--- ARGV: created_us, model, name, whether there is a name
+local function drop_newest_snapshot(meta)
+  local at = redis.call('HMGET', meta, 'snap_chunks', 'prev_seq', 'prev_manifest', 'prev_chunks', 'prev_chain')
+  unlink_chunks(meta, at[1], ids_in(at[4]))
+  if at[2] then
+    redis.call('HSET', meta, 'snap_seq', at[2], 'snap_manifest', at[3], 'snap_chunks', at[4], 'snap_chain', at[5])
+    redis.call('HDEL', meta, 'prev_seq', 'prev_manifest', 'prev_chunks', 'prev_chain')
+  else
+    redis.call('HSET', meta, 'snap_seq', 0)
+    redis.call('HDEL', meta, 'snap_manifest', 'snap_chunks', 'snap_chain')
+  end
+end
+
+-- Both generations lie on the path in order, so what a rollback leaves behind is at the end.
+local function drop_snapshots_off_path(meta, start, spans)
+  for _ = 1, 2 do
+    local seq = tonumber(redis.call('HGET', meta, 'snap_seq'))
+    if seq > 0 and not on_path(start, spans, seq) then
+      drop_newest_snapshot(meta)
+    end
+  end
+end
+
+-- A hidden session lives on from each write; a revealed one for ever.
+local function keep_alive(keys)
+  if redis.call('HGET', keys[1], 'state') == 'hidden' then
+    for _, key in ipairs(keys) do
+      redis.call('EXPIRE', key, HIDDEN_SECONDS)
+    end
+  end
+end
+
+-- ARGV: created_us, model, sealed name or '', state: ok or hidden
 local function create(keys, args)
   local meta = keys[1]
   local found = redis.call('HMGET', meta, 'created_us', 'model')
@@ -43,11 +102,58 @@ local function create(keys, args)
     -- the same creation sent twice
     return { found[1] == args[1] and found[2] == args[2] and 'OK' or 'TAKEN' }
   end
-  redis.call('HSET', meta, 'v', 1, 'created_us', args[1], 'model', args[2], 'seq', 0, 'base_seq', 0,
-    'snap_seq', 0, 'transcript_count', 0, 'transcript_sha256', '', 'first_message_sha256', '')
-  if args[4] == '1' then
+  redis.call('HSET', meta, 'v', 2, 'created_us', args[1], 'model', args[2], 'seq', 0,
+    'head', string.rep('0', 2 * CHAIN_BYTES), 'start_seq', 0, 'spans', '', 'snap_seq', 0, 'state', args[4],
+    'fence', 0, 'nonce', '', 'lease_until', 0)
+  if args[3] ~= '' then
     redis.call('HSET', meta, 'name', args[3])
   end
+  keep_alive(keys)
+  return { 'OK' }
+end
+
+-- ARGV: fence, nonce
+local function reveal(keys, args)
+  local refused = refusal(keys[1], args[1], args[2])
+  if refused then
+    return refused
+  end
+  for id in pairs(ids_in(redis.call('HGET', keys[1], 'snap_chunks'))) do
+    redis.call('PERSIST', chunk_key(keys[1], id))
+  end
+  redis.call('HSET', keys[1], 'state', 'ok')
+  for _, key in ipairs(keys) do
+    redis.call('PERSIST', key)
+  end
+  return { 'OK' }
+end
+
+-- ARGV: nonce, milliseconds, then the names of the meta fields to reply. A lease is for liveness only.
+local function acquire(keys, args)
+  local meta, nonce = keys[1], args[1]
+  local at = redis.call('HMGET', meta, 'seq', 'fence', 'nonce', 'lease_until')
+  if not at[1] then
+    return { 'NOTFOUND' }
+  end
+  local now = now_ms()
+  local fence = tonumber(at[2])
+  if at[3] ~= nonce then
+    if tonumber(at[4]) > now then
+      return { 'HELD', tonumber(at[4]) - now }
+    end
+    fence = fence + 1
+  end
+  redis.call('HSET', meta, 'fence', fence, 'nonce', nonce, 'lease_until', now + args[2])
+  return { 'OK', fence, redis.call('HMGET', meta, unpack(args, 3)) }
+end
+
+-- ARGV: fence, nonce, milliseconds from now; 0 ends the lease
+local function renew(keys, args)
+  local refused = refusal(keys[1], args[1], args[2])
+  if refused then
+    return refused
+  end
+  redis.call('HSET', keys[1], 'lease_until', args[3] == '0' and 0 or now_ms() + args[3])
   return { 'OK' }
 end
 
@@ -65,132 +171,187 @@ local function remember_turn(turns, key, known, first, last)
   redis.call('HSET', turns, 't:' .. key, first .. ' ' .. last)
 end
 
--- ARGV: expected seq, new seq, seq of the last reset or '', transcript count or '', its two digests,
--- turn key or '', the turn's first seq, then (last seq, payload) of each record
-local function append(keys, args)
-  local meta, journal, turns = keys[1], keys[2], keys[3]
-  local seq = redis.call('HGET', meta, 'seq')
-  if not seq then
-    return { 'NOTFOUND' }
-  end
-  local known = false
-  if args[7] ~= '' then
-    known = redis.call('HGET', turns, 't:' .. args[7])
-    if known then
-      local first, last = string.match(known, '^(%d+) (%d+)$')
-      if first ~= args[8] then
-        return { 'KNOWN', first, last }
-      end
+-- The name among those of a turn's key (one for each encryption key) that is remembered, and its range.
+local function known_turn(turns, names)
+  for name in string.gmatch(names, '%x+') do
+    local range = redis.call('HGET', turns, 't:' .. name)
+    if range then
+      return name, range
     end
   end
-  if seq ~= args[1] then
-    return { 'SEQ', seq }
-  end
-  for i = 9, #args, 2 do
-    redis.call('XADD', journal, args[i] .. '-0', 'r', args[i + 1])
-  end
-  redis.call('HSET', meta, 'seq', args[2])
-  if args[3] ~= '' then
-    redis.call('HSET', meta, 'base_seq', args[3])
-    forget_snapshots(meta)
-  end
-  if args[4] ~= '' then
-    redis.call('HSET', meta, 'transcript_count', args[4], 'transcript_sha256', args[5],
-      'first_message_sha256', args[6])
-  end
-  if args[7] ~= '' then
-    remember_turn(turns, args[7], known, args[8], args[2])
-  end
-  return { 'OK', args[2] }
 end
 
--- ARGV: after, limit, bytes that end the page. Reply: OK, head, then entry id and payload of each record
+-- ARGV: fence, nonce, expected seq and head, new seq and head, new start_seq or '', new spans, sealed
+-- transcript or '', names of the turn's key separated by blanks (the newest encryption key's first), the
+-- turn's first seq, then (last seq, entry) of each record
+local function commit(keys, args)
+  local meta, journal, turns = keys[1], keys[2], keys[3]
+  local refused = refusal(meta, args[1], args[2])
+  if refused then
+    return refused
+  end
+  local at = redis.call('HMGET', meta, 'seq', 'head', 'state')
+  if at[1] == args[5] and at[2] == args[6] then
+    -- the same commit sent twice: no other one has this hash
+    return { 'OK' }
+  end
+  local name, range = known_turn(turns, args[10])
+  if name then
+    local first, last = string.match(range, '^(%d+) (%d+)$')
+    if first ~= args[11] then
+      return { 'KNOWN', first, last }
+    end
+  end
+  if at[3] == 'quarantined' then
+    return { 'QUARANTINED' }
+  end
+  if at[1] ~= args[3] or at[2] ~= args[4] then
+    return { 'SEQ', at[1] }
+  end
+  for i = 12, #args, 2 do
+    redis.call('XADD', journal, args[i] .. '-0', 'r', args[i + 1])
+  end
+  redis.call('HSET', meta, 'seq', args[5], 'head', args[6])
+  if args[7] ~= '' then
+    redis.call('HSET', meta, 'start_seq', args[7], 'spans', args[8])
+    drop_snapshots_off_path(meta, tonumber(args[7]), args[8])
+  end
+  if args[9] ~= '' then
+    redis.call('HSET', meta, 'transcript', args[9], 'transcript_seq', args[5])
+  end
+  if args[10] ~= '' then
+    remember_turn(turns, name or string.match(args[10], '%x+'), name, args[11], args[5])
+  end
+  keep_alive(keys)
+  return { 'OK' }
+end
+
+-- ARGV: after, limit, bytes that end the page. Reply: OK, head's seq and hash, chain before the first entry
+-- or '', then entry id and value of each record
 local function page(keys, args)
-  local head = redis.call('HGET', keys[1], 'seq')
-  if not head then
+  local head = redis.call('HMGET', keys[1], 'seq', 'head')
+  if not head[1] then
     return { 'NOTFOUND' }
   end
-  local reply, start, left, size = { 'OK', head }, '(' .. args[1] .. '-0', tonumber(args[2]), 0
+  local reply, start, left, size = { 'OK', head[1], head[2], '' }, '(' .. args[1] .. '-0', tonumber(args[2]), 0
   while left > 0 and size < tonumber(args[3]) do
     local entries = redis.call('XRANGE', keys[2], start, '+', 'COUNT', math.min(left, 8))
     if #entries == 0 then
-      return reply
+      break
     end
     for _, entry in ipairs(entries) do
       if size >= tonumber(args[3]) then
-        return reply
+        break
       end
       reply[#reply + 1], reply[#reply + 2] = entry[1], entry[2][2]
       start, left, size = '(' .. entry[1], left - 1, size + #entry[2][2]
     end
   end
+  if reply[5] then
+    local before = redis.call('XREVRANGE', keys[2], '(' .. reply[5], '-', 'COUNT', 1)
+    reply[4] = before[1] and string.sub(before[1][2][2], 1, CHAIN_BYTES) or ''
+  end
   return reply
 end
 
--- ARGV: chunk ids. Reply: OK, then those that must be sent; a staged one gets its full life again
+-- ARGV: fence, nonce, chunk ids. Reply: OK, then those that must be sent; a staged one gets its full life again
 local function missing(keys, args)
-  if redis.call('EXISTS', keys[1]) == 0 then
-    return { 'NOTFOUND' }
+  local meta, staged = keys[1], beside(keys[1], 'g')
+  local refused = refusal(meta, args[1], args[2])
+  if refused then
+    return refused
   end
   local reply = { 'OK' }
-  for _, id in ipairs(args) do
-    local ttl = redis.call('TTL', chunk_key(keys[1], id))
+  for i = 3, #args do
+    local ttl = redis.call('TTL', chunk_key(meta, args[i]))
     if ttl == -2 then
-      reply[#reply + 1] = id
+      reply[#reply + 1] = args[i]
+      redis.call('SADD', staged, args[i])
     elseif ttl >= 0 then
-      redis.call('EXPIRE', chunk_key(keys[1], id), STAGED_SECONDS)
+      redis.call('EXPIRE', chunk_key(meta, args[i]), STAGED_SECONDS)
     end
   end
+  redis.call('EXPIRE', staged, STAGED_SECONDS)
   return reply
 end
 
--- ARGV: seq, manifest, chunk ids separated by blanks. Keeps the generation before, drops the one before that
-local function publish(keys, args)
-  local meta, seq = keys[1], tonumber(args[1])
-  local at = redis.call('HMGET', meta, 'seq', 'base_seq', 'snap_seq', 'snap_manifest', 'snap_chunks', 'prev_chunks')
-  if not at[1] then
-    return { 'NOTFOUND' }
+-- ARGV: fence, nonce, seq, sealed manifest, chunk ids separated by blanks. Keeps the generation before, drops
+-- the one before that
+local function publish_snapshot(keys, args)
+  local meta, seq = keys[1], tonumber(args[3])
+  local refused = refusal(meta, args[1], args[2])
+  if refused then
+    return refused
   end
-  if seq > tonumber(at[1]) or seq <= tonumber(at[2]) or seq < tonumber(at[3]) then
-    return { 'SEQ', at[1], at[2], at[3] }
+  local at = redis.call('HMGET', meta, 'seq', 'start_seq', 'spans', 'snap_seq', 'snap_manifest', 'snap_chunks',
+    'snap_chain', 'prev_chunks', 'state')
+  if seq < 1 or seq > tonumber(at[1]) or seq < tonumber(at[4]) or not on_path(tonumber(at[2]), at[3], seq) then
+    return { 'SEQ', at[1], at[4] }
   end
-  local kept = ids_in(args[3])
+  local record = redis.call('XRANGE', keys[2], args[3] .. '-0', '+', 'COUNT', 1)[1]
+  local kept = ids_in(args[5])
   for id in pairs(kept) do
     if redis.call('EXISTS', chunk_key(meta, id)) == 0 then
       return { 'MISSING' }
     end
   end
   for id in pairs(kept) do
-    redis.call('PERSIST', chunk_key(meta, id))
+    if at[9] == 'hidden' then
+      redis.call('EXPIRE', chunk_key(meta, id), HIDDEN_SECONDS)
+    else
+      redis.call('PERSIST', chunk_key(meta, id))
+    end
   end
-  local replaced = seq == tonumber(at[3])
-  local stays, goes = at[5], at[6]
+  local replaced = seq == tonumber(at[4])
+  local stays, goes = at[6], at[8]
   if replaced then
-    stays, goes = at[6], at[5]
+    stays, goes = at[8], at[6]
   end
   for id in pairs(ids_in(stays)) do
     kept[id] = true
   end
   unlink_chunks(meta, goes, kept)
-  if not replaced and at[4] then
-    redis.call('HSET', meta, 'prev_seq', at[3], 'prev_manifest', at[4], 'prev_chunks', at[5])
+  if not replaced and at[5] then
+    redis.call('HSET', meta, 'prev_seq', at[4], 'prev_manifest', at[5], 'prev_chunks', at[6], 'prev_chain', at[7])
   end
-  redis.call('HSET', meta, 'snap_seq', args[1], 'snap_manifest', args[2], 'snap_chunks', args[3])
+  redis.call('HSET', meta, 'snap_seq', args[3], 'snap_manifest', args[4], 'snap_chunks', args[5],
+    'snap_chain', record and string.sub(record[2][2], 1, CHAIN_BYTES) or '')
   return { 'OK' }
 end
 
-local function delete(keys)
-  if redis.call('EXISTS', keys[1]) == 0 then
-    return { 'NOTFOUND' }
+-- ARGV: fence, nonce
+local function quarantine(keys, args)
+  local refused = refusal(keys[1], args[1], args[2])
+  if refused then
+    return refused
   end
-  forget_snapshots(keys[1])
-  redis.call('UNLINK', keys[1], keys[2], keys[3])
+  redis.call('HSET', keys[1], 'state', 'quarantined')
+  return { 'OK' }
+end
+
+-- ARGV: fence, nonce
+local function delete(keys, args)
+  local meta, staged = keys[1], beside(keys[1], 'g')
+  local refused = refusal(meta, args[1], args[2])
+  if refused then
+    return refused
+  end
+  local lists = redis.call('HMGET', meta, 'snap_chunks', 'prev_chunks')
+  unlink_chunks(meta, lists[1], {})
+  unlink_chunks(meta, lists[2], {})
+  unlink_chunks(meta, table.concat(redis.call('SMEMBERS', staged), ' '), {})
+  redis.call('UNLINK', staged, unpack(keys))
   return { 'OK' }
 end
 
 redis.register_function('hope_v1_create', create)
-redis.register_function('hope_v1_append', append)
+redis.register_function('hope_v1_reveal', reveal)
+redis.register_function('hope_v1_acquire', acquire)
+redis.register_function('hope_v1_renew', renew)
+redis.register_function('hope_v1_commit', commit)
+redis.register_function('hope_v1_rollback', commit)
 redis.register_function('hope_v1_missing', missing)
-redis.register_function('hope_v1_publish', publish)
+redis.register_function('hope_v1_publish_snapshot', publish_snapshot)
+redis.register_function('hope_v1_quarantine', quarantine)
 redis.register_function('hope_v1_delete', delete)
 redis.register_function { function_name = 'hope_v1_page', callback = page, flags = { 'no-writes' } }

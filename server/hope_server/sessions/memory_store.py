@@ -1,140 +1,218 @@
-"""The store's twin in memory, for tests: the same rules, nothing durable."""
+"""The store's twin in memory, for tests: the same rules and the same bytes, nothing durable."""
 
+import secrets
 import time
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from hope_server.errors import AlreadyLearned, SequenceConflict, SessionNotFound
-from hope_server.sessions.manifest import Manifest, cut, join
-from hope_server.sessions.records import check_page, decode_record, encode_record
+from hope_server.sessions.history import last_transcript, reset_path, rollback_record
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.manifest import Manifest, cut, join, seal_chunk
+from hope_server.sessions.path import Path
+from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, upto_record, write_entries
+from hope_server.sessions.refusals import (
+    already_learned,
+    fenced,
+    lease_held,
+    moved_on,
+    not_found,
+    outside,
+    quarantined,
+    taken,
+)
+from hope_server.sessions.sealing import KEY_BYTES, Keyring
 from hope_server.sessions.store import (
+    GENESIS,
     MAX_IDEMPOTENCY_KEYS,
     MAX_PAGE_BYTES,
+    MAX_SEQ,
+    Fence,
+    Head,
     JournalRecord,
+    Point,
     RecordPage,
     SessionMeta,
     SessionPage,
     Snapshot,
-    Transcript,
     TurnKey,
     check_append,
     list_cursor,
-    require_session_id,
 )
+
+NOBODY = Fence(0, "")
 
 
 @dataclass
 class _Session:
     meta: SessionMeta
+    hidden: bool
+    fence: Fence = NOBODY
+    lease_until: float = 0.0
     journal: list[tuple[int, bytes]] = field(default_factory=list)
     turns: dict[str, tuple[int, int]] = field(default_factory=dict)
-    generations: list[Manifest] = field(default_factory=list)
+    generations: list[tuple[Manifest, str]] = field(default_factory=list)
     chunks: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryStore:
-    """``SessionStore`` without a server."""
+    """``SessionStore`` without a server. ``clock``: the seconds that leases last by."""
 
-    def __init__(self) -> None:
-        self._sessions: dict[str, _Session] = {}
+    def __init__(self, keys: Keyring | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.keys = keys or Keyring([secrets.token_bytes(KEY_BYTES)])
+        self._clock = clock
+        self._sessions: dict[SessionKey, _Session] = {}
 
     @classmethod
-    async def open(cls, url: str) -> Self:
-        return cls()
+    async def open(cls, url: str, keys: Keyring) -> Self:
+        return cls(keys)
 
-    def _session(self, session_id: str) -> _Session:
-        session = self._sessions.get(require_session_id(session_id))
-        if session is None:
-            raise SessionNotFound(f"there is no session {session_id}")
-        return session
+    def _session(self, session: SessionKey, fence: Fence | None = None) -> _Session:
+        """A write names its fence."""
+        entry = self._sessions.get(session)
+        if entry is None:
+            raise not_found(session)
+        if fence is not None and fence != entry.fence:
+            raise fenced(session)
+        return entry
 
-    async def create(self, session_id: str, *, model: str, name: str | None) -> SessionMeta:
-        if require_session_id(session_id) in self._sessions:
-            raise SequenceConflict(f"expected a new session id, found session {session_id}")
-        created_at = (time.time_ns() // 1000) / 1e6
-        meta = SessionMeta(session_id, created_at, model, 0, 0, 0, 0, "", "", name)
-        self._sessions[session_id] = _Session(meta)
+    async def create(
+        self, session: SessionKey, *, model: str, name: str | None, staged: bool = False
+    ) -> SessionMeta:
+        if session in self._sessions:
+            raise taken(session)
+        meta = SessionMeta(session, (time.time_ns() // 1000) / 1e6, model, name)
+        self._sessions[session] = _Session(meta, hidden=staged)
         return meta
 
-    async def meta(self, session_id: str) -> SessionMeta:
-        return self._session(session_id).meta
+    async def reveal(self, session: SessionKey, fence: Fence) -> None:
+        self._session(session, fence).hidden = False
 
-    async def list(self, *, after: str | None, limit: int) -> SessionPage:
+    async def meta(self, session: SessionKey) -> SessionMeta:
+        entry = self._session(session)
+        if entry.hidden:
+            raise not_found(session)
+        return entry.meta
+
+    async def list(self, tenant: str, *, after: str | None, limit: int) -> SessionPage:
         if after is not None and ":" not in after:
-            after = list_cursor(await self.meta(after))
-        metas = sorted((session.meta for session in self._sessions.values()), key=list_cursor)
+            after = list_cursor(await self.meta(SessionKey(tenant, after)))
+        entries = [entry for key, entry in self._sessions.items() if key.tenant == tenant]
+        metas = sorted((entry.meta for entry in entries if not entry.hidden), key=list_cursor)
         return metas[bisect_right(metas, after or "", key=list_cursor) :][:limit]
+
+    async def acquire(self, session: SessionKey, *, nonce: str, ttl_s: float) -> tuple[Fence, SessionMeta]:
+        entry, now = self._session(session), self._clock()
+        if entry.fence.nonce != nonce:
+            if entry.lease_until > now:
+                raise lease_held(session, entry.lease_until - now)
+            entry.fence = Fence(entry.fence.counter + 1, nonce)
+        entry.lease_until = now + ttl_s
+        return entry.fence, entry.meta
+
+    async def renew(self, session: SessionKey, fence: Fence, *, ttl_s: float) -> None:
+        self._session(session, fence).lease_until = self._clock() + ttl_s
+
+    async def release(self, session: SessionKey, fence: Fence) -> None:
+        self._session(session, fence).lease_until = 0.0
 
     async def append(
         self,
-        session_id: str,
+        session: SessionKey,
+        fence: Fence,
         *,
-        expected_seq: int,
+        expected: Head,
         records: Sequence[JournalRecord],
-        transcript: Transcript | None = None,
         idempotency_key: TurnKey | None = None,
-    ) -> int:
-        head, base = check_append(expected_seq, records, idempotency_key)
-        session = self._session(session_id)
-        entries = [(record.last_seq, encode_record(session_id, record)) for record in records]
-        if idempotency_key is not None:
-            _refuse_known(session, idempotency_key)
-        if session.meta.seq != expected_seq:
-            raise SequenceConflict(f"expected the session's head at {expected_seq}, found {session.meta.seq}")
-        session.journal += entries
-        session.meta = replace(session.meta, seq=head)
-        if base is not None:
-            session.meta = replace(session.meta, base_seq=base, snapshot_seq=0)
-            session.generations, session.chunks = [], {}
-            transcript = transcript or Transcript(0, "", "")
-        if transcript is not None:
-            session.meta = _with_transcript(session.meta, transcript)
-        if idempotency_key is not None:
-            _remember(session, idempotency_key, head)
+    ) -> Head:
+        check_append(expected, records, idempotency_key)
+        return self._commit(session, fence, expected, records, idempotency_key, reset_path(records))
+
+    async def rollback(
+        self, session: SessionKey, fence: Fence, *, expected: Head, to: Point, request: str = ""
+    ) -> Head:
+        record, path = rollback_record(expected.seq, to, request)
+        return self._commit(session, fence, expected, [record], None, path)
+
+    def _commit(
+        self,
+        session: SessionKey,
+        fence: Fence,
+        expected: Head,
+        records: Sequence[JournalRecord],
+        turn: TurnKey | None,
+        path: Path | None,
+    ) -> Head:
+        entries, head = write_entries(self.keys, session, expected, records)
+        entry = self._session(session, fence)
+        if turn is not None:
+            _refuse_known(entry, turn)
+        if entry.meta.quarantined:
+            raise quarantined(session)
+        if entry.meta.head != expected:
+            raise moved_on(expected.seq, entry.meta.seq)
+        entry.journal += entries
+        entry.meta = replace(entry.meta, head=head)
+        if path is not None:
+            entry.meta = replace(entry.meta, path=path)
+            _keep_generations(entry, [one for one in entry.generations if path.holds(one[0].seq)])
+        if (transcript := last_transcript(records)) is not None:
+            entry.meta = replace(entry.meta, transcript=transcript)
+        if turn is not None:
+            _remember(entry, turn, head.seq)
         return head
 
-    async def learned(self, session_id: str, key: str) -> tuple[int, int] | None:
-        return self._session(session_id).turns.get(key)
+    async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
+        return self._session(session).turns.get(turn_key)
 
-    async def records(self, session_id: str, *, after: int, limit: int) -> RecordPage:
-        session = self._session(session_id)
-        page: RecordPage = []
+    async def records(
+        self, session: SessionKey, *, after: int, limit: int, upto: int = MAX_SEQ
+    ) -> RecordPage:
+        entry = self._session(session)
+        start = bisect_right(entry.journal, after, key=lambda stored: stored[0])
+        page: list[tuple[int, bytes]] = []
         size = 0
-        start = bisect_right(session.journal, after, key=lambda entry: entry[0])
-        for _, payload in session.journal[start:]:
+        for stored in entry.journal[start:]:
             if len(page) >= limit or size >= MAX_PAGE_BYTES:
                 break
-            page.append(decode_record(session_id, payload))
-            size += len(payload)
+            page.append(stored)
+            size += len(stored[1])
+        before = entry.journal[start - 1][1][:CHAIN_BYTES] if start else bytes.fromhex(GENESIS.sha256)
+        records = read_entries(self.keys, session, before, upto_record(page, upto))
         if limit > 0:
-            check_page(session_id, page, after=after, head=session.meta.seq)
-        return page
+            check_page(session, records, after=after, head=entry.meta.head)
+        return records
 
-    async def put_snapshot(self, session_id: str, *, seq: int, parts: Mapping[str, bytes]) -> None:
-        manifest, chunks = cut(seq, parts)
-        session = self._session(session_id)
-        meta = session.meta
-        if not meta.base_seq < seq <= meta.seq or seq < meta.snapshot_seq:
-            allowed = f"above {meta.base_seq}, from {meta.snapshot_seq} to {meta.seq}"
-            raise SequenceConflict(f"a snapshot must lie {allowed}, found {seq}")
-        kept = session.generations[-1:] if seq > meta.snapshot_seq else session.generations[:-1]
-        session.generations = [*kept, manifest]
-        used = {chunk for generation in session.generations for chunk in generation.chunk_ids}
-        session.chunks = {key: data for key, data in (session.chunks | chunks).items() if key in used}
-        session.meta = replace(meta, snapshot_seq=seq)
+    async def put_snapshot(
+        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]
+    ) -> None:
+        manifest, chunks = cut(self.keys, session, seq, parts)
+        entry = self._session(session, fence)
+        meta = entry.meta
+        if not max(1, meta.snapshot_seq) <= seq <= meta.seq or not meta.path.holds(seq):
+            raise outside(seq, head=meta.seq, last=meta.snapshot_seq)
+        for chunk_id in chunks.keys() - entry.chunks.keys():
+            entry.chunks[chunk_id] = seal_chunk(self.keys, session, chunk_id, chunks[chunk_id])
+        place = next((stored for last, stored in entry.journal if last >= seq), b"")
+        kept = entry.generations[-1:] if seq > meta.snapshot_seq else entry.generations[:-1]
+        _keep_generations(entry, [*kept, (manifest, place[:CHAIN_BYTES].hex())])
 
-    async def get_snapshot(self, session_id: str, *, at_most_seq: int | None = None) -> Snapshot | None:
-        session = self._session(session_id)
-        for manifest in reversed(session.generations):
+    async def get_snapshot(self, session: SessionKey, *, at_most_seq: int | None = None) -> Snapshot | None:
+        entry = self._session(session)
+        for manifest, chain in reversed(entry.generations):
             if at_most_seq is None or manifest.seq <= at_most_seq:
-                return Snapshot(manifest.seq, join(session_id, manifest, session.chunks))
+                parts = join(self.keys, session, manifest, entry.chunks)
+                return Snapshot(manifest.seq, parts, chain)
         return None
 
-    async def delete(self, session_id: str) -> None:
-        self._session(session_id)
-        del self._sessions[session_id]
+    async def quarantine(self, session: SessionKey, fence: Fence) -> None:
+        entry = self._session(session, fence)
+        entry.meta = replace(entry.meta, quarantined=True)
+
+    async def delete(self, session: SessionKey, fence: Fence) -> None:
+        self._session(session, fence)
+        del self._sessions[session]
 
     async def ping(self) -> None:
         return
@@ -146,23 +224,21 @@ class MemoryStore:
         return
 
 
-def _refuse_known(session: _Session, turn: TurnKey) -> None:
-    known = session.turns.get(turn.key)
+def _refuse_known(entry: _Session, turn: TurnKey) -> None:
+    known = entry.turns.get(turn.key)
     if known is not None and known[0] != turn.first_seq:
-        message = f"this idempotency key was used for tokens {known[0]} to {known[1]}"
-        raise AlreadyLearned(message, first_seq=known[0], last_seq=known[1])
+        raise already_learned(*known)
 
 
-def _remember(session: _Session, turn: TurnKey, head: int) -> None:
-    session.turns[turn.key] = (turn.first_seq, head)
-    if len(session.turns) > MAX_IDEMPOTENCY_KEYS:
-        del session.turns[next(iter(session.turns))]
+def _remember(entry: _Session, turn: TurnKey, head: int) -> None:
+    entry.turns[turn.key] = (turn.first_seq, head)
+    if len(entry.turns) > MAX_IDEMPOTENCY_KEYS:
+        del entry.turns[next(iter(entry.turns))]
 
 
-def _with_transcript(meta: SessionMeta, transcript: Transcript) -> SessionMeta:
-    return replace(
-        meta,
-        transcript_count=transcript.count,
-        transcript_sha256=transcript.sha256,
-        first_message_sha256=transcript.first_message_sha256,
-    )
+def _keep_generations(entry: _Session, generations: list[tuple[Manifest, str]]) -> None:
+    """Chunks that no generation refers to are dropped."""
+    entry.generations = generations
+    used = {chunk for manifest, _ in generations for chunk in manifest.chunk_ids}
+    entry.chunks = {key: data for key, data in entry.chunks.items() if key in used}
+    entry.meta = replace(entry.meta, snapshot_seq=generations[-1][0].seq if generations else 0)

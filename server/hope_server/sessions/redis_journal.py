@@ -1,107 +1,100 @@
-"""A session's journal on Redis: append by compare-and-set, read in pages, settle lost replies."""
+"""A session's journal on Redis: fenced commits that compare the head, pages whose chain is verified."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from hope_server.errors import AlreadyLearned, SequenceConflict
-from hope_server.sessions.records import check_page, decode_record, encode_record
-from hope_server.sessions.redis_link import LOST, Link
-from hope_server.sessions.redis_meta import journal_key, meta_key, not_found, turns_key
+from hope_server.sessions.history import last_transcript
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.path import Path
+from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, upto_record, write_entries
+from hope_server.sessions.redis_link import Link
+from hope_server.sessions.redis_meta import (
+    check_reply,
+    encode_spans,
+    fence_args,
+    journal_key,
+    keys_of,
+    meta_key,
+    seal_transcript,
+    turns_key,
+)
+from hope_server.sessions.refusals import already_learned, moved_on, not_found
+from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.store import (
+    GENESIS,
     MAX_PAGE_BYTES,
+    Fence,
+    Head,
     JournalRecord,
-    Transcript,
     TurnKey,
-    check_append,
-    require_session_id,
 )
 
 
 class RedisJournal:
     """The journal's part of ``RedisStore``."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, keys: Keyring) -> None:
+        self._link, self._keys = link, keys
 
-    async def append(
+    async def commit(
         self,
-        session_id: str,
-        expected_seq: int,
+        function: str,
+        session: SessionKey,
+        fence: Fence,
+        expected: Head,
         records: Sequence[JournalRecord],
-        transcript: Transcript | None,
         turn: TurnKey | None,
-    ) -> int:
-        head, base = check_append(expected_seq, records, turn)
-        if base is not None and transcript is None:
-            transcript = Transcript(0, "", "")
-        require_session_id(session_id)
-        entries = [(record.last_seq, encode_record(session_id, record)) for record in records]
-        args: list[Any] = [expected_seq, head, "" if base is None else base]
-        args += _transcript_args(transcript)
-        args += ["", ""] if turn is None else [turn.key, turn.first_seq]
+        path: Path | None,
+    ) -> Head:
+        """Append checked ``records`` by ``function``; ``path``: where its path turns to, if it does."""
+        entries, head = write_entries(self._keys, session, expected, records)
+        args: list[Any] = [*fence_args(fence), expected.seq, expected.sha256, head.seq, head.sha256]
+        args += ["", ""] if path is None else [path.start_seq, encode_spans(path)]
+        transcript = last_transcript(records)
+        args.append("" if transcript is None else seal_transcript(self._keys, session, head.seq, transcript))
+        args += ["", ""] if turn is None else [" ".join(self._turn_names(session, turn.key)), turn.first_seq]
         args += [value for entry in entries for value in entry]
-        try:
-            reply = await self._append(session_id, args)
-        except LOST:
-            reply = await self._link.settled(lambda: self._settle(session_id, args, entries))
-        return _new_head(session_id, expected_seq, reply)
+        # Sent twice it does nothing: the head it leads to is its own.
+        reply = await self._link.ask_function(function, keys_of(session), args)
+        _check_commit(session, expected, reply)
+        return head
 
-    async def _append(self, session_id: str, args: list[Any]) -> list[Any]:
-        keys = [meta_key(session_id), journal_key(session_id), turns_key(session_id)]
-        return await self._link.function("append", keys, args)
-
-    async def _settle(self, session_id: str, args: list[Any], entries: list[tuple[int, bytes]]) -> list[Any]:
-        """What became of an append whose reply was lost; sent again only if the head never moved."""
-        expected, head = args[:2]
-        reply = await self._page(session_id, expected, len(entries) + 1)
-        if reply[0] != b"OK":
-            return reply
-        sent = [value for last_seq, payload in entries for value in (b"%d-0" % last_seq, payload)]
-        if int(reply[1]) == head and reply[2:] == sent:
-            return [b"OK", head]
-        if int(reply[1]) != expected:
-            return [b"SEQ", reply[1]]
-        again = await self._append(session_id, args)
-        # The lost command can still run after the look at the head, before this one.
-        return again if again[0] != b"SEQ" else await self._settle(session_id, args, entries)
-
-    async def _page(self, session_id: str, after: int, limit: int) -> list[Any]:
-        keys = [meta_key(session_id), journal_key(session_id)]
-        return await self._link.function("page", keys, [after, limit, MAX_PAGE_BYTES])
-
-    async def records(self, session_id: str, after: int, limit: int) -> list[JournalRecord]:
-        reply = await self._link.settled(lambda: self._page(session_id, after, limit))
-        if reply[0] != b"OK":
-            raise not_found(session_id)
-        records = [decode_record(session_id, payload) for payload in reply[3::2]]
+    async def records(self, session: SessionKey, after: int, limit: int, upto: int) -> list[JournalRecord]:
+        keys = [meta_key(session), journal_key(session)]
+        reply = await self._link.ask_function("page", keys, [after, limit, MAX_PAGE_BYTES])
+        check_reply(session, reply)
+        head, before = Head(int(reply[1]), reply[2].decode()), bytes(reply[3])
+        entries = [
+            (int(entry_id.partition(b"-")[0]), value)
+            for entry_id, value in zip(reply[4::2], reply[5::2], strict=True)
+        ]
+        if len(before) != CHAIN_BYTES:
+            before = bytes.fromhex(GENESIS.sha256)
+        records = read_entries(self._keys, session, before, upto_record(entries, upto))
         if limit > 0:
-            check_page(session_id, records, after=after, head=int(reply[1]))
+            check_page(session, records, after=after, head=head)
         return records
 
-    async def learned(self, session_id: str, key: str) -> tuple[int, int] | None:
-        asked = [("HGET", turns_key(session_id), f"t:{key}"), ("EXISTS", meta_key(session_id))]
-        found, exists = await self._link.settled(lambda: self._link.send_all(asked))
+    async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
+        fields = [f"t:{name}" for name in self._turn_names(session, turn_key)]
+        asked = [("HMGET", turns_key(session), *fields), ("EXISTS", meta_key(session))]
+        ranges, exists = await self._link.settled(lambda: self._link.send_all(asked))
         if not exists:
-            raise not_found(session_id)
+            raise not_found(session)
+        found = next((value for value in ranges if value is not None), None)
         if found is None:
             return None
         first, last = found.split()
         return int(first), int(last)
 
-
-def _transcript_args(transcript: Transcript | None) -> list[Any]:
-    if transcript is None:
-        return ["", "", ""]
-    return [transcript.count, transcript.sha256, transcript.first_message_sha256]
+    def _turn_names(self, session: SessionKey, turn_key: str) -> list[str]:
+        return self._keys.names(session, "turn", turn_key.encode())
 
 
-def _new_head(session_id: str, expected_seq: int, reply: list[Any]) -> int:
+def _check_commit(session: SessionKey, expected: Head, reply: list[Any]) -> None:
+    check_reply(session, reply)
     match reply:
-        case [b"OK", head]:
-            return int(head)
         case [b"KNOWN", first, last]:
-            message = f"this idempotency key was used for tokens {int(first)} to {int(last)}"
-            raise AlreadyLearned(message, first_seq=int(first), last_seq=int(last))
-        case [b"SEQ", head]:
-            raise SequenceConflict(f"expected the session's head at {expected_seq}, found {int(head)}")
-    raise not_found(session_id)
+            raise already_learned(int(first), int(last))
+        case [b"SEQ", seq]:
+            raise moved_on(expected.seq, int(seq))

@@ -2,87 +2,94 @@
 
 from collections.abc import Mapping
 
-from hope_server.errors import SequenceConflict, StoreUnavailable
-from hope_server.sessions.manifest import Manifest, cut, decode_manifest, encode_manifest, is_intact, join
+from hope_server.errors import StoreUnavailable
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.manifest import (
+    Manifest,
+    cut,
+    decode_manifest,
+    encode_manifest,
+    join,
+    open_chunk,
+    seal_chunk,
+)
 from hope_server.sessions.redis_link import Link
-from hope_server.sessions.redis_meta import chunk_key, meta_key, not_found
-from hope_server.sessions.store import Snapshot
+from hope_server.sessions.redis_meta import check_reply, chunk_key, fence_args, keys_of, meta_key
+from hope_server.sessions.refusals import not_found, outside
+from hope_server.sessions.sealing import Keyring
+from hope_server.sessions.store import Fence, Snapshot
 
 _STAGED_S = 600
-_GENERATIONS = ("snap_seq", "snap_manifest", "prev_seq", "prev_manifest")
+_GENERATIONS = ("snap_seq", "snap_manifest", "snap_chain", "prev_seq", "prev_manifest", "prev_chain")
 _TRIES = 3
 
 
 class RedisSnapshots:
     """The snapshots' part of ``RedisStore``."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, keys: Keyring) -> None:
+        self._link, self._keys = link, keys
 
-    async def put(self, session_id: str, seq: int, parts: Mapping[str, bytes]) -> None:
-        manifest, chunks = cut(seq, parts)
+    async def put(self, session: SessionKey, fence: Fence, seq: int, parts: Mapping[str, bytes]) -> None:
+        manifest, chunks = cut(self._keys, session, seq, parts)
         for _ in range(_TRIES):
-            await self._stage(session_id, chunks)
-            if await self._publish(session_id, manifest):
+            await self._stage(session, fence, chunks)
+            if await self._publish(session, fence, manifest):
                 return
         raise StoreUnavailable("the session store does not keep a snapshot's chunks until they are published")
 
-    async def _stage(self, session_id: str, chunks: Mapping[str, bytes]) -> None:
+    async def _stage(self, session: SessionKey, fence: Fence, chunks: Mapping[str, bytes]) -> None:
         """Send the chunks that the store does not hold, one command each."""
-        keys = [meta_key(session_id)]
-        reply = await self._link.ask_function("missing", keys, list(chunks))
-        if reply[0] != b"OK":
-            raise not_found(session_id)
+        reply = await self._link.ask_function("missing", keys_of(session), [*fence_args(fence), *chunks])
+        check_reply(session, reply)
         for chunk_id in map(bytes.decode, reply[1:]):
-            key = chunk_key(session_id, chunk_id)
-            await self._link.ask("SET", key, chunks[chunk_id], "EX", _STAGED_S)
+            sealed = seal_chunk(self._keys, session, chunk_id, chunks[chunk_id])
+            await self._link.ask("SET", chunk_key(session, chunk_id), sealed, "EX", _STAGED_S)
 
-    async def _publish(self, session_id: str, manifest: Manifest) -> bool:
+    async def _publish(self, session: SessionKey, fence: Fence, manifest: Manifest) -> bool:
         """Whether every chunk was there."""
-        keys = [meta_key(session_id)]
-        args = [manifest.seq, encode_manifest(session_id, manifest), " ".join(manifest.chunk_ids)]
-        reply = await self._link.ask_function("publish", keys, args)
+        sealed = encode_manifest(self._keys, session, manifest)
+        args = [*fence_args(fence), manifest.seq, sealed, " ".join(manifest.chunk_ids)]
+        reply = await self._link.ask_function("publish_snapshot", keys_of(session), args)
+        check_reply(session, reply)
         match reply:
-            case [b"OK"]:
-                return True
-            case [b"MISSING"]:
-                return False
-            case [b"SEQ", head, base, last]:
-                allowed = f"above {int(base)}, from {int(last)} to {int(head)}"
-                raise SequenceConflict(f"a snapshot must lie {allowed}, found {manifest.seq}")
-        raise not_found(session_id)
+            case [b"SEQ", head, last]:
+                raise outside(manifest.seq, head=int(head), last=int(last))
+        return reply != [b"MISSING"]
 
-    async def get(self, session_id: str, at_most_seq: int | None) -> Snapshot | None:
-        manifest = await self._manifest(session_id, at_most_seq)
-        while manifest is not None:
-            chunks = await self._chunks(session_id, manifest)
+    async def get(self, session: SessionKey, at_most_seq: int | None) -> Snapshot | None:
+        found = await self._manifest(session, at_most_seq)
+        while found is not None:
+            manifest, chain = found
+            chunks = await self._chunks(session, manifest)
             if len(chunks) == len(manifest.chunk_ids):
-                return Snapshot(manifest.seq, join(session_id, manifest, chunks))
+                return Snapshot(manifest.seq, join(self._keys, session, manifest, chunks), chain)
             # A publication in between may have dropped chunks of this generation.
-            newest = await self._manifest(session_id, at_most_seq)
-            if newest == manifest:
-                join(session_id, manifest, chunks)
-            manifest = newest
+            newest = await self._manifest(session, at_most_seq)
+            if newest == found:
+                join(self._keys, session, manifest, chunks)
+            found = newest
         return None
 
-    async def _manifest(self, session_id: str, at_most_seq: int | None) -> Manifest | None:
-        """The newest generation that is not above ``at_most_seq``."""
-        command = ("HMGET", meta_key(session_id), "seq", *_GENERATIONS)
+    async def _manifest(self, session: SessionKey, at_most_seq: int | None) -> tuple[Manifest, str] | None:
+        """The newest generation that is not above ``at_most_seq``, and its place in the chain."""
+        command = ("HMGET", meta_key(session), "seq", *_GENERATIONS)
         head, *values = await self._link.ask(*command)
         if head is None:
-            raise not_found(session_id)
-        for seq, data in (values[:2], values[2:]):
+            raise not_found(session)
+        for seq, data, chain in (values[:3], values[3:]):
             if data is not None and (at_most_seq is None or int(seq) <= at_most_seq):
-                return decode_manifest(session_id, data, seq=int(seq))
+                manifest = decode_manifest(self._keys, session, data, seq=int(seq))
+                return manifest, (chain or b"").hex()
         return None
 
-    async def _chunks(self, session_id: str, manifest: Manifest) -> dict[str, bytes]:
+    async def _chunks(self, session: SessionKey, manifest: Manifest) -> dict[str, bytes]:
         """The intact chunks; a damaged one is removed, so that the next snapshot sends it again."""
         chunks: dict[str, bytes] = {}
         for chunk_id in manifest.chunk_ids:
-            key = chunk_key(session_id, chunk_id)
+            key = chunk_key(session, chunk_id)
             data = await self._link.ask("GET", key)
-            if data is not None and is_intact(chunk_id, data):
+            if data is not None and open_chunk(self._keys, session, chunk_id, data) is not None:
                 chunks[chunk_id] = data
             elif data is not None:
                 await self._link.ask("UNLINK", key)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,12 +19,21 @@ from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
 from hope_server.chat import NativeFormat
 from hope_server.config import ServerConfig
-from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent
+from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.metrics import Metrics
+from hope_server.sessions.copying import fork
+from hope_server.sessions.history import point_at
+from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.memory_store import MemoryStore
+from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
+from hope_server.tenants.account import Accounts
+from hope_server.tenants.gate import Gate
+from hope_server.tenants.key_file import KeyFile
+from hope_server.tenants.quota import QuotaFile
 
 SHA256 = hashlib.sha256(b"slow weights").hexdigest()
+NONCE = "a" * 32
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -54,7 +66,7 @@ class ScriptedEngine:
         self.pause_at: int | None = None
         self.paused, self.resume, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.slow_weights_ok = True
-        self._made = 0
+        self.restored_sha256 = "1" * 64
 
     def says(self, text: str) -> None:
         self.answer = [*ByteTokenizer().encode(text), ByteTokenizer.end_id]
@@ -63,39 +75,65 @@ class ScriptedEngine:
         """The prompt of the last request."""
         return [token for part in self.requests[-1].prompt for token in part.tokens]
 
-    async def create_session(self, name: str | None = None) -> SessionMeta:
-        self._made += 1
-        return await self.store.create(f"session-{self._made}", model=SHA256, name=name)
+    async def meta(self, session_id: str) -> SessionMeta:
+        """The head of a session of the tenant that needs no key."""
+        return await self.store.meta(SessionKey(DEFAULT_TENANT, session_id))
 
-    async def get_session(self, session_id: str) -> SessionMeta:
-        return await self.store.meta(session_id)
+    async def journal(self, session_id: str) -> list[JournalRecord]:
+        """All records of such a session."""
+        return await self.store.records(SessionKey(DEFAULT_TENANT, session_id), after=0, limit=1000)
 
-    async def list_sessions(self, *, after: str | None, limit: int) -> list[SessionMeta]:
-        return await self.store.list(after=after, limit=limit)
+    async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
+        key = SessionKey(tenant, secrets.token_hex(16))
+        return await self.store.create(key, model=SHA256, name=name)
 
-    async def delete_session(self, session_id: str) -> None:
-        await self.store.delete(session_id)
+    async def get_session(self, session: SessionKey) -> SessionMeta:
+        return await self.store.meta(session)
 
-    async def reset_session(self, session_id: str) -> SessionMeta:
-        seq = (await self.store.meta(session_id)).seq
-        await self.store.append(
-            session_id, expected_seq=seq, records=[JournalRecord(seq + 1, "reset", "user", ())]
-        )
-        return await self.store.meta(session_id)
+    async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
+        return await self.store.list(tenant, after=after, limit=limit)
 
-    async def levels(self, session_id: str) -> list[LevelStatus]:
-        tokens = (await self.store.meta(session_id)).position
+    async def delete_session(self, session: SessionKey) -> None:
+        fence, _ = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
+        await self.store.delete(session, fence)
+
+    async def reset_session(self, session: SessionKey) -> SessionMeta:
+        head = (await self.store.meta(session)).head
+        await self._append(session, [JournalRecord(head.seq + 1, "reset", "user", ())])
+        return await self.store.meta(session)
+
+    async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta:
+        to = await point_at(self.store, session, seq)
+        fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
+        await self.store.rollback(session, fence, expected=meta.head, to=to)
+        return await self.store.meta(session)
+
+    async def fork_session(
+        self, session: SessionKey, *, seq: int | None = None, name: str | None = None
+    ) -> SessionMeta:
+        source, target = await self.store.meta(session), SessionKey(session.tenant, secrets.token_hex(16))
+        at = source.seq if seq is None else seq
+        if at > source.seq:
+            raise no_such_seq(at, source.seq)
+        return await fork(self.store, source, target, seq=at, name=name, nonce=NONCE)
+
+    async def verify_session(self, session: SessionKey) -> Verification:
+        meta = await self.store.meta(session)
+        return Verification(meta.seq, meta.position, meta.head.sha256, "1" * 64, self.restored_sha256, 0)
+
+    async def levels(self, session: SessionKey) -> list[LevelStatus]:
+        tokens = (await self.store.meta(session)).position
         return [
             LevelStatus("phi", 1, tokens, tokens, 0, 0.5, 1024),
             LevelStatus("slow", None, tokens, 0, 0, 0.0, 4096),
         ]
 
-    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
-        records = await self.store.records(session_id, after=after, limit=limit)
-        return records, (await self.store.meta(session_id)).seq
+    async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
+        records = await self.store.records(session, after=after, limit=limit)
+        return records, (await self.store.meta(session)).seq
 
-    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
-        return await self.store.learned(session_id, idempotency_key)
+    async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
+        return await self.store.learned(session, idempotency_key)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         self.requests.append(request)
@@ -105,6 +143,7 @@ class ScriptedEngine:
         try:
             turn = await self._read_prompt(request)
             for index, token in enumerate(self.answer[: request.sampling.max_tokens]):
+                await asyncio.sleep(0)  # a real engine leaves the loop to others between tokens
                 if index == self.pause_at:
                     self.paused.set()
                     await self.resume.wait()
@@ -123,36 +162,36 @@ class ScriptedEngine:
                 self.closed.set()
 
     async def _read_prompt(self, request: GenerationRequest) -> TurnKey | None:
-        if request.session_id is None:
+        if request.session is None:
             return None
-        head = (await self.store.meta(request.session_id)).seq
+        head = (await self.store.meta(request.session)).seq
         turn = TurnKey(request.idempotency_key, head + 1) if request.idempotency_key else None
         records, seq = [], head
         for part in request.prompt:
             records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
             seq += len(part.tokens)
-        await self.store.append(
-            request.session_id,
-            expected_seq=head,
-            records=records,
-            transcript=request.transcript,
-            idempotency_key=turn,
-        )
+        records[-1] = replace(records[-1], transcript=request.transcript)
+        await self._append(request.session, records, turn)
         return turn
 
     async def _commit(
         self, request: GenerationRequest, turn: TurnKey | None, token: int, index: int
     ) -> int | None:
-        if request.session_id is None:
+        if request.session is None:
             return None
-        head = (await self.store.meta(request.session_id)).seq
-        return await self.store.append(
-            request.session_id,
-            expected_seq=head,
-            records=[JournalRecord(head + 1, "step", "model", (token,))],
-            transcript=request.answered(index + 1) if request.answered else None,
-            idempotency_key=turn,
+        head = (await self.store.meta(request.session)).seq
+        transcript = request.answered(index + 1) if request.answered else None
+        record = JournalRecord(head + 1, "step", "model", (token,), transcript=transcript)
+        return await self._append(request.session, [record], turn)
+
+    async def _append(
+        self, session: SessionKey, records: Sequence[JournalRecord], turn: TurnKey | None = None
+    ) -> int:
+        fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
+        head = await self.store.append(
+            session, fence, expected=meta.head, records=records, idempotency_key=turn
         )
+        return head.seq
 
     async def verify_slow_weights(self) -> bool:
         return self.slow_weights_ok
@@ -166,8 +205,32 @@ def engine() -> ScriptedEngine:
     return ScriptedEngine()
 
 
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def runtime(engine: ScriptedEngine) -> Runtime:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    """No key yet: everybody on this machine is let in."""
+    return KeyFile(tmp_path / "keys")
+
+
+@pytest.fixture
+def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest.FixtureRequest) -> Runtime:
+    """Small limits; `@pytest.mark.settings(name=value)` sets others."""
+    marker = request.node.get_closest_marker("settings")
+    small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
         levels=["phi"],
@@ -177,9 +240,7 @@ def runtime(engine: ScriptedEngine) -> Runtime:
     )
     metrics.watch(engine.stats)
     return Runtime(
-        config=ServerConfig.load(
-            {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
-        ),
+        config=ServerConfig.load({**small, **(marker.kwargs if marker else {})}),
         engine=engine,
         tokenizer=ByteTokenizer(),
         chat_format=NativeFormat(ByteTokenizer()),
@@ -188,6 +249,9 @@ def runtime(engine: ScriptedEngine) -> Runtime:
         slow_weights_sha256=SHA256,
         created=1_700_000_000,
         check_store=engine.store.check,
+        gate=Gate(keys),
+        accounts=Accounts(QuotaFile(keys.directory), clock=clock),
+        state_bytes=1024,
     )
 
 
@@ -223,5 +287,6 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def session(engine: ScriptedEngine) -> str:
-    return (await engine.create_session()).session_id
+async def session(http: httpx.AsyncClient) -> str:
+    """A session of the tenant that needs no key."""
+    return str((await http.post("/v1/sessions")).json()["id"])

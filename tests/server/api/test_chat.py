@@ -126,7 +126,7 @@ async def test_without_a_session_every_message_is_read(
     await http.post(URL, json={"messages": messages})
     request = engine.requests[-1]
     assert [part.origin for part in request.prompt] == ["system", "user", "model", "user"]
-    assert request.session_id is None
+    assert request.session is None
     assert request.transcript is None
     assert engine.read()[:9] == [2, *(6 + byte for byte in b"Be kind"), 1]
 
@@ -143,7 +143,7 @@ async def test_a_session_reads_only_what_is_new(
     assert second.json()["usage"]["prompt_tokens"] == 7
     third = await http.post(URL, json={"messages": [user("only new")], "session_id": session})
     assert third.status_code == 200
-    assert (await engine.get_session(session)).transcript_count == 6
+    assert (await engine.meta(session)).transcript.count == 6
 
 
 async def test_an_edited_past_is_a_conflict_and_changes_nothing(
@@ -151,13 +151,13 @@ async def test_an_edited_past_is_a_conflict_and_changes_nothing(
 ) -> None:
     headers = {"X-Session-ID": session}
     await http.post(URL, json={"messages": [user("hi")]}, headers=headers)
-    before = await engine.get_session(session)
+    before = await engine.meta(session)
     edited = [user("hi"), assistant("something else"), user("more")]
     answer = await http.post(URL, json={"messages": edited}, headers=headers)
     assert answer.status_code == 409
     assert answer.json()["error"]["code"] == "conversation_diverged"
     assert answer.headers["x-should-retry"] == "false"
-    assert await engine.get_session(session) == before
+    assert await engine.meta(session) == before
 
 
 async def test_a_conversation_without_a_new_message_is_refused(http: httpx.AsyncClient, session: str) -> None:

@@ -81,5 +81,5 @@ async def test_a_session_appends_the_prompt(
     for _ in range(2):
         answer = await http.post(URL, json={"prompt": "ab", "max_tokens": 3, "session_id": session})
         assert answer.json()["usage"]["prompt_tokens"] == 2
-    meta = await engine.get_session(session)
-    assert (meta.seq, meta.transcript_count) == (10, 0)
+    meta = await engine.meta(session)
+    assert (meta.seq, meta.transcript.count) == (10, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING
 
 import httpx
@@ -84,7 +85,7 @@ async def test_a_client_that_leaves_stops_its_turn(
         assert again.status_code == 200
     # What was generated before stays learned, and the transcript knows it.
     assert engine.read()[0] == (1 if pause_at else 3)
-    assert (await engine.get_session(session)).transcript_count == (4 if pause_at else 3)
+    assert (await engine.meta(session)).transcript.count == (4 if pause_at else 3)
 
 
 async def test_a_client_that_leaves_while_it_sends_harms_nobody(port: int, engine: ScriptedEngine) -> None:
@@ -168,3 +169,103 @@ async def test_two_requests_on_one_connection(port: int) -> None:
         for _ in range(2):
             answer = await client.post("/v1/completions", json={"prompt": "a", "stream": True})
             assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def until_closed(port: int, *chunks: bytes) -> bytes:
+    """Send bytes and wait; all that came until the server closed the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for chunk in chunks:
+        writer.write(chunk)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+HALF_A_BODY = head("/v1/completions", "Content-Length: 30") + b'{"prompt": "a'
+
+
+@pytest.mark.settings(head_timeout_s=0.05, body_timeout_s=0.05)
+@pytest.mark.parametrize("sent", [b"GET /hea", b"GET /health HTTP/1.1\r\nHost: a\r\n", HALF_A_BODY])
+async def test_a_request_that_does_not_end_gets_408(port: int, engine: ScriptedEngine, sent: bytes) -> None:
+    answer = await until_closed(port, sent)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert code(answer.partition(b"\r\n\r\n")[2]) == "request_timeout"
+    assert not engine.requests
+
+
+@pytest.mark.settings(head_timeout_s=0.05)
+async def test_a_connection_on_which_nothing_comes_is_closed(port: int) -> None:
+    assert await until_closed(port) == b""
+
+
+@pytest.mark.settings(head_timeout_s=0.05)
+async def test_the_second_head_on_a_connection_has_a_deadline_too(port: int) -> None:
+    whole = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    answer = await until_closed(port, whole, b"GET /health HT")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"HTTP/1.1 408 " in answer
+
+
+@pytest.mark.settings(body_timeout_s=0.05)
+async def test_a_body_that_nobody_reads_has_a_deadline(port: int) -> None:
+    """The answer came before the body; the rest of the body must not hold the connection."""
+    request = head("/v1/nowhere", "Content-Length: 1000")
+    answer = await until_closed(port, request, b"x")
+    assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.settings(head_timeout_s=0.05, body_timeout_s=0.05)
+async def test_deadlines_end_with_what_they_are_for(port: int, engine: ScriptedEngine) -> None:
+    """A turn may take longer than its request may take to arrive: one that begins later is cut off first."""
+    engine.pause_at = 1
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        asked = asyncio.create_task(client.post("/v1/completions", json={"prompt": "a"}))
+        await engine.paused.wait()
+        for _ in range(2):
+            assert await until_closed(port) == b""
+        engine.resume.set()
+        assert (await asked).status_code == 200
+
+
+@pytest.mark.settings(write_timeout_s=0.05, max_output_tokens=1_000_000)
+async def test_a_client_that_takes_nothing_is_cut_off_and_its_turn_ends(
+    port: int, engine: ScriptedEngine
+) -> None:
+    engine.answer = [70] * 1_000_000
+    body = b'{"prompt": "a", "stream": true, "max_tokens": 1000000}'
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", port))
+        client.sendall(head("/v1/completions", f"Content-Length: {len(body)}") + body)
+        await engine.closed.wait()
+
+
+@pytest.mark.settings(max_connections=2)
+async def test_one_connection_too_many_is_refused(port: int) -> None:
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    for _, writer in held:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+    for reader, _ in held:
+        await reader.readuntil(b"\r\n\r\n")
+    status, headers, body = await exchange(port)
+    assert (status, code(body)) == (503, "too_many_connections")
+    assert headers["retry-after"] == "1"
+    held[0][1].close()
+    await held[0][1].wait_closed()
+    while (await exchange(port, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"))[0] != 200:
+        pass
+    held[1][1].close()
+
+
+@pytest.mark.settings(turn_timeout_s=0.05)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_that_takes_too_long_ends(port: int, engine: ScriptedEngine, stream: bool) -> None:
+    engine.pause_at = 2
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        answer = await client.post("/v1/completions", json={"prompt": "a", "stream": stream})
+    assert engine.closed.is_set()
+    assert answer.status_code == (200 if stream else 504)
+    last = answer.text.strip().rpartition("data: ")[2]
+    assert json.loads(last)["error"]["code"] == "turn_timeout"
+    assert "[DONE]" not in answer.text

@@ -63,7 +63,7 @@ def last_read(engine: ScriptedEngine, tokenizer: SpecialTokenizer) -> list[tuple
 
 async def journal(engine: ScriptedEngine, tokenizer: SpecialTokenizer, session: str) -> str:
     """All that the session has read and written, special tokens written out."""
-    records, _ = await engine.events(session, after=0, limit=1000)
+    records = await engine.journal(session)
     return "".join(text for _, text in tokenizer.spelled(records))
 
 
@@ -141,13 +141,13 @@ async def test_a_message_that_the_template_has_no_place_for(
     http: httpx.AsyncClient, engine: ScriptedEngine, bos: SpecialTokenizer, session: str
 ) -> None:
     await http.post(URL, json={"messages": [user("hi")], "session_id": session})
-    before = await engine.get_session(session)
+    before = await engine.meta(session)
     tool = {"role": "tool", "content": "42", "tool_call_id": "call-1"}
     answer = await http.post(URL, json={"messages": [tool], "session_id": session})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_messages", "messages")
     assert "no place for tool messages after assistant messages" in error["message"]
-    assert await engine.get_session(session) == before
+    assert await engine.meta(session) == before
 
 
 async def test_a_plain_text_starts_as_the_tokenizer_wants(
@@ -190,5 +190,6 @@ def test_the_newest_origin_is_stored_after_the_others() -> None:
     """An origin is stored as its place: journals of before keep their meaning."""
     origins = ("system", "user", "tool", "model", "template", "text")
     assert get_args(Origin) == get_args(base.Origin) == origins
-    stored = [encode_record("s", JournalRecord(1, "run", origin, (1,)))[2] for origin in get_args(Origin)]
+    records = [JournalRecord(1, "run", origin, (1,)) for origin in get_args(Origin)]
+    stored = [encode_record(record)[2] for record in records]
     assert stored == [0, 1, 2, 3, 4, 5]

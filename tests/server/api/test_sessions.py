@@ -103,6 +103,8 @@ async def test_a_page_beyond_the_head_is_empty(http: httpx.AsyncClient, session:
         ("GET", ""),
         ("DELETE", ""),
         ("POST", "/reset"),
+        ("POST", "/fork"),
+        ("POST", "/verify"),
         ("GET", "/levels"),
         ("GET", "/events"),
     ],

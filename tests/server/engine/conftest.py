@@ -21,8 +21,10 @@ from hope_server.engine.request import (
 )
 from hope_server.engine.runner import ServedModel
 from hope_server.engine.service import EngineService
+from hope_server.errors import StoreUnavailable
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
-from hope_server.sessions.store import SessionStore
+from hope_server.sessions.store import Fence, Head, SessionStore
 
 BLOCK, VOCAB = 8, 50
 STEP, RUN, WHOLE = 11, 13, 17  # how tokens were read goes into the digest
@@ -107,8 +109,21 @@ class GatedStore(MemoryStore):
         self.broken: Callable[[int], BaseException | None] = lambda append: None
         self.appends = 0
         self.calls: list[str] = []
+        self.renewals_fail = False
 
-    async def append(self, session_id: str, **arguments: Any) -> int:
+    def expire(self, session: SessionKey) -> None:
+        """The lease of the session ends now, as after a pause of its worker."""
+        self._sessions[session].lease_until = 0.0
+
+    def lease_until(self, session: SessionKey) -> float:
+        return self._sessions[session].lease_until
+
+    async def renew(self, session: SessionKey, fence: Fence, *, ttl_s: float) -> None:
+        if self.renewals_fail:
+            raise StoreUnavailable("gone")
+        await super().renew(session, fence, ttl_s=ttl_s)
+
+    async def append(self, session: SessionKey, fence: Fence, **arguments: Any) -> Head:
         self.appends += 1
         error = self.broken(self.appends)
         await self.gate.wait()
@@ -116,7 +131,7 @@ class GatedStore(MemoryStore):
         if error is not None:
             raise error
         self.calls.append("append")
-        return await super().append(session_id, **arguments)
+        return await super().append(session, fence, **arguments)
 
 
 @dataclass
@@ -185,14 +200,14 @@ class Bench:
 
     @staticmethod
     def request(
-        session_id: str | None, prompt: tuple[int, ...] | list[int], max_tokens: int = 8, **more: Any
+        session: SessionKey | None, prompt: tuple[int, ...] | list[int], max_tokens: int = 8, **more: Any
     ) -> GenerationRequest:
         """One turn of a user; sampling fields among ``more`` go to SamplingParams."""
         names = ("temperature", "top_p", "top_k", "seed", "stop_token_ids", "ignore_eos")
         sampling = {name: more.pop(name) for name in names if name in more}
         return GenerationRequest(
             request_id=more.pop("request_id", "test"),
-            session_id=session_id,
+            session=session,
             prompt=more.pop("parts", (PromptPart("user", tuple(prompt)),)),
             sampling=SamplingParams(**{"temperature": 0.0, "max_tokens": max_tokens, **sampling}),
             **more,
@@ -201,24 +216,22 @@ class Bench:
     async def turn(
         self,
         service: EngineService,
-        session_id: str | None,
+        session: SessionKey | None,
         prompt: tuple[int, ...] | list[int],
         max_tokens: int = 8,
         **more: Any,
     ) -> list[TokenEvent]:
         """All events of a turn."""
-        return [
-            event async for event in service.generate(self.request(session_id, prompt, max_tokens, **more))
-        ]
+        return [event async for event in service.generate(self.request(session, prompt, max_tokens, **more))]
 
-    async def row(self, service: EngineService, session_id: str) -> State:
+    async def row(self, service: EngineService, session: SessionKey) -> State:
         """The session's live row, restored if need be."""
-        await service.levels(session_id)
-        return await service._thread.call(lambda: service._engine.live_row(session_id))
+        await service.levels(session)
+        return await service._thread.call(lambda: service._engine.live_row(str(session)))
 
-    async def journal(self, session_id: str) -> list[int]:
+    async def journal(self, session: SessionKey) -> list[int]:
         """Every token the store holds, in order."""
-        records = await self.store.records(session_id, after=0, limit=1000)
+        records = await self.store.records(session, after=0, limit=1000)
         return [token for record in records for token in record.tokens]
 
 

@@ -21,6 +21,7 @@ from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, PromptPart, SamplingParams
 from hope_server.errors import InternalError, SessionCorrupted
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import JournalRecord
 
 Bench = Any
@@ -51,33 +52,36 @@ def parts(length: int) -> tuple[PromptPart, ...]:
     return PromptPart("system", ids[:pinned]), PromptPart("user", ids[pinned:])
 
 
-async def new(service: Any) -> str:
-    return str((await service.create_session()).session_id)
+async def new(service: Any) -> SessionKey:
+    key: SessionKey = (await service.create_session("tenant")).key
+    return key
 
 
-async def turn(bench: Bench, service: Any, session: str | None, length: int, **more: Any) -> list[int]:
+async def turn(bench: Bench, service: Any, session: SessionKey | None, length: int, **more: Any) -> list[int]:
     options = {"temperature": 1.0, "seed": length, "ignore_eos": True, "parts": parts(length), **more}
     return [event.token for event in await bench.turn(service, session, (), TOKENS, **options)]
 
 
 @torch.inference_mode()
-def after_one_more(engine: Any, session: str) -> Tensor:
+def after_one_more(engine: Any, session: SessionKey) -> Tensor:
     """The logits that a session would have after one more token; it stays as it is."""
     rows = engine._runner._rows
-    cache, deltas = rows.branch(engine._rows[session].slot, 1)
+    cache, deltas = rows.branch(engine._rows[str(session)].slot, 1)
     x = rows.model.read(cache, [0], torch.tensor([[7]]), deltas)
     logits: Tensor = rows.model.backbone.logits(x[0, -1])
     return logits
 
 
-async def next_logits(bench: Bench, service: Any, session: str) -> Tensor:
+async def next_logits(bench: Bench, service: Any, session: SessionKey) -> Tensor:
     """Of a session that is restored if need be."""
     await service.levels(session)
     logits: Tensor = await service._thread.call(lambda: after_one_more(service._engine, session))
     return logits
 
 
-async def equal(bench: Bench, same: Same, service: Any, session: str, other: Any, twin: str) -> None:
+async def equal(
+    bench: Bench, same: Same, service: Any, session: SessionKey, other: Any, twin: SessionKey
+) -> None:
     """Equal states and equal next tokens, bit for bit."""
     assert same(await bench.row(service, session), await bench.row(other, twin))
     found, expected = [await next_logits(bench, *one) for one in ((service, session), (other, twin))]
@@ -194,8 +198,8 @@ async def test_nan_in_one_session_harms_no_other(bench: Bench, same: Same) -> No
 
 
 @torch.inference_mode()
-def _poison(engine: Any, session: str) -> None:
-    engine._runner._rows._cache.values[0][engine._rows[session].slot, 0, 0, 0] = float("nan")
+def _poison(engine: Any, session: SessionKey) -> None:
+    engine._runner._rows._cache.values[0][engine._rows[str(session)].slot, 0, 0, 0] = float("nan")
 
 
 async def test_eviction_and_return_change_nothing(bench: Bench) -> None:

@@ -10,6 +10,7 @@ import torch
 from hope_model.config import get_config
 from hope_model.hope import Hope
 from hope_server.errors import SessionCorrupted
+from hope_server.sessions.key import SessionKey
 
 Bench = Any
 
@@ -29,8 +30,9 @@ def prompt(length: int) -> list[int]:
     return [(37 * i + length) % 8000 + 100 for i in range(length)]
 
 
-async def new(service: Any) -> str:
-    return str((await service.create_session()).session_id)
+async def new(service: Any) -> SessionKey:
+    key: SessionKey = (await service.create_session("tenant")).key
+    return key
 
 
 async def test_company_changes_no_bit(bench: Bench, hope: Hope, same: Any) -> None:
@@ -65,7 +67,7 @@ async def test_a_turn_leaves_its_neighbours_alone(bench: Bench, hope: Hope, same
     await bench.turn(service, idle, prompt(300), TOKENS)
     before = await bench.row(service, idle)
     await bench.turn(service, busy, prompt(500), 2 * TOKENS)
-    position = await service._thread.call(lambda: service._engine.position(idle))
+    position = await service._thread.call(lambda: service._engine.position(str(idle)))
     assert position == 300 + TOKENS  # the row stayed where it was: nothing was restored
     assert same(await bench.row(service, idle), before)
 
@@ -93,6 +95,6 @@ async def test_nan_in_one_session_harms_no_other(bench: Bench, hope: Hope, same:
     assert bench.observer.corrupted == 1
 
 
-def _poison(engine: Any, session: str) -> None:
-    row = engine._runner._live.row(engine._rows[session].slot)
+def _poison(engine: Any, session: SessionKey) -> None:
+    row = engine._runner._live.row(engine._rows[str(session)].slot)
     next(tensor for tensor in row.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")

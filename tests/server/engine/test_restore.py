@@ -2,23 +2,26 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hope_server.errors import SessionCorrupted, SessionNotFound, SnapshotCorrupt
-from hope_server.sessions.store import SessionMeta
+from hope_server.errors import SessionCorrupted, SessionNotFound, SessionQuarantined, SnapshotCorrupt
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import Head, SessionMeta
 
 Bench = Any
 
 
-async def new(service: Any) -> str:
-    return str((await service.create_session()).session_id)
+async def new(service: Any) -> SessionKey:
+    key: SessionKey = (await service.create_session("tenant")).key
+    return key
 
 
-async def replayed(bench: Bench, session: str) -> Any:
+async def replayed(bench: Bench, session: SessionKey) -> Any:
     """The row that a new process restores."""
     service = await bench.service()
     row = await bench.row(service, session)
@@ -48,7 +51,7 @@ async def test_cancel_at_every_moment_of_admission(bench: Bench, same: Any, hops
     await bench.turn(service, session, range(20), max_tokens=3)
     for evict in (False, True):
         if evict:
-            await service._thread.call(lambda: service._engine.drop(session))
+            await service._thread.call(lambda: service._engine.drop(str(session)))
         reading = asyncio.ensure_future(anext(service.generate(bench.request(session, range(21)))))
         for _ in range(hops):
             await asyncio.sleep(0)
@@ -59,8 +62,8 @@ async def test_cancel_at_every_moment_of_admission(bench: Bench, same: Any, hops
         assert same(await bench.row(service, session), await replayed(bench, session))
 
 
-async def _idle(service: Any, session: str) -> None:
-    turn = service._turns.get(session)
+async def _idle(service: Any, session: SessionKey) -> None:
+    turn = service._turns.get(str(session))
     if turn is not None:
         turn.cancel()
         await turn.closed.wait()
@@ -86,12 +89,12 @@ async def test_a_long_prompt_is_given_up_but_stays_learned(bench: Bench, same: A
     session = await new(service)
     prompt = [i % 50 for i in range(8 * 4000)]
     reading = asyncio.ensure_future(bench.turn(service, session, prompt))
-    await eventually(service, lambda: session in service._engine._jobs)
+    await eventually(service, lambda: str(session) in service._engine._jobs)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await bench.journal(session) == prompt
-    assert await service._thread.call(lambda: service._engine.position(session)) is None
+    assert await service._thread.call(lambda: service._engine.position(str(session))) is None
     assert int((await bench.row(service, session))["position"]) == len(prompt)
     await service.check_integrity()
 
@@ -142,8 +145,8 @@ async def test_damaged_snapshots_fall_back_to_older_ones_then_to_the_journal(
         await service._snapshots.flush()
     expected = await bench.row(service, session)
     generations = bench.store._sessions[session].generations
-    assert [generation.seq for generation in generations] == [8, 16]
-    for generation in generations[-damaged:]:
+    assert [generation.seq for generation, _ in generations] == [8, 16]
+    for generation, _ in generations[-damaged:]:
         for chunk in generation.chunk_ids:
             bench.store._sessions[session].chunks[chunk] = b"damage"
     assert same(await replayed(bench, session), expected)
@@ -158,10 +161,33 @@ async def test_a_snapshot_that_counts_other_tokens_is_not_trusted(bench: Bench, 
     await service._snapshots.flush()
     expected = await bench.row(service, session)
     wrong = {name: tensor.clone() for name, tensor in expected.items()}
-    service._snapshots.offer(session, 17, wrong)
+    service._snapshots.offer(session, bench.store._sessions[session].fence, 17, wrong)
     await service._snapshots.flush()
     assert same(await replayed(bench, session), expected)
     assert len(bench.observer.failed_snapshots) == 1
+
+
+async def test_a_snapshot_of_another_journal_is_not_trusted(bench: Bench, same: Any) -> None:
+    service = await bench.service()
+    session = await new(service)
+    await bench.turn(service, session, range(16), max_tokens=2)
+    await service._snapshots.flush()
+    expected = await bench.row(service, session)
+    entry = bench.store._sessions[session]
+    entry.generations = [(manifest, "ab" * 32) for manifest, _ in entry.generations]
+    assert same(await replayed(bench, session), expected)
+    assert bench.observer.replayed == [18]
+
+
+async def test_a_journal_that_does_not_end_with_its_head_is_quarantined(bench: Bench) -> None:
+    service = await bench.service()
+    session = await new(service)
+    await bench.turn(service, session, range(3), max_tokens=2)
+    entry = bench.store._sessions[session]
+    entry.meta = replace(entry.meta, head=Head(entry.meta.seq, "ab" * 32))
+    with pytest.raises(SessionCorrupted):
+        await bench.turn(await bench.service(), session, (1,))
+    assert entry.meta.quarantined
 
 
 async def test_a_damaged_journal_is_an_error_of_that_session_alone(bench: Bench) -> None:
@@ -172,6 +198,11 @@ async def test_a_damaged_journal_is_an_error_of_that_session_alone(bench: Bench)
     fresh = await bench.service()
     with pytest.raises(SessionCorrupted):
         await bench.turn(fresh, session, (1,))
+    for call in (bench.turn(fresh, session, (1,)), bench.turn(await bench.service(), session, (1,))):
+        with pytest.raises(SessionQuarantined):
+            await call
+    assert (await fresh.get_session(session)).quarantined
+    assert len(bench.store._sessions[session].journal) > 0
     assert len(await bench.turn(fresh, healthy, (1,), max_tokens=2)) == 2
 
 
@@ -193,7 +224,7 @@ async def test_reset_starts_over_and_keeps_the_journal(bench: Bench, same: Any) 
     first = await bench.turn(service, session, range(20), max_tokens=10)
     await service._snapshots.flush()
     meta = await service.reset_session(session)
-    assert (meta.seq, meta.base_seq, meta.position) == (31, 31, 0)
+    assert (meta.seq, meta.path.start_seq, meta.position) == (31, 31, 0)
     assert [level.tokens for level in await service.levels(session)] == [0, 0, 0]
     again = await bench.turn(service, session, range(20), max_tokens=10)
     assert [event.token for event in again] == [event.token for event in first]
@@ -207,7 +238,7 @@ async def test_delete_forgets_the_row_too(bench: Bench) -> None:
     await bench.turn(service, session, range(20))
     await service.delete_session(session)
     assert service.stats().resident_idle == 0 or await service._thread.call(
-        lambda: service._engine.position(session) is None
+        lambda: service._engine.position(str(session)) is None
     )
     for call in (service.get_session, service.levels, service.delete_session, service.reset_session):
         with pytest.raises(SessionNotFound):

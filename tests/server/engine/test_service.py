@@ -11,23 +11,28 @@ from hope_server.errors import (
     AlreadyLearned,
     ContextTooLong,
     EmptyPrompt,
+    Fenced,
     InternalError,
     InvalidRequest,
+    LeaseHeld,
     ModelNotFound,
     QueueFull,
-    SequenceConflict,
     SessionBusy,
     SessionNotFound,
     ShuttingDown,
     StoreUnavailable,
 )
-from hope_server.sessions.store import JournalRecord, Transcript
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import Transcript
+
+OLD = SessionKey("tenant", "old")
 
 Bench = Any  # the fixture's class lives in conftest, which tests cannot import
 
 
-async def new(service: Any) -> str:
-    return str((await service.create_session("a name")).session_id)
+async def new(service: Any) -> SessionKey:
+    key: SessionKey = (await service.create_session("tenant", "a name")).key
+    return key
 
 
 async def test_a_turn_streams_its_tokens_and_journals_prompt_and_answer(bench: Bench) -> None:
@@ -40,7 +45,8 @@ async def test_a_turn_streams_its_tokens_and_journals_prompt_and_answer(bench: B
     assert await bench.journal(session) == [3, 1, 4, *(event.token for event in events)]
     records, head = await service.events(session, after=0, limit=10)
     assert head == 8
-    assert records[0] == JournalRecord(1, "run", "user", (3, 1, 4))
+    first = records[0]
+    assert (first.first_seq, first.kind, first.origin, first.tokens) == (1, "run", "user", (3, 1, 4))
     assert {(record.kind, record.origin) for record in records[1:]} == {("step", "model")}
     await service.check_integrity()
 
@@ -70,11 +76,11 @@ async def test_tokens_waiting_for_a_commit_go_together_and_are_bounded(bench: Be
     await anext(stream)
     bench.store.gate.clear()
     reading = asyncio.create_task(_drain(stream))
-    turn = service._turns[session]
-    await eventually(service, lambda: service._engine._scheduler._entries[session].uncommitted == 5)
-    steps = await service._thread.call(lambda: service._engine.position(session))
+    turn = service._turns[str(session)]
+    await eventually(service, lambda: service._engine._scheduler._entries[str(session)].uncommitted == 5)
+    steps = await service._thread.call(lambda: service._engine.position(str(session)))
     await service._thread.call(lambda: None)
-    assert await service._thread.call(lambda: service._engine.position(session)) == steps
+    assert await service._thread.call(lambda: service._engine.position(str(session))) == steps
     bench.store.gate.set()
     assert len(await reading) == 39
     assert turn.closed.is_set()
@@ -191,7 +197,7 @@ async def test_bad_requests_change_nothing(bench: Bench) -> None:
         with pytest.raises(error):
             await bench.turn(service, session, **arguments)
     with pytest.raises(SessionNotFound):
-        await bench.turn(service, "nobody", (3,))
+        await bench.turn(service, SessionKey("tenant", "nobody"), (3,))
     assert await bench.journal(session) == []
     assert service.stats().running == 0
 
@@ -233,7 +239,7 @@ async def test_transcripts_go_along_with_the_commits(bench: Bench) -> None:
     before = Transcript(1, "e" * 64, "f" * 64)
     await bench.turn(service, session, (3, 1), max_tokens=4, transcript=before, answered=answered)
     meta = await service.get_session(session)
-    assert (meta.transcript_count, meta.transcript_sha256) == (2, f"{4:064x}")
+    assert meta.transcript == Transcript(2, f"{4:064x}", "f" * 64)
     assert counts == sorted(counts)
 
 
@@ -288,27 +294,96 @@ async def test_another_writer_is_noticed_at_the_next_turn(bench: Bench, same: An
     assert same(await bench.row(service, session), await bench.row(await bench.service(), session))
 
 
-async def test_a_writer_in_between_is_a_conflict(bench: Bench) -> None:
+async def test_another_workers_turn_is_not_disturbed(bench: Bench) -> None:
     service, other = await bench.service(), await bench.service()
     session = await new(service)
     stream = service.generate(bench.request(session, (3, 1), max_tokens=200))
     await anext(stream)
-    results = await asyncio.gather(
-        _drain(stream), bench.turn(other, session, (4,), max_tokens=200), return_exceptions=True
+    calls = (
+        bench.turn(other, session, (4,)),
+        other.reset_session(session),
+        other.delete_session(session),
     )
-    assert any(isinstance(result, SequenceConflict) for result in results)
+    for call in calls:
+        with pytest.raises(LeaseHeld) as held:
+            await call
+        assert (held.value.status, held.value.retry_after_s is not None) == (409, True)
+    assert len(await _drain(stream)) == 199
+    assert len(await bench.turn(other, session, (4,), max_tokens=3)) == 3
     await service.check_integrity()
     await other.check_integrity()
 
 
+async def test_a_worker_that_was_taken_for_dead_is_fenced(bench: Bench, same: Any) -> None:
+    service, other = await bench.service(), await bench.service()
+    session = await new(service)
+    stream = service.generate(bench.request(session, (3, 1), max_tokens=10**6))
+    got = [await anext(stream)]
+    bench.store.expire(session)
+    answer = await bench.turn(other, session, (4,), max_tokens=3)
+    with pytest.raises(Fenced):
+        await _drain(stream, into=got)
+    journal = await bench.journal(session)
+    assert journal[: 2 + len(got)] == [3, 1, *(event.token for event in got)]
+    assert journal[-4:] == [4, *(event.token for event in answer)]
+    assert same(await bench.row(service, session), await bench.row(await bench.service(), session))
+    await service.check_integrity()
+
+
+async def test_a_sole_owner_finds_its_own_leases_after_a_crash(bench: Bench) -> None:
+    """Without waiting for them to end, as a second server has to."""
+    service = await bench.service(owner_nonce="a" * 32)
+    session = await new(service)
+    await service._ownership.acquire(session)  # and dies here
+    with pytest.raises(LeaseHeld):
+        await bench.turn(await bench.service(), session, (1,))
+    assert len(await bench.turn(await bench.service(owner_nonce="a" * 32), session, (1,), max_tokens=2)) == 2
+
+
+async def test_leases_are_renewed_and_a_lost_one_stops_the_turn(bench: Bench) -> None:
+    service = await bench.service(lease_ttl_s=0.03)
+    session = await new(service)
+    stream = service.generate(bench.request(session, (3, 1), max_tokens=10**9))
+    await anext(stream)
+    until = bench.store.lease_until(session)
+    for _ in range(20_000):  # tokens; a third of the lease takes a few hundred at most
+        await anext(stream)
+        if bench.store.lease_until(session) > until:
+            break
+    assert bench.store.lease_until(session) > until
+    bench.store.renewals_fail = True
+    with pytest.raises(StoreUnavailable, match="lease"):
+        await _drain(stream)
+    bench.store.renewals_fail = False
+    await bench.turn(service, session, (1,), max_tokens=1)
+
+
+async def test_a_lost_lease_is_told_to_its_turn_at_once(bench: Bench, eventually: Any) -> None:
+    """Also while the turn commits nothing: here its commits are held back."""
+    service, other = await bench.service(lease_ttl_s=0.03), await bench.service()
+    session = await new(service)
+    stream = service.generate(bench.request(session, (3, 1), max_tokens=10**9))
+    await anext(stream)
+    bench.store.gate.clear()
+    bench.store.expire(session)
+    await other._ownership.acquire(session)
+    waiting = asyncio.create_task(_drain(stream))
+    turn = service._turns[str(session)]
+    await eventually(service, lambda: turn._lease.cancelled)
+    bench.store.gate.set()
+    with pytest.raises(Fenced):
+        await waiting
+    await other._ownership.release(session)
+
+
 async def test_a_session_of_other_slow_weights_is_refused(bench: Bench) -> None:
     service = await bench.service()
-    await bench.store.create("old", model="4" * 64, name=None)
+    await bench.store.create(OLD, model="4" * 64, name=None)
     with pytest.raises(ModelNotFound) as refused:
-        await bench.turn(service, "old", (3,))
+        await bench.turn(service, OLD, (3,))
     assert refused.value.code == "session_model_mismatch"
     with pytest.raises(ModelNotFound):
-        await service.levels("old")
+        await service.levels(OLD)
 
 
 async def test_slow_weights_are_verified_between_steps(bench: Bench) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.server.sessions.writing import KEYS, Writer
 
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
+from hope_server.sessions.key import SessionKey
 from hope_server.sessions.store import SessionStore
 
 StartValkey = Callable[..., str]
@@ -37,21 +39,28 @@ async def store(
 ) -> AsyncIterator[SessionStore]:
     """Every store of the registry; ``rediss`` is the class of ``redis`` behind TLS."""
     urls = {"memory": "memory:", "redis": external_url, "unix": embedded_url}
-    opened = await open_store(urls[request.param])
+    opened = await open_store(urls[request.param], KEYS)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
 async def redis_store(external_url: str) -> AsyncIterator[SessionStore]:
-    opened = await open_store(external_url)
+    opened = await open_store(external_url, KEYS)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def new_id() -> str:
-    return secrets.token_hex(16)
+def session() -> SessionKey:
+    """The name of a session that does not exist yet."""
+    return SessionKey("tenant", secrets.token_hex(16))
+
+
+@pytest.fixture
+async def writer(store: SessionStore, session: SessionKey) -> Writer:
+    """The one writer of a new session, in every store."""
+    return await Writer.create(store, session)
 
 
 class Proxy:
@@ -138,7 +147,7 @@ async def proxy(external_url: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def proxied(proxy: Proxy) -> AsyncIterator[SessionStore]:
     """A store that reaches its server through the proxy."""
-    opened = await open_store(proxy.url)
+    opened = await open_store(proxy.url, KEYS)
     yield opened
     await opened.close()
 

@@ -6,15 +6,22 @@ from pathlib import Path
 
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
-from hope_server.sessions.store import JournalRecord
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.sealing import Keyring
+from hope_server.sessions.store import GENESIS, JournalRecord
+
+KEPT = SessionKey("tenant", "kept")
+KEYS = Keyring([b"k" * 32])
 
 
 async def own(directory: Path) -> None:
     valkey = EmbeddedValkey(directory)
     await valkey.start()
-    store = await open_store(valkey.url)
-    await store.create("kept", model="m", name=None)
-    await store.append("kept", expected_seq=0, records=[JournalRecord(1, "run", "user", (1, 2))])
+    store = await open_store(valkey.url, KEYS)
+    await store.create(KEPT, model="m", name=None)
+    fence, _ = await store.acquire(KEPT, nonce="a" * 32, ttl_s=60)
+    record = JournalRecord(1, "run", "user", (1, 2))
+    await store.append(KEPT, fence, expected=GENESIS, records=[record])
     print(valkey.pid, flush=True)
     await asyncio.Event().wait()
 

@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.server.sessions.writing import KEYS, Writer
 
 from hope_server.errors import SequenceConflict, StoreConfigError, StoreUnavailable
 from hope_server.sessions import binary as binary_module
 from hope_server.sessions import open_store
 from hope_server.sessions.binary import find_binary, server_version
 from hope_server.sessions.embedded import EmbeddedValkey
-from hope_server.sessions.store import JournalRecord, SessionStore, journal
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import Head, JournalRecord, journal
+
+SESSION, KEPT = SessionKey("tenant", "s"), SessionKey("tenant", "kept")
 
 _DEATH_S = 60.0
 OWNER = Path(__file__).with_name("embedded_owner.py")
@@ -29,11 +33,11 @@ async def test_data_survive_a_clean_restart(data_dir: Path) -> None:
     for expected in (0, 2):
         valkey = EmbeddedValkey(data_dir, maxmemory="64mb")
         await valkey.start()
-        store = await open_store(valkey.url)
-        if not expected:
-            await store.create("s", model="m", name=None)
-        record = JournalRecord(expected + 1, "run", "user", (1, 2))
-        assert await store.append("s", expected_seq=expected, records=[record]) == expected + 2
+        store = await open_store(valkey.url, KEYS)
+        writer = await (Writer.take if expected else Writer.create)(store, SESSION)
+        assert writer.head.seq == expected
+        assert (await writer.read(1, 2)).seq == expected + 2
+        await writer.release()
         await store.close()
         await valkey.stop()
         assert valkey.pid is None
@@ -52,25 +56,27 @@ async def _kill_while_writing(data_dir: Path, *, kills: int) -> None:
     """Writers append while the server is killed; every acknowledged record is there, in order, once."""
     valkey = EmbeddedValkey(data_dir)
     await valkey.start()
-    store = await open_store(valkey.url)
+    store = await open_store(valkey.url, KEYS)
     done = asyncio.Event()
-    acknowledged: dict[str, list[JournalRecord]] = {f"w{at}": [] for at in range(3)}
+    acknowledged: dict[SessionKey, list[JournalRecord]] = {
+        SessionKey("tenant", f"w{at}"): [] for at in range(3)
+    }
 
-    async def write(session_id: str) -> None:
-        head = (await store.create(session_id, model="m", name=None)).seq
+    async def write(session: SessionKey) -> None:
+        writer = await Writer.create(store, session)
         while not done.is_set():
-            record = JournalRecord(head + 1, "step", "model", (head, 7))
+            record = JournalRecord(writer.head.seq + 1, "step", "model", (writer.head.seq, 7))
             try:
-                head = await store.append(session_id, expected_seq=head, records=[record])
+                await writer.append(record)
             except StoreUnavailable:
-                head = await _head_again(store, session_id, record)
-            if head == record.last_seq:
-                acknowledged[session_id].append(record)
-            if head % 40 == 0:
+                writer = await _again(writer)
+            if writer.head.seq == record.last_seq:
+                acknowledged[session].append(record)
+            if writer.head.seq % 40 == 0:
                 with contextlib.suppress(StoreUnavailable):
-                    await store.put_snapshot(session_id, seq=head, parts={"a": b"%d" % head})
+                    await writer.snapshot(writer.head.seq, a=b"%d" % writer.head.seq)
 
-    writers = [asyncio.ensure_future(write(session_id)) for session_id in acknowledged]
+    writers = [asyncio.ensure_future(write(session)) for session in acknowledged]
     dice = random.Random(7)
     for _ in range(kills):
         target = sum(map(len, acknowledged.values())) + dice.randrange(20, 60)
@@ -82,18 +88,18 @@ async def _kill_while_writing(data_dir: Path, *, kills: int) -> None:
     done.set()
     await asyncio.gather(*writers)
     assert valkey.restarts >= 1
-    for session_id, records in acknowledged.items():
-        head = (await store.meta(session_id)).seq
-        assert [record async for record in journal(store, session_id, after=0, head=head)] == records
+    for session, records in acknowledged.items():
+        head = (await store.meta(session)).seq
+        assert [record async for record in journal(store, session, after=0, head=head)] == records
     await store.close()
     await valkey.stop()
 
 
-async def _head_again(store: SessionStore, session_id: str, record: JournalRecord) -> int:
-    """What became of an append of unknown fate, as the protocol says."""
+async def _again(writer: Writer) -> Writer:
+    """After an append of unknown fate, as the protocol says."""
     while True:
         try:
-            return (await store.meta(session_id)).seq
+            return await Writer.take(writer.store, writer.session, writer.fence.nonce)
         except StoreUnavailable:
             await asyncio.sleep(0)
 
@@ -115,8 +121,8 @@ async def test_restart_after_the_owner_was_killed(data_dir: Path, orphaned: str)
     valkey = EmbeddedValkey(data_dir)
     await valkey.start()
     assert not _is_running(valkey_pid)
-    store = await open_store(valkey.url)
-    assert (await store.meta("kept")).seq == 2
+    store = await open_store(valkey.url, KEYS)
+    assert (await store.meta(KEPT)).seq == 2
     await store.close()
     await valkey.stop()
 
@@ -158,7 +164,7 @@ async def test_second_server_is_refused_and_the_first_unharmed(data_dir: Path) -
     with pytest.raises(StoreConfigError, match="used by another server") as refused:
         await EmbeddedValkey(data_dir).start()
     assert refused.value.param == "data_dir"
-    store = await open_store(first.url)
+    store = await open_store(first.url, KEYS)
     await store.ping()
     await store.close()
     await first.stop()
@@ -169,7 +175,7 @@ async def test_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     await valkey.start()
     socket = valkey.url.partition("@")[2]
     assert len(socket) < 100
-    store = await open_store(valkey.url)
+    store = await open_store(valkey.url, KEYS)
     await store.ping()
     await store.close()
     await valkey.stop()
@@ -217,9 +223,10 @@ def test_no_binary_is_an_error_not_a_fall_back(monkeypatch: pytest.MonkeyPatch, 
 async def test_conflict_is_not_a_lost_call(data_dir: Path) -> None:
     valkey = EmbeddedValkey(data_dir)
     await valkey.start()
-    store = await open_store(valkey.url)
-    await store.create("s", model="m", name=None)
+    store = await open_store(valkey.url, KEYS)
+    writer = await Writer.create(store, SESSION)
+    writer.head = Head(5, "ab" * 32)
     with pytest.raises(SequenceConflict):
-        await store.append("s", expected_seq=5, records=[JournalRecord(6, "run", "user", (1,))])
+        await writer.read(1)
     await store.close()
     await valkey.stop()

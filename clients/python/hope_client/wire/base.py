@@ -22,6 +22,7 @@ MAX_LABEL_CHARS = 512
 MAX_NAME_CHARS = 200
 MAX_PAGE_SESSIONS = 1_000
 MAX_PAGE_EVENTS = 10_000
+MAX_SEQ = 2**53 - 1
 
 Role = Literal["system", "user", "assistant", "tool"]
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
@@ -31,6 +32,7 @@ Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seq = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_COMPLETION_TOKENS)]
 SessionId = Annotated[str, Field(pattern=SESSION_ID_PATTERN)]
 

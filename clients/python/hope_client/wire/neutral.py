@@ -1,10 +1,10 @@
 """Types of the options that are accepted with their neutral value alone."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 def _same(value: object, neutral: object) -> bool:
@@ -15,17 +15,24 @@ def _as_json(value: object) -> str:
     return json.dumps(value, default=repr)
 
 
-def only(*neutral: object) -> AfterValidator:
+class only:
     """Refuse every value but the neutral ones (null never arrives here)."""
 
-    def check(value: object) -> object:
-        if any(_same(value, each) for each in neutral):
+    def __init__(self, *neutral: object) -> None:
+        self._neutral = neutral
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self._neutral]}
+
+    def _check(self, value: object) -> object:
+        if any(_same(value, each) for each in self._neutral):
             return value
-        allowed = " or ".join(["null", *(_as_json(each) for each in neutral)])
+        allowed = " or ".join(["null", *(_as_json(each) for each in self._neutral)])
         context = {"allowed": allowed, "found": _as_json(value)[:80]}
         raise PydanticCustomError("unsupported_value", "only {allowed} is supported, got {found}", context)
-
-    return AfterValidator(check)
 
 
 Absent = Annotated[object, only()]

@@ -4,13 +4,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, none_is_absent
+from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, Seq, none_is_absent
 
 
 class SessionCreate(Request):
     """POST /v1/sessions. An empty body is a session without a name."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionFork(Request):
+    """POST /v1/sessions/{id}/fork: from the journal's entry `seq` on; from its head unless given."""
+
+    seq: Seq | None = None
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionRollback(Request):
+    """POST /v1/sessions/{id}/rollback: back to how the session stood after the entry `seq`."""
+
+    seq: Seq
 
 
 class Model(Response):
@@ -58,6 +71,23 @@ class SessionDeleted(Response):
     deleted: Literal[True] = True
 
 
+class Verification(Response):
+    """POST /v1/sessions/{id}/verify: hex hashes of the state after `seq`, which are equal if all is well.
+
+    `replayed_sha256`: computed from the whole journal; `restored_sha256`: from the snapshot at `snapshot_seq`
+    (0: there is none) and what follows, as a turn would. `head_sha256`: of the journal's chain of records.
+    """
+
+    object: Literal["session.verification"] = "session.verification"
+    seq: int
+    tokens: int
+    head_sha256: str
+    replayed_sha256: str
+    restored_sha256: str
+    snapshot_seq: int
+    equal: bool
+
+
 class LevelStatus(Response):
     """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level."""
 
@@ -77,10 +107,10 @@ class Levels(Response):
 
 
 class Event(Response):
-    """One journal entry: a token read or written, or (without token and text) a reset."""
+    """One journal entry: a token read or written, or (without token and text) a reset or a rollback."""
 
     seq: int
-    kind: Literal["run", "step", "reset"]
+    kind: Literal["run", "step", "reset", "rollback"]
     token: int | None = None
     text: str | None = None
     origin: Origin

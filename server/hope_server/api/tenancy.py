@@ -1,0 +1,146 @@
+"""The engine as one tenant sees it: its own sessions alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from hope_client.wire import MAX_PAGE_SESSIONS
+from hope_server.api.context import caller_of
+from hope_server.api.runtime import Runtime
+from hope_server.engine.request import GenerationRequest, LevelStatus, TokenEvent, Verification
+from hope_server.errors import Forbidden
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.store import JournalRecord, SessionMeta, list_cursor
+from hope_server.tenants.account import Account
+from hope_server.tenants.stored import SESSION_BYTES, Stored, journal_bytes, snapshot_bytes
+
+# A class with a method called list cannot use the built-in in its annotations.
+Metas = list[SessionMeta]
+Levels = list[LevelStatus]
+Records = list[JournalRecord]
+
+
+class TenantSessions:
+    """Every way from a route to a session. Another tenant's session is none: SessionNotFound."""
+
+    def __init__(self, runtime: Runtime, tenant: str, account: Account | None) -> None:
+        self._engine = runtime.engine
+        self._turns = runtime.turns
+        self._state_bytes = runtime.state_bytes
+        self._tenant = tenant
+        self._account = account
+
+    def key(self, session_id: str) -> SessionKey:
+        """The one place where a caller's tenant and what it names become a session.
+
+        Raises SessionNotFound for an id that no session can have.
+        """
+        return SessionKey(self._tenant, session_id)
+
+    async def create(self, name: str | None) -> SessionMeta:
+        """A new session with a random 128-bit id. Raises SessionQuotaExceeded, StorageQuotaExceeded."""
+        if self._account is not None:
+            await self._account.book(Stored(1, SESSION_BYTES), self._count)
+        return await self._engine.create_session(self._tenant, name)
+
+    async def get(self, session_id: str) -> SessionMeta:
+        return await self._engine.get_session(self.key(session_id))
+
+    async def list(self, *, after: str | None, limit: int) -> Metas:
+        """Up to `limit` sessions, oldest first, after the cursor or session id `after`."""
+        return await self._engine.list_sessions(self._tenant, after=after, limit=limit)
+
+    async def delete(self, session_id: str) -> None:
+        with self.hold(session_id):
+            await self._engine.delete_session(self.key(session_id))
+        if self._account is not None:
+            self._account.forget_count()
+
+    async def reset(self, session_id: str) -> SessionMeta:
+        with self.hold(session_id):
+            return await self._engine.reset_session(self.key(session_id))
+
+    async def rollback(self, session_id: str, *, seq: int) -> SessionMeta:
+        with self.hold(session_id):
+            return await self._engine.rollback_session(self.key(session_id), seq=seq)
+
+    async def fork(self, session_id: str, *, seq: int | None, name: str | None) -> SessionMeta:
+        """A copy of one's own session, which may be in a turn. Raises as `create` does."""
+        source = await self.get(session_id)
+        if self._account is not None:
+            copied = Stored.of([source], self._state_bytes)
+            await self._account.book(copied, self._count)
+        return await self._engine.fork_session(source.key, seq=seq, name=name)
+
+    async def verify(self, session_id: str) -> Verification:
+        """Replays the whole journal: to a quota it is a turn, which reads it twice."""
+        meta = await self.get(session_id)
+        with self._account.turn() if self._account else nullcontext():
+            if self._account is not None:
+                self._account.charge(2 * meta.position)
+            return await self._engine.verify_session(meta.key)
+
+    async def levels(self, session_id: str) -> Levels:
+        return await self._engine.levels(self.key(session_id))
+
+    async def events(self, session_id: str, *, after: int, limit: int) -> tuple[Records, int]:
+        return await self._engine.events(self.key(session_id), after=after, limit=limit)
+
+    async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
+        return await self._engine.learned(self.key(session_id), idempotency_key)
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """One turn of the session that `request` names by its `key`, or of an ephemeral one."""
+        assert request.session is None or request.session.tenant == self._tenant
+        return self._engine.generate(request)
+
+    @contextmanager
+    def turn(self, session_id: str | None) -> Iterator[None]:
+        """One turn a session, and as many as the tenant may. Raises SessionBusy and as Account.turn."""
+        with self._account.turn() if self._account else nullcontext(), self.hold(session_id):
+            yield
+
+    async def reserve(self, session_id: str | None, *, prompt_tokens: int, max_tokens: int) -> None:
+        """Before a turn: charge what it reads, book room for all it may add. Raises StorageQuotaExceeded."""
+        if self._account is None:
+            return
+        if session_id is not None:
+            fresh = not (await self.get(session_id)).snapshot_seq
+            room = journal_bytes(prompt_tokens + max_tokens) + fresh * snapshot_bytes(self._state_bytes)
+            await self._account.book(Stored(0, room), self._count)
+        self._account.charge(prompt_tokens)
+
+    def on_token(self) -> None:
+        """A token was generated."""
+        if self._account is not None:
+            self._account.charge(1)
+
+    @contextmanager
+    def hold(self, session_id: str | None) -> Iterator[None]:
+        """One turn a session; see SessionTurns."""
+        with self._turns.hold(None if session_id is None else self.key(session_id)):
+            yield
+
+    async def _count(self) -> Stored:
+        total, after = Stored(), None
+        while page := await self.list(after=after, limit=MAX_PAGE_SESSIONS):
+            total += Stored.of(page, self._state_bytes)
+            after = list_cursor(page[-1])
+        return total
+
+
+def _of(request: Request) -> TenantSessions:
+    runtime: Runtime = request.app.state.runtime
+    caller = caller_of(request.scope)
+    if caller.tenant is None:
+        raise Forbidden("an operator's key opens no sessions: use a tenant's")
+    account = runtime.accounts.of(caller.tenant) if caller.metered else None
+    return TenantSessions(runtime, caller.tenant, account)
+
+
+SessionsOf = Annotated[TenantSessions, Depends(_of)]
+"""A route's parameter: the sessions of the tenant that calls."""

@@ -1,0 +1,74 @@
+"""Recomputes a session from its journal alone and compares, bit for bit, with what its snapshot leads to."""
+
+from functools import partial
+from hashlib import sha256
+
+import torch
+
+from hope_model.state import State
+from hope_server.engine.events import Done
+from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.request import Verification
+from hope_server.engine.restore import Restored, restore, runs_between
+from hope_server.errors import HopeError, SessionCorrupted
+from hope_server.sessions.records import corrupt
+from hope_server.sessions.store import JournalRecord, SessionMeta, journal
+
+
+def state_sha256(row: State) -> str:
+    """Of every tensor's name, shape, type and bytes, in the order of the names."""
+    digest = sha256()
+    for name in sorted(row):
+        tensor = row[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+async def verify(desk: Desk, meta: SessionMeta, name: str) -> Verification:
+    """Check the whole journal and replay it twice; ``name`` is one that no session has.
+
+    Raises:
+        SessionCorrupted: the journal is damaged, or a draw does not stand where its counter says.
+        QueueFull: too many wait for a slot.
+    """
+    await _check_journal(desk, meta)
+    runs = [run async for run in runs_between(desk.store, meta.key, meta.path, after=0, head=meta.seq)]
+    replayed = await _state(desk, name, Restored(None, 0, runs))
+    failed: list[HopeError] = []
+    found = await restore(desk.store, desk.spec, meta, failed.append)
+    restored = await _state(desk, name, found)
+    return Verification(
+        seq=meta.seq,
+        position=meta.position,
+        head_sha256=meta.head.sha256,
+        replayed_sha256=state_sha256(replayed),
+        restored_sha256=state_sha256(restored),
+        snapshot_seq=0 if found.row is None else meta.path.seq(found.position),
+    )
+
+
+async def _check_journal(desk: Desk, meta: SessionMeta) -> None:
+    last: JournalRecord | None = None
+    async for record in journal(desk.store, meta.key, after=0, head=meta.seq):
+        last = record
+        on_path = meta.path.holds(record.first_seq) and record.tokens
+        if on_path and record.sampler is not None:
+            position = meta.path.position(record.first_seq) - 1
+            if record.sampler.counter != position:
+                raise corrupt(meta.key, f"a draw at {record.first_seq} says {record.sampler.counter}")
+    if last is not None and last.chain != meta.head.sha256:
+        raise SessionCorrupted(f"the journal of session {meta.session_id} does not end with its head")
+
+
+async def _state(desk: Desk, name: str, start: Restored) -> State:
+    """The row after ``start``'s runs, computed in a slot that is given back."""
+    lease = Lease(desk, name)
+    try:
+        await lease.seat()
+        desk.thread.post(partial(desk.engine.load, name, start.row, start.position, start.runs))
+        while not any(isinstance(event, Done) for event in await lease.take()):
+            pass
+        return await desk.thread.call(partial(desk.engine.live_row, name))
+    finally:
+        await lease.release(None)

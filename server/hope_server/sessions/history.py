@@ -1,0 +1,127 @@
+"""What a journal says of its past: the path after a record, and how a session stood at an earlier number."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from hope_server.errors import InvalidRequest
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.path import MAX_SPANS, Path
+from hope_server.sessions.records import corrupt
+from hope_server.sessions.refusals import no_such_seq
+from hope_server.sessions.store import (
+    NO_TRANSCRIPT,
+    JournalRecord,
+    Point,
+    SessionStore,
+    Transcript,
+    journal,
+)
+
+T = TypeVar("T")
+
+
+class History:
+    """Reads a journal record by record; knows how the session stood at every number so far."""
+
+    def __init__(self) -> None:
+        self._paths: list[tuple[int, Path]] = [(0, Path())]
+        self._transcripts: list[tuple[int, Transcript]] = [(0, NO_TRANSCRIPT)]
+
+    def read(self, record: JournalRecord) -> None:
+        """The next record; raises ``ValueError`` for a rollback to a number that is not before it."""
+        if record.kind in ("reset", "rollback"):
+            if not 0 <= record.target_seq < record.first_seq:
+                raise ValueError(f"a rollback at {record.first_seq} cannot lead to {record.target_seq}")
+            path = path_after(record, self.at(record.target_seq).path)
+            self._paths.append((record.last_seq, path))
+        transcript = last_transcript([record])
+        if transcript is not None:
+            self._transcripts.append((record.last_seq, transcript))
+
+    def at(self, seq: int) -> Point:
+        """The session as it stood after ``seq``, which has been read."""
+        return Point(seq, _last(self._paths, seq), _last(self._transcripts, seq))
+
+
+async def point_at(store: SessionStore, session: SessionKey, seq: int) -> Point:
+    """The session as it stood when ``seq`` was its head; 0 is the empty session.
+
+    Reads the whole journal up to there. Raises ``InvalidRequest`` for a number that the journal does not
+    have, ``SessionCorrupted`` for a damaged journal.
+    """
+    head = (await store.meta(session)).seq
+    if not 0 <= seq <= head:
+        raise no_such_seq(seq, head)
+    history = History()
+    async for record in journal(store, session, after=0, head=seq):
+        try:
+            history.read(record)
+        except ValueError as error:
+            raise corrupt(session, str(error)) from error
+    return history.at(seq)
+
+
+def path_after(record: JournalRecord, target: Path) -> Path:
+    """The path once a reset or a rollback is read; ``target``: the path at the point that it leads to."""
+    if record.kind == "reset":
+        return Path(record.last_seq)
+    return Path(record.last_seq, target.upto(record.target_seq))
+
+
+def part_of(record: JournalRecord, first: int, last: int) -> JournalRecord:
+    """The part of ``record`` from ``first`` to ``last``: a run that is cut is continued as a run.
+
+    A record that is cut at its end is not read whole, so it has no transcript.
+    """
+    start, end = max(first, record.first_seq), min(last, record.last_seq)
+    if (start, end) == (record.first_seq, record.last_seq):
+        return record
+    return replace(
+        record,
+        first_seq=start,
+        tokens=record.tokens[start - record.first_seq : end + 1 - record.first_seq],
+        transcript=record.transcript if end == record.last_seq else None,
+    )
+
+
+def reset_path(records: Sequence[JournalRecord]) -> Path | None:
+    """The path after ``records`` if there is a reset among them."""
+    resets = [record.last_seq for record in records if record.kind == "reset"]
+    return Path(resets[-1]) if resets else None
+
+
+def last_transcript(records: Sequence[JournalRecord]) -> Transcript | None:
+    """The transcript after ``records``, None if they do not say."""
+    for record in reversed(records):
+        if record.transcript is not None:
+            return record.transcript
+        if record.kind == "reset":
+            return NO_TRANSCRIPT
+    return None
+
+
+def rollback_record(expected_seq: int, to: Point, request: str) -> tuple[JournalRecord, Path]:
+    """The record after ``expected_seq`` that leads back to ``to``, and the path from there on.
+
+    Raises ``InvalidRequest`` if the session has rolled back too often.
+    """
+    record = JournalRecord(
+        expected_seq + 1,
+        "rollback",
+        "system",
+        (),
+        target_seq=to.seq,
+        request=request,
+        transcript=to.transcript,
+    )
+    path = path_after(record, to.path)
+    if len(path.closed) > MAX_SPANS:
+        raise InvalidRequest(f"a session keeps at most {MAX_SPANS} rollbacks: fork it to go on", param="seq")
+    return record, path
+
+
+def _last(changes: Sequence[tuple[int, T]], seq: int) -> T:
+    """What the last change at or before ``seq`` led to."""
+    return changes[bisect_right(changes, seq, key=lambda change: change[0]) - 1][1]
