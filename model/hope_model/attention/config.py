@@ -109,7 +109,7 @@ class MemoryLevel:
     rounds: int = 3
     round_length: float = 0.06
     retention: float = 1000.0
-    max_norm: float = 0.2
+    max_norm: float = 0.175
     text_step_length: float = 0.03
     text_max_norm: float = 0.3
 
