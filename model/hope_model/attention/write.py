@@ -9,20 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_model.attention.config import MemoryLevel
-from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Tangent, tangent_of
+from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
 
-NEWS_NATS = (2.0, 6.0)
-"""A word is learned from the first of these losses on, and with full weight from the second."""
-FACT_NATS, FACT_TOKENS, FACT_POWER = (4.0, 8.0), 8, 3
-"""So many tokens that nobody could foresee make a lesson worth its full weight; small talk has few."""
 GUARDED = 4
 """Every so many writes, one is judged by a canary text."""
-LEAST_WEIGHT = 0.02
-"""Tokens that weigh less in their lesson are left out."""
+TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,7 @@ class Write:
         self, model: HopeAttention, levels: Sequence[MemoryLevel], state: State, lesson: Lesson
     ) -> None:
         self._model, self._levels, self._lesson = model, tuple(levels), lesson
+        self._teaching = teaching_of(lesson)
         self._sites = [site for site in model.memory.sites if site.level in self._levels]
         self._before = state
         self._moved = {site.name: torch.zeros_like(state[f"{site.name}.delta"][0]) for site in self._sites}
@@ -60,7 +56,7 @@ class Write:
         self._parts: list[tuple[Lesson, Alternatives]] = []
         self._tangents: list[Tangent] = []
         self._round = 0
-        self._rounds = 1 if lesson.text else max(level.rounds for level in self._levels)
+        self._rounds = max(map(self._teaching.rounds, self._levels))
         self._held: dict[str, Tensor] | None = None
         self._fine = True
 
@@ -107,13 +103,9 @@ class Write:
         x = model.backbone.final(lesson.outputs)[0]
         logits, targets = model.backbone.head(x).float(), lesson.targets[0]
         losses = F.cross_entropy(logits, targets, reduction="none")
-        news = (
-            torch.arange(len(losses))
-            if lesson.text
-            else (_share(losses, NEWS_NATS) > LEAST_WEIGHT).nonzero()[:, 0]
-        )
-        size = model.config.memory.shortlist
+        news = self._teaching.news(losses)
         if len(news):
+            size = model.config.memory.shortlist
             alternatives = Alternatives.of(model, x[news], logits[news], targets[news], size)
             self._parts.append((lesson.only(news), alternatives))
         self._survey.append(_Surveyed(losses, news))
@@ -123,43 +115,26 @@ class Write:
         losses = torch.cat([part.losses for part in self._survey])
         news = torch.cat([part.losses[part.news] for part in self._survey])
         self._fine = bool(losses.isfinite().all())
-        if self._lesson.text:
-            self._weights = torch.ones_like(news)
-        else:
-            worth = (_share(losses, FACT_NATS).sum() / FACT_TOKENS).clamp_max(1.0)
-            self._weights = _share(news, NEWS_NATS) * worth**FACT_POWER
-            self._rounds = max(1, math.ceil(self._rounds * float(worth))) if self._fine else 0
+        worth = self._teaching.worth(losses) if self._fine else 0.0
+        self._weights = self._teaching.weights(news, worth)
+        self._rounds = math.ceil(self._rounds * worth)
         if not bool(self._weights.any()):
             self._parts = []
 
     @torch.no_grad()
     def _learn(self, tangent: Tangent) -> None:
         """Go where the margins, taken as linear, say that the lesson is learned."""
-        self._fine = self._fine and bool(tangent.margins.isfinite().all())
         pushes = Pushes(tangent, self._active, self._model.memory.geometry)
-        if self._lesson.text:
-            wanted = pushes.change(self._weights * torch.sigmoid(-tangent.margins))
-        else:
-            unmoved = tangent.margins - tangent.along(self._moved)
-            wanted = pushes.change(solve_margins(pushes.gram(), unmoved, self._weights))
+        wanted = self._teaching.wanted(pushes, tangent, self._moved, self._weights)
         for level in self._levels:
             names = [site.name for site in self._active if site.level == level]
             self._go(level, {name: wanted[name] for name in names})
 
     def _go(self, level: MemoryLevel, wanted: dict[str, Tensor]) -> None:
-        """A round of words goes toward ``wanted``, a step of plain text along it."""
         if not wanted:
             return
-        origin = {
-            name: torch.zeros_like(change) if self._lesson.text else self._moved[name]
-            for name, change in wanted.items()
-        }
-        step = {name: change - origin[name] for name, change in wanted.items()}
-        length = self._norm(step).clamp_min(torch.finfo(torch.float32).tiny)
-        if self._lesson.text:
-            factor = level.text_step_length / length
-        else:
-            factor = (level.round_length / length).clamp_max(1.0)
+        step = {name: change - self._moved[name] for name, change in wanted.items()}
+        factor = self._teaching.factor(level, self._norm(step).clamp_min(TINY))
         for name, change in step.items():
             self._moved[name] = self._moved[name] + factor * change
 
@@ -177,15 +152,13 @@ class Write:
         if self._fine and canaries and number % GUARDED == GUARDED - 1:
             canary = canaries[number // GUARDED % len(canaries)]
             deltas = {name: delta[None] for name, delta in held.items()}
-            strayed = canary.divergence(self._model, self._cast({**self._all_before(), **deltas}))
+            strayed = canary.divergence(self._model, self._cast(self._all_before() | deltas))
             self._fine = bool(strayed[0] <= self._model.config.memory.canary)
 
     def _bounded(self, level: MemoryLevel, held: dict[str, Tensor]) -> dict[str, Tensor]:
         """Within the level's norm, or within what it had before if that was more."""
-        limit = level.text_max_norm if self._lesson.text else level.max_norm
         before = self._norm({name: self._before[f"{name}.delta"][0] for name in held})
-        norm = self._norm(held)
-        factor = before.clamp_min(limit) / norm.clamp_min(torch.finfo(torch.float32).tiny)
+        factor = before.clamp_min(self._teaching.limit(level)) / self._norm(held).clamp_min(TINY)
         return held if bool(factor >= 1) else {name: delta * factor for name, delta in held.items()}
 
     def _norm(self, deltas: dict[str, Tensor]) -> Tensor:
@@ -196,7 +169,7 @@ class Write:
     @property
     def _active(self) -> list[Site]:
         """Sites that this round may change."""
-        return [site for site in self._sites if self._lesson.text or self._round < site.level.rounds]
+        return [site for site in self._sites if self._round < self._teaching.rounds(site.level)]
 
     def _deltas(self) -> Deltas:
         """The memory as it stands, ``[1, r, out]`` in the weights' type."""
@@ -220,9 +193,3 @@ class _Surveyed:
 
     losses: Tensor
     news: Tensor
-
-
-def _share(losses: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """0 up to the first bound, 1 from the second on."""
-    low, high = bounds
-    return ((losses - low) / (high - low)).clamp(0.0, 1.0)

@@ -190,6 +190,18 @@ def test_a_cache_grows_for_what_is_read_or_copied_and_keeps_its_rows() -> None:
     assert same_row(small, 0, cache, 1)
 
 
+@torch.inference_mode()
+def test_a_shorter_row_is_copied_over_a_longer_one() -> None:
+    model = tiny_model()
+    cache, short = model.new_cache(1), model.new_cache(1)
+    read(model, tokens(20), [], cache=short, row=0)
+    cache.reserve(cache.capacity)
+    for tensor in tensors(cache):
+        tensor.fill_(float("nan"))
+    cache.copy(0, short, 0)
+    assert same_row(cache, 0, short, 0)
+
+
 @given(
     prefixes=st.lists(st.integers(0, PREFIX), min_size=1, max_size=3),
     reads=st.lists(st.integers(0, 3 * LENGTH), min_size=3, max_size=3),

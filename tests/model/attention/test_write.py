@@ -165,18 +165,24 @@ def test_a_token_pulls_as_much_as_it_is_still_unknown(
     torch.testing.assert_close(gram @ pull, gram @ (weights * unknown), rtol=0, atol=tolerance)
 
 
-def test_a_round_that_may_go_far_solves_its_linear_lesson() -> None:
-    """The gradient of cost and weighted loss, with margins taken as linear, is zero there."""
-    model = without_canaries(last_layer(round_length=1e3, max_norm=1e3, retention=30.0))
-    lesson = lesson_of(model, taught(0))
-    change = write(model, model.initial_state(1), lesson).state[f"{SITE}.delta"][0]
-    blank = as_deltas(model, model.initial_state(1))
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_round_that_may_go_far_solves_its_linear_lesson(rounds: int) -> None:
+    """The gradient of cost and weighted loss is zero there, with margins linear around where it began."""
+    far = {"round_length": 1e3, "max_norm": 1e3, "retention": 30.0}
+    began, model = (
+        without_canaries(last_layer(rounds=max(1, count), **far)) for count in (rounds - 1, rounds)
+    )
+    lesson, state = lesson_of(model, taught(0)), model.initial_state(1)
+    here = write(began, state, lesson).state if rounds > 1 else state
+    change = write(model, state, lesson).state[f"{SITE}.delta"][0]
     sites, alternatives = model.memory.sites, alternatives_of(model, lesson, VOCAB)
-    tangent = tangent_of(model, lesson, alternatives, blank, sites)
-    losses = F.softplus(-tangent.margins)
-    worth = (((losses - 4) / 4).clamp(0, 1).sum() / 8).clamp_max(1) ** 3
-    weights = ((losses - 2) / 4).clamp(0, 1) * worth
-    pull = weights * torch.sigmoid(-(tangent.margins + tangent.along({SITE: change})))
+    losses = F.softplus(-tangent_of(model, lesson, alternatives, as_deltas(model, state), sites).margins)
+    worth = (((losses - 4) / 4).clamp(0, 1).sum() / 8).clamp_max(1)
+    assert float(worth) > 0.5
+    weights = ((losses - 2) / 4).clamp(0, 1) * worth**3
+    tangent = tangent_of(model, lesson, alternatives, as_deltas(model, here), sites)
+    margins = tangent.margins + tangent.along({SITE: change - here[f"{SITE}.delta"][0]})
+    pull = weights * torch.sigmoid(-margins)
     geometry = model.memory.geometry[SITE]
     cost = 30.0 * damped(geometry.inputs) @ change @ damped(geometry.outputs)
     gain = tangent.inputs[SITE].mT @ (pull[:, None] * tangent.slopes[SITE])
@@ -291,6 +297,21 @@ def test_what_is_no_news_teaches_nothing() -> None:
     assert bool(written.state[f"{SITE}.delta"].any())
 
 
+def test_small_talk_takes_fewer_rounds() -> None:
+    """Two tokens that nobody could foresee, where eight would be worth them all."""
+    model = without_canaries(last_layer(rounds=3))
+    it = greedy(model, PERIOD)
+    for surprises, rounds in ((2, 1), (20, 3)):
+        tokens = (*it.tokens[:-surprises], *((token + 9) % VOCAB for token in it.tokens[-surprises:]))
+        lesson = lesson_of(model, replace(it, tokens=tokens))
+        begun = Write(model, model.config.memory.levels, model.initial_state(1), lesson)
+        for _ in range(-(-lesson.targets.shape[1] // model.config.memory.rows)):
+            begun.step()
+        parts = len(begun._parts)
+        assert parts > 0
+        assert begun.slices == rounds * parts + 1
+
+
 @pytest.mark.parametrize("text", [False, True])
 def test_a_write_that_is_not_finite_is_refused(text: bool) -> None:
     model = build(config(), torch.float32)
@@ -324,7 +345,7 @@ def test_a_level_holds_no_more_than_its_norm_or_what_it_had(text: bool) -> None:
     full = some_state(model, 1, 0.5)
     assert norm(full) > 2 * limit
     written = write(model, full, lesson).state
-    assert norm(written) <= norm(full) * 1.0001
+    assert 2 * limit < norm(written) <= norm(full) * 1.0001
     assert not torch.equal(written[f"{SITE}.delta"], full[f"{SITE}.delta"])
 
 
