@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model.damage import DAMAGES, cut_short, damage
 from tests.model.small import COMBINATIONS, Parts, build, random_tokens, small_config
 
 from hope_model.checkpoint import (
@@ -107,26 +108,15 @@ def test_a_loaded_model_is_frozen_and_real(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "noise", "folder"])
-def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
-    path = folder / name
-    content = path.read_bytes()
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes(
-            {"empty": b"", "cut": content[: len(content) // 2], "noise": b"\xff\x00" * 99}[damage]
-        )
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_named(folder: Path, name: str, kind: str) -> None:
+    damage(folder / name, kind)
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(folder)
 
 
 def test_every_cut_of_the_weights_is_noticed(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    content = path.read_bytes()
-    for kept in (1, 7, 8, 100, len(content) - 1):
-        path.write_bytes(content[:kept])
+    for _ in cut_short(folder / "model.safetensors"):
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_checkpoint(folder)
 

@@ -4,6 +4,7 @@ A reader is asked in branches, which the conversation does not notice.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
@@ -64,14 +65,14 @@ class Branch:
         return Branch(self.model, cache, self.deltas)
 
 
-class BranchingReader:
+class BranchingReader(ABC):
     """What readers with a :class:`WindowCache` have in common."""
 
     model: HopeAttention
 
+    @abstractmethod
     def branch(self, rows: int) -> Branch:
         """Copies of the conversation as it stands."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def judge(self, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:

@@ -26,6 +26,7 @@ from tests.model.convert.builders import (
     tiny_tokenizer,
     write_folder,
 )
+from tests.model.damage import DAMAGES, cut_short, damage
 
 from hope_model.attention import calibrate as calibration
 from hope_model.attention.backbone import tensor_shapes
@@ -170,26 +171,15 @@ def test_the_template_may_be_absent(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "noise", "folder"])
-def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
-    path = folder / name
-    content = path.read_bytes()
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes(
-            {"empty": b"", "cut": content[: len(content) // 2], "noise": b"\xff\x00" * 99}[damage]
-        )
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_named(folder: Path, name: str, kind: str) -> None:
+    damage(folder / name, kind)
     with pytest.raises(CheckpointError, match=name):
         load_attention_checkpoint(folder)
 
 
 def test_every_cut_of_the_weights_is_noticed(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    content = path.read_bytes()
-    for kept in (1, 7, 8, 100, len(content) - 1):
-        path.write_bytes(content[:kept])
+    for _ in cut_short(folder / "model.safetensors"):
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_attention_checkpoint(folder)
 
