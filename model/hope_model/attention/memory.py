@@ -41,10 +41,6 @@ class Geometry:
             _damped_inverse(outputs),
         )
 
-    def natural(self, gradient: Tensor) -> Tensor:
-        """``S^-1 g G^-1``: ``[B, r, out]``."""
-        return self.inputs_inverse @ gradient @ self.outputs_inverse
-
     def pull(self, delta: Tensor) -> Tensor:
         """``S U G``, the gradient of half the squared Fisher norm: back to theta's own predictions."""
         return self.inputs @ delta @ self.outputs
