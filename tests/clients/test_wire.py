@@ -51,7 +51,7 @@ def test_a_batch_of_prompts_is_refused_by_its_size() -> None:
 
 
 # What these clients really put into a request, beside what the tests below cover one by one.
-_SENT_BY_CLIENTS = {
+_SENT_BY_CLIENTS: dict[str, dict[str, Any]] = {
     "guidellm": {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
         "stream": True,
@@ -100,7 +100,9 @@ _SENT_BY_CLIENTS = {
 
 @pytest.mark.parametrize("client", _SENT_BY_CLIENTS)
 def test_what_clients_send_is_accepted(client: str) -> None:
-    wire.ChatCompletionRequest.model_validate(_SENT_BY_CLIENTS[client])
+    sent = _SENT_BY_CLIENTS[client]
+    request = wire.ChatCompletionRequest.model_validate(sent)
+    assert [message.role for message in request.messages] == [message["role"] for message in sent["messages"]]
 
 
 def test_vllm_bench_completion_is_accepted() -> None:
@@ -191,7 +193,8 @@ def test_values_out_of_bounds_and_of_the_wrong_type_are_refused(fields: dict[str
     ],
 )
 def test_the_bounds_themselves_are_accepted(fields: dict[str, Any]) -> None:
-    _chat(**fields)
+    request = _chat(**fields)
+    assert {name: getattr(request, name) for name in fields} == fields
 
 
 def test_null_is_not_given() -> None:
