@@ -1,1 +1,1 @@
-"""Tenants: who calls (API keys), what each may use (quotas), and how their sessions are named apart."""
+"""Tenants: who calls (API keys) and what each may use (quotas)."""
