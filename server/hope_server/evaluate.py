@@ -11,7 +11,7 @@ from hope_model.evaluate import cli
 if TYPE_CHECKING:
     from hope_model.attention.checkpoint import AttentionCheckpoint
     from hope_model.evaluate import conversation
-    from hope_server.sessions.store import Origin
+    from hope_server.sessions.session import Origin
 
 
 def add_parser(subparsers: Any) -> None:

@@ -36,7 +36,7 @@ from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
 from hope_server.engine.runner import runner_for
-from hope_server.sessions.store import JournalRecord
+from hope_server.sessions.session import JournalRecord
 
 USER_TOKENS, ANSWER_TOKENS = 60, 120
 

@@ -16,7 +16,7 @@ from hope_server.engine.turn import Turn
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.records import write_entries
-from hope_server.sessions.store import Fence, Head
+from hope_server.sessions.session import Fence, Head
 
 
 def added(reports: Iterator[Report]) -> Counter[str]:

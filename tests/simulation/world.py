@@ -22,7 +22,7 @@ from hope_server.engine.service import EngineService
 from hope_server.errors import AlreadyLearned, HopeError, SessionCorrupted
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
-from hope_server.sessions.store import Fence, Head
+from hope_server.sessions.session import Fence, Head
 
 SESSIONS, TURNS, WORKERS = 2, 4, 2
 MAX_TOKENS = 5

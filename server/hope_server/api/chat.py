@@ -29,8 +29,8 @@ from hope_server.api.sse import TurnResponse
 from hope_server.api.tenancy import SessionsOf, TenantSessions
 from hope_server.api.turn import Prompt, check_model, sampling_of, tokenised
 from hope_server.chat import LastToken, Message
-from hope_server.errors import AlreadyLearned
-from hope_server.sessions.store import NO_TRANSCRIPT, SessionMeta
+from hope_server.sessions.refusals import already_learned
+from hope_server.sessions.session import NO_TRANSCRIPT, SessionMeta
 
 router = APIRouter(tags=["generate"])
 
@@ -77,10 +77,7 @@ async def _refuse_learned(sessions: TenantSessions, session_id: str, key: str) -
     """A retried turn is in the transcript already: say so before the transcript is compared."""
     learned = await sessions.learned(session_id, key)
     if learned is not None:
-        first, last = learned
-        raise AlreadyLearned(
-            f"this turn was learned before, as tokens {first} to {last}", first_seq=first, last_seq=last
-        )
+        raise already_learned(*learned)
 
 
 async def _last_token(sessions: TenantSessions, meta: SessionMeta) -> LastToken | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from hope_server.api.text import AnswerText
 from hope_server.chat import Message
 from hope_server.errors import ConversationDiverged, EmptyPrompt
-from hope_server.sessions.store import NO_TRANSCRIPT, Transcript
+from hope_server.sessions.session import NO_TRANSCRIPT, Transcript
 
 
 def advance(transcript: Transcript, messages: Sequence[Message]) -> Transcript:

@@ -16,7 +16,7 @@ from hope_server.engine.request import EngineStats, GenerationRequest, LevelStat
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import JournalRecord, SessionMeta
+from hope_server.sessions.session import JournalRecord, SessionMeta
 from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
 

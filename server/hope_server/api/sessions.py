@@ -23,12 +23,7 @@ from hope_server.api.openapi import accepts
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.tenancy import SessionsOf
 from hope_server.api.text import TokenDecoder
-from hope_server.sessions.store import (
-    MAX_SEQ,
-    JournalRecord,
-    SessionMeta,
-    list_cursor,
-)
+from hope_server.sessions.session import MAX_SEQ, JournalRecord, SessionMeta, list_cursor
 
 DEFAULT_SESSIONS = 100
 DEFAULT_EVENTS = 1000

@@ -14,7 +14,7 @@ from hope_server.api.runtime import Runtime
 from hope_server.engine.request import GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.errors import Forbidden
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import JournalRecord, SessionMeta, list_cursor
+from hope_server.sessions.session import JournalRecord, SessionMeta, list_cursor
 from hope_server.tenants.account import Account
 from hope_server.tenants.stored import SESSION_BYTES, Stored, journal_bytes, snapshot_bytes
 

@@ -16,7 +16,7 @@ from hope_server.api.text import AnswerText
 from hope_server.chat import TextTokenizer
 from hope_server.engine.request import GenerationRequest, PromptPart, SamplingParams, TokenEvent
 from hope_server.errors import ContextTooLong, InvalidRequest, ModelNotFound
-from hope_server.sessions.store import Transcript
+from hope_server.sessions.session import Transcript
 
 Body = ChatCompletionRequest | CompletionRequest
 T = TypeVar("T")

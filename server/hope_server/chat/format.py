@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from hope_server.engine.request import PromptPart
-from hope_server.sessions.store import Origin
+from hope_server.sessions.session import Origin
 
 ORIGINS: dict[str, Origin] = {"system": "system", "user": "user", "assistant": "model", "tool": "tool"}
 """Whose text a message of each role is."""

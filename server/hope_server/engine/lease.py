@@ -18,7 +18,8 @@ from hope_server.engine.units import TokenRun
 from hope_server.errors import ModelNotFound, SessionCorrupted
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import quarantined
-from hope_server.sessions.store import Fence, SessionMeta, SessionStore
+from hope_server.sessions.session import Fence, SessionMeta
+from hope_server.sessions.store import SessionStore
 
 
 class Cancelled(Exception):
@@ -61,9 +62,13 @@ class Desk:
         """Raises what :meth:`meta` does."""
         if meta.quarantined:
             raise quarantined(meta.key)
-        if meta.model != self.slow_weights_sha256:
+        self.check_model(f"session {meta.session_id}", meta.model)
+
+    def check_model(self, what: str, model: str) -> None:
+        """Raises ModelNotFound for other slow weights; ``what`` learned on those."""
+        if model != self.slow_weights_sha256:
             raise ModelNotFound(
-                f"session {meta.session_id} learned on slow weights {meta.model[:12]}, "
+                f"{what} learned on slow weights {model[:12]}, "
                 f"this server has {self.slow_weights_sha256[:12]}",
                 code="session_model_mismatch",
             )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from hope_server.errors import Fenced, HopeError, StoreUnavailable
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Fence, SessionMeta, SessionStore
+from hope_server.sessions.session import Fence, SessionMeta
+from hope_server.sessions.store import SessionStore
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,12 @@
 """The nouns that callers and engine share. No torch, no redis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hope_server.errors import InvalidRequest
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Origin, Transcript
+from hope_server.sessions.session import Origin, Transcript
 
 FinishReason = Literal["stop", "length"]
 
@@ -161,3 +162,9 @@ class EngineConfig:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting: expected at least 0, found {self.max_waiting}")
+
+
+def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:
+    """Raises InvalidRequest for a token that the model does not have."""
+    if not all(0 <= token < vocab_size for token in tokens):
+        raise InvalidRequest(f"expected token ids from 0 to {vocab_size - 1}, found others", param="prompt")

@@ -11,7 +11,8 @@ from hope_server.sessions.history import part_of
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Path
 from hope_server.sessions.records import corrupt
-from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, Snapshot, journal
+from hope_server.sessions.session import JournalRecord, SessionMeta, Snapshot
+from hope_server.sessions.store import SessionStore, journal
 
 
 @dataclass(frozen=True, slots=True)

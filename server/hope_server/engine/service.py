@@ -3,14 +3,14 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 
 from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
+from hope_server.engine.exchange import export_session, import_session
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
@@ -21,6 +21,7 @@ from hope_server.engine.request import (
     LevelStatus,
     TokenEvent,
     Verification,
+    check_tokens,
 )
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
@@ -31,18 +32,15 @@ from hope_server.errors import (
     ContextTooLong,
     EmptyPrompt,
     HopeError,
-    InvalidRequest,
-    ModelNotFound,
     SessionBusy,
     ShuttingDown,
 )
-from hope_server.sessions.codec import decode_row, max_part_bytes, part_names
-from hope_server.sessions.container import Exported, pack, unpack
-from hope_server.sessions.copying import Blueprint, build, fork, usable_snapshot
+from hope_server.sessions.copying import fork
 from hope_server.sessions.history import point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import no_such_seq
-from hope_server.sessions.store import JournalRecord, SessionMeta, SessionStore, journal
+from hope_server.sessions.session import JournalRecord, SessionMeta
+from hope_server.sessions.store import SessionStore
 
 Events = list[tuple[str, Event]]
 
@@ -135,8 +133,7 @@ class EngineService:
 
     async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
         """A new empty durable session of ``tenant`` with a random 128-bit id."""
-        key = SessionKey(tenant, secrets.token_hex(16))
-        return await self._store.create(key, model=self._sha256, name=name)
+        return await self._store.create(_new_key(tenant), model=self._sha256, name=name)
 
     async def get_session(self, session: SessionKey) -> SessionMeta:
         """Raises SessionNotFound."""
@@ -186,7 +183,7 @@ class EngineService:
         at = source.seq if seq is None else seq
         if not 0 <= at <= source.seq:
             raise no_such_seq(at, source.seq)
-        target = SessionKey(session.tenant, secrets.token_hex(16))
+        target = _new_key(session.tenant)
         return await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
 
     async def export_session(self, session: SessionKey) -> bytes:
@@ -194,13 +191,7 @@ class EngineService:
 
         Raises SessionNotFound, InvalidRequest if it is too large for one file, SessionCorrupted.
         """
-        meta = await self._store.meta(session)
-        records = [record async for record in journal(self._store, session, after=0, head=meta.seq)]
-        snapshot = await usable_snapshot(self._store, meta, meta.seq)
-        exported = Exported(meta.model, meta.name, records)
-        if snapshot is not None:
-            exported = replace(exported, snapshot_seq=snapshot.seq, parts=snapshot.parts)
-        return await asyncio.to_thread(pack, self._store.keys, exported)
+        return await export_session(self._store, session)
 
     async def import_session(self, tenant: str, data: bytes) -> SessionMeta:
         """A new session of ``tenant`` from an exported one; its state is that of its journal, bit for bit.
@@ -208,28 +199,8 @@ class EngineService:
         Raises InvalidRequest for a file that is none, ModelNotFound for one of other slow weights.
         """
         self._admit()
-        spec = self._model.state_spec
-        exported = await asyncio.to_thread(
-            unpack,
-            self._store.keys,
-            data,
-            part_names=part_names(spec),
-            max_part_bytes=max_part_bytes(spec),
-        )
-        if exported.model != self._sha256:
-            raise ModelNotFound(
-                f"the session learned on slow weights {exported.model[:12]}, "
-                f"this server has {self._sha256[:12]}",
-                code="session_model_mismatch",
-            )
-        self._check_tokens(token for record in exported.records for token in record.tokens)
-        snapshot = None
-        if exported.parts:
-            await asyncio.to_thread(decode_row, spec, exported.parts, exported.snapshot_seq)
-            snapshot = exported.snapshot_seq, exported.parts
-        target = SessionKey(tenant, secrets.token_hex(16))
-        plan = Blueprint(exported.model, exported.name, _each(exported.records), snapshot)
-        return await build(self._store, target, plan, nonce=self._ownership.nonce)
+        vocab_size = self._model.config.vocab_size
+        return await import_session(self._desk, _new_key(tenant), data, vocab_size=vocab_size)
 
     async def verify_session(self, session: SessionKey) -> Verification:
         """Recompute the state from the journal and compare hashes; the session itself is only read.
@@ -359,12 +330,8 @@ class EngineService:
             raise ContextTooLong(
                 f"expected at most {self._config.max_prompt_tokens} new tokens, found {request.prompt_tokens}"
             )
-        self._check_tokens(token for part in request.prompt for token in part.tokens)
-
-    def _check_tokens(self, tokens: Iterable[int]) -> None:
-        size = self._model.config.vocab_size
-        if not all(0 <= token < size for token in tokens):
-            raise InvalidRequest(f"expected token ids from 0 to {size - 1}, found others", param="prompt")
+        tokens = (token for part in request.prompt for token in part.tokens)
+        check_tokens(tokens, self._model.config.vocab_size)
 
     @asynccontextmanager
     async def _alone(self, session: SessionKey) -> AsyncIterator[None]:
@@ -389,9 +356,8 @@ class EngineService:
             await asyncio.wait(self._tasks, timeout=max(0.0, timeout_s))
 
 
-async def _each(records: Iterable[JournalRecord]) -> AsyncIterator[JournalRecord]:
-    for record in records:
-        yield record
+def _new_key(tenant: str) -> SessionKey:
+    return SessionKey(tenant, secrets.token_hex(16))
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, deliver: Callable[[Events], None], events: Events) -> None:

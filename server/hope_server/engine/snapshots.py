@@ -9,7 +9,8 @@ from hope_server.engine.observer import EngineObserver
 from hope_server.errors import Fenced, HopeError, SequenceConflict, SessionNotFound
 from hope_server.sessions.codec import encode_row
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Fence, SessionStore
+from hope_server.sessions.session import Fence
+from hope_server.sessions.store import SessionStore
 
 MAX_PENDING = 64
 """Sessions whose state may wait to be written; beyond that the oldest is given up."""

@@ -16,7 +16,7 @@ from hope_server.engine.request import GenerationRequest, TokenEvent
 from hope_server.errors import AlreadyLearned, HopeError, InternalError
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import already_learned
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     MAX_APPEND_RECORDS,
     MAX_APPEND_TOKENS,
     Fence,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from hope_server.sessions.store import Kind, Origin
+from hope_server.sessions.session import Kind, Origin
 
 
 class TokenRun(Protocol):

@@ -12,7 +12,8 @@ from hope_server.engine.request import Verification
 from hope_server.engine.restore import Restored, restore, runs_between
 from hope_server.errors import HopeError, SessionCorrupted
 from hope_server.sessions.records import corrupt
-from hope_server.sessions.store import JournalRecord, SessionMeta, journal
+from hope_server.sessions.session import JournalRecord, SessionMeta
+from hope_server.sessions.store import journal
 
 
 def state_sha256(row: State) -> str:

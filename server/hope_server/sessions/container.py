@@ -20,7 +20,7 @@ from hope_server.sessions.history import History
 from hope_server.sessions.reading import Reader
 from hope_server.sessions.records import decode_record, encode_record
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import MAX_PARTS, JournalRecord
+from hope_server.sessions.session import MAX_PARTS, JournalRecord
 
 MAX_BYTES: Final = 256 << 20
 """The largest file that is written or read."""

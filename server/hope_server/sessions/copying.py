@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hope_server.errors import HopeError, SequenceConflict
 from hope_server.sessions.history import History, part_of
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     GENESIS,
     MAX_APPEND_RECORDS,
     MAX_APPEND_TOKENS,
@@ -15,10 +15,9 @@ from hope_server.sessions.store import (
     Head,
     JournalRecord,
     SessionMeta,
-    SessionStore,
     Snapshot,
-    journal,
 )
+from hope_server.sessions.store import SessionStore, journal
 
 _LEASE_S = 60.0
 """Nobody else knows the session's name; the lease only has to be there."""

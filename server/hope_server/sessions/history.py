@@ -10,14 +10,8 @@ from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import MAX_SPANS, Path
 from hope_server.sessions.records import corrupt
 from hope_server.sessions.refusals import no_such_seq
-from hope_server.sessions.store import (
-    NO_TRANSCRIPT,
-    JournalRecord,
-    Point,
-    SessionStore,
-    Transcript,
-    journal,
-)
+from hope_server.sessions.session import NO_TRANSCRIPT, JournalRecord, Point, Transcript
+from hope_server.sessions.store import SessionStore, journal
 
 T = TypeVar("T")
 

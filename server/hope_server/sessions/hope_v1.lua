@@ -23,14 +23,18 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Why a writer with this fence is refused: both its parts must be equal to the session's.
-local function refusal(meta, fence, nonce)
-  local at = redis.call('HMGET', meta, 'seq', 'fence', 'nonce')
-  if not at[1] then
-    return { 'NOTFOUND' }
-  end
-  if at[2] ~= fence or at[3] ~= nonce then
-    return { 'FENCED' }
+-- A write, which is done only for the session's writer. ARGV begins with the fence and the nonce: both must be
+-- equal to the session's.
+local function fenced(write)
+  return function(keys, args)
+    local at = redis.call('HMGET', keys[1], 'seq', 'fence', 'nonce')
+    if not at[1] then
+      return { 'NOTFOUND' }
+    end
+    if at[2] ~= args[1] or at[3] ~= args[2] then
+      return { 'FENCED' }
+    end
+    return write(keys, args)
   end
 end
 
@@ -114,10 +118,6 @@ end
 
 -- ARGV: fence, nonce
 local function reveal(keys, args)
-  local refused = refusal(keys[1], args[1], args[2])
-  if refused then
-    return refused
-  end
   for id in pairs(ids_in(redis.call('HGET', keys[1], 'snap_chunks'))) do
     redis.call('PERSIST', chunk_key(keys[1], id))
   end
@@ -149,10 +149,6 @@ end
 
 -- ARGV: fence, nonce, milliseconds from now; 0 ends the lease
 local function renew(keys, args)
-  local refused = refusal(keys[1], args[1], args[2])
-  if refused then
-    return refused
-  end
   redis.call('HSET', keys[1], 'lease_until', args[3] == '0' and 0 or now_ms() + args[3])
   return { 'OK' }
 end
@@ -186,10 +182,6 @@ end
 -- turn's first seq, then (last seq, entry) of each record
 local function commit(keys, args)
   local meta, journal, turns = keys[1], keys[2], keys[3]
-  local refused = refusal(meta, args[1], args[2])
-  if refused then
-    return refused
-  end
   local at = redis.call('HMGET', meta, 'seq', 'head', 'state')
   if at[1] == args[5] and at[2] == args[6] then
     -- the same commit sent twice: no other one has this hash
@@ -257,10 +249,6 @@ end
 -- ARGV: fence, nonce, chunk ids. Reply: OK, then those that must be sent; a staged one gets its full life again
 local function missing(keys, args)
   local meta, staged = keys[1], beside(keys[1], 'g')
-  local refused = refusal(meta, args[1], args[2])
-  if refused then
-    return refused
-  end
   local reply = { 'OK' }
   for i = 3, #args do
     local ttl = redis.call('TTL', chunk_key(meta, args[i]))
@@ -279,10 +267,6 @@ end
 -- the one before that
 local function publish_snapshot(keys, args)
   local meta, seq = keys[1], tonumber(args[3])
-  local refused = refusal(meta, args[1], args[2])
-  if refused then
-    return refused
-  end
   local at = redis.call('HMGET', meta, 'seq', 'start_seq', 'spans', 'snap_seq', 'snap_manifest', 'snap_chunks',
     'snap_chain', 'prev_chunks', 'state')
   if seq < 1 or seq > tonumber(at[1]) or seq < tonumber(at[4]) or not on_path(tonumber(at[2]), at[3], seq) then
@@ -321,10 +305,6 @@ end
 
 -- ARGV: fence, nonce
 local function quarantine(keys, args)
-  local refused = refusal(keys[1], args[1], args[2])
-  if refused then
-    return refused
-  end
   redis.call('HSET', keys[1], 'state', 'quarantined')
   return { 'OK' }
 end
@@ -332,10 +312,6 @@ end
 -- ARGV: fence, nonce
 local function delete(keys, args)
   local meta, staged = keys[1], beside(keys[1], 'g')
-  local refused = refusal(meta, args[1], args[2])
-  if refused then
-    return refused
-  end
   local lists = redis.call('HMGET', meta, 'snap_chunks', 'prev_chunks')
   unlink_chunks(meta, lists[1], {})
   unlink_chunks(meta, lists[2], {})
@@ -345,13 +321,13 @@ local function delete(keys, args)
 end
 
 redis.register_function('hope_v1_create', create)
-redis.register_function('hope_v1_reveal', reveal)
+redis.register_function('hope_v1_reveal', fenced(reveal))
 redis.register_function('hope_v1_acquire', acquire)
-redis.register_function('hope_v1_renew', renew)
-redis.register_function('hope_v1_commit', commit)
-redis.register_function('hope_v1_rollback', commit)
-redis.register_function('hope_v1_missing', missing)
-redis.register_function('hope_v1_publish_snapshot', publish_snapshot)
-redis.register_function('hope_v1_quarantine', quarantine)
-redis.register_function('hope_v1_delete', delete)
+redis.register_function('hope_v1_renew', fenced(renew))
+redis.register_function('hope_v1_commit', fenced(commit))
+redis.register_function('hope_v1_rollback', fenced(commit))
+redis.register_function('hope_v1_missing', fenced(missing))
+redis.register_function('hope_v1_publish_snapshot', fenced(publish_snapshot))
+redis.register_function('hope_v1_quarantine', fenced(quarantine))
+redis.register_function('hope_v1_delete', fenced(delete))
 redis.register_function { function_name = 'hope_v1_page', callback = page, flags = { 'no-writes' } }

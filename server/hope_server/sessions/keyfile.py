@@ -10,15 +10,14 @@ import re
 import secrets
 from pathlib import Path
 
+from hope_server import private_file
 from hope_server.errors import StartupError
 from hope_server.sessions.sealing import KEY_BYTES, Keyring
 
 KEYS_VARIABLE = "HOPE_ENCRYPTION_KEYS"
 FILE_NAME = "encryption.keys"
 MAX_KEYS = 64
-_MAX_FILE_BYTES = 1 << 16
 _KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}", re.IGNORECASE)
-_OTHERS = 0o077
 
 
 def find_keys(file: Path | None, data_dir: Path) -> Keyring:
@@ -47,15 +46,11 @@ def parse_keys(text: str, source: str) -> Keyring:
 
 def _read(file: Path) -> Keyring:
     try:
-        with file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_mode & _OTHERS:
-                message = f"{file}: others can read it, expected mode 0600"
-                raise StartupError(message, param="encryption_key_file")
-            text = opened.read(_MAX_FILE_BYTES).decode("ascii", errors="replace")
+        content = private_file.read(file, param="encryption_key_file")
     except OSError as error:
         message = f"{file}: cannot be read: {error.strerror}"
         raise StartupError(message, param="encryption_key_file") from error
-    return parse_keys(text, str(file))
+    return parse_keys(content.decode("ascii", errors="replace"), str(file))
 
 
 def _own_file(data_dir: Path) -> Path:
@@ -63,25 +58,10 @@ def _own_file(data_dir: Path) -> Path:
     file = data_dir / FILE_NAME
     if file.exists():
         return file
-    draft = data_dir / f".{FILE_NAME}.{secrets.token_hex(8)}"
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_durably(draft, secrets.token_hex(KEY_BYTES) + "\n")
-        try:
-            os.link(draft, file)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        private_file.create(file, f"{secrets.token_hex(KEY_BYTES)}\n".encode())
     except OSError as error:
         message = f"data_dir {data_dir} cannot be used: {error.strerror}"
         raise StartupError(message, param="data_dir") from error
     return file
-
-
-def _write_durably(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hope_server.errors import EncryptionKeyMissing, SnapshotCorrupt
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.sealing import Keyring, Tampered
-from hope_server.sessions.store import MAX_CHUNK_BYTES, MAX_PARTS
+from hope_server.sessions.session import MAX_CHUNK_BYTES, MAX_PARTS
 
 _VERSION = 2
 _HEADER = struct.Struct("<BBHQ")
@@ -58,17 +58,12 @@ def cut(
     return Manifest(seq, ids), chunks
 
 
-def join(
-    keys: Keyring, session: SessionKey, manifest: Manifest, sealed: Mapping[str, bytes]
-) -> dict[str, bytes]:
-    """The parts; raises ``SnapshotCorrupt`` for a chunk that is missing or is not what was sealed."""
-    chunks: dict[str, bytes] = {}
+def join(session: SessionKey, manifest: Manifest, chunks: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The parts of opened ``chunks``; raises ``SnapshotCorrupt`` where one is missing."""
     for chunk_id in manifest.chunk_ids:
-        chunk = open_chunk(keys, session, chunk_id, sealed.get(chunk_id, b""))
-        if chunk is None:
+        if chunk_id not in chunks:
             found = f"chunk {chunk_id[:16]} of generation {manifest.seq} is missing or damaged"
             raise _corrupt(session, found)
-        chunks[chunk_id] = chunk
     return {name: b"".join(chunks[chunk] for chunk in ids) for name, ids in manifest.parts.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from hope_server.sessions.history import last_transcript, reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.manifest import Manifest, cut, join, seal_chunk
+from hope_server.sessions.manifest import Manifest, cut, join, open_chunk, seal_chunk
 from hope_server.sessions.path import Path
 from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, upto_record, write_entries
 from hope_server.sessions.refusals import (
@@ -23,7 +23,7 @@ from hope_server.sessions.refusals import (
     taken,
 )
 from hope_server.sessions.sealing import KEY_BYTES, Keyring
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     GENESIS,
     MAX_IDEMPOTENCY_KEYS,
     MAX_PAGE_BYTES,
@@ -32,14 +32,13 @@ from hope_server.sessions.store import (
     Head,
     JournalRecord,
     Point,
-    RecordPage,
     SessionMeta,
-    SessionPage,
     Snapshot,
     TurnKey,
     check_append,
     list_cursor,
 )
+from hope_server.sessions.store import RecordPage, SessionPage
 
 NOBODY = Fence(0, "")
 
@@ -202,9 +201,15 @@ class MemoryStore:
         entry = self._session(session)
         for manifest, chain in reversed(entry.generations):
             if at_most_seq is None or manifest.seq <= at_most_seq:
-                parts = join(self.keys, session, manifest, entry.chunks)
-                return Snapshot(manifest.seq, parts, chain)
+                chunks = self._opened(session, entry, manifest)
+                return Snapshot(manifest.seq, join(session, manifest, chunks), chain)
         return None
+
+    def _opened(self, session: SessionKey, entry: _Session, manifest: Manifest) -> dict[str, bytes]:
+        """The chunks that are intact."""
+        chunks = {name: entry.chunks.get(name, b"") for name in manifest.chunk_ids}
+        opened = {name: open_chunk(self.keys, session, name, sealed) for name, sealed in chunks.items()}
+        return {name: chunk for name, chunk in opened.items() if chunk is not None}
 
     async def quarantine(self, session: SessionKey, fence: Fence) -> None:
         entry = self._session(session, fence)

@@ -21,7 +21,7 @@ from hope_server.errors import SessionCorrupted
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.reading import Reader
 from hope_server.sessions.sealing import Keyring, Tampered
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     MAX_APPEND_TOKENS,
     MAX_SEQ,
     MAX_TOKEN,

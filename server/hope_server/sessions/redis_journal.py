@@ -20,7 +20,7 @@ from hope_server.sessions.redis_meta import (
 )
 from hope_server.sessions.refusals import already_learned, moved_on, not_found
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     GENESIS,
     MAX_PAGE_BYTES,
     Fence,

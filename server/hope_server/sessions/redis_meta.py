@@ -10,7 +10,14 @@ from hope_server.sessions.path import MAX_SPANS, Path
 from hope_server.sessions.records import decode_transcript, encode_transcript
 from hope_server.sessions.refusals import fenced, lease_held, not_found, quarantined
 from hope_server.sessions.sealing import Keyring, Tampered
-from hope_server.sessions.store import MAX_SEQ, NO_TRANSCRIPT, Fence, Head, SessionMeta, Transcript
+from hope_server.sessions.session import (
+    MAX_SEQ,
+    NO_TRANSCRIPT,
+    Fence,
+    Head,
+    SessionMeta,
+    Transcript,
+)
 
 VERSION = b"2"
 HIDDEN = b"hidden"

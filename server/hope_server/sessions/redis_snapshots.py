@@ -17,7 +17,7 @@ from hope_server.sessions.redis_link import Link
 from hope_server.sessions.redis_meta import check_reply, chunk_key, fence_args, keys_of, meta_key
 from hope_server.sessions.refusals import not_found, outside
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import Fence, Snapshot
+from hope_server.sessions.session import Fence, Snapshot
 
 _STAGED_S = 600
 _GENERATIONS = ("snap_seq", "snap_manifest", "snap_chain", "prev_seq", "prev_manifest", "prev_chain")
@@ -63,11 +63,11 @@ class RedisSnapshots:
             manifest, chain = found
             chunks = await self._chunks(session, manifest)
             if len(chunks) == len(manifest.chunk_ids):
-                return Snapshot(manifest.seq, join(self._keys, session, manifest, chunks), chain)
+                return Snapshot(manifest.seq, join(session, manifest, chunks), chain)
             # A publication in between may have dropped chunks of this generation.
             newest = await self._manifest(session, at_most_seq)
             if newest == found:
-                join(self._keys, session, manifest, chunks)
+                join(session, manifest, chunks)
             found = newest
         return None
 
@@ -84,13 +84,16 @@ class RedisSnapshots:
         return None
 
     async def _chunks(self, session: SessionKey, manifest: Manifest) -> dict[str, bytes]:
-        """The intact chunks; a damaged one is removed, so that the next snapshot sends it again."""
+        """The intact chunks, opened; a damaged one is removed, so that the next snapshot sends it again."""
         chunks: dict[str, bytes] = {}
         for chunk_id in manifest.chunk_ids:
             key = chunk_key(session, chunk_id)
-            data = await self._link.ask("GET", key)
-            if data is not None and open_chunk(self._keys, session, chunk_id, data) is not None:
-                chunks[chunk_id] = data
-            elif data is not None:
+            sealed = await self._link.ask("GET", key)
+            if sealed is None:
+                continue
+            chunk = open_chunk(self._keys, session, chunk_id, sealed)
+            if chunk is None:
                 await self._link.ask("UNLINK", key)
+            else:
+                chunks[chunk_id] = chunk
         return chunks

@@ -29,20 +29,19 @@ from hope_server.sessions.redis_meta import (
 from hope_server.sessions.redis_snapshots import RedisSnapshots
 from hope_server.sessions.refusals import not_found, taken
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     MAX_SEQ,
     Fence,
     Head,
     JournalRecord,
     Point,
-    RecordPage,
     SessionMeta,
-    SessionPage,
     Snapshot,
     TurnKey,
     check_append,
     list_cursor,
 )
+from hope_server.sessions.store import RecordPage, SessionPage
 
 logger = logging.getLogger(__name__)
 

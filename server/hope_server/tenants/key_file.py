@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hope_server import private_file
 from hope_server.errors import StartupError
-from hope_server.tenants import private_file
 from hope_server.tenants.api_key import SECRET_BYTES, KeyRecord, KeyRing, new_key
 
 MAX_KEYS = 10_000
@@ -83,7 +83,7 @@ class KeyFile:
 
     def _records(self) -> list[KeyRecord]:
         try:
-            content = private_file.read(self._keys)
+            content = private_file.read(self._keys, param="keys_dir")
         except FileNotFoundError:
             return []
         try:
@@ -96,7 +96,7 @@ class KeyFile:
             ) from None
 
     def _read_secret(self) -> bytes:
-        content = private_file.read(self._secret)
+        content = private_file.read(self._secret, param="keys_dir")
         if len(content) != SECRET_BYTES:
             found = len(content)
             raise StartupError(

@@ -16,9 +16,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hope_server import private_file
 from hope_server.errors import StartupError
 from hope_server.sessions.key import TENANT_PATTERN
-from hope_server.tenants import private_file
 
 logger = logging.getLogger("hope.quota")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from hope_server.sessions.store import SessionMeta
+from hope_server.sessions.session import SessionMeta
 
 SESSION_BYTES = 1024
 """Head, name and index entry."""

@@ -26,7 +26,7 @@ from hope_server.sessions.history import point_at
 from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.refusals import no_such_seq
-from hope_server.sessions.store import JournalRecord, SessionMeta, TurnKey
+from hope_server.sessions.session import JournalRecord, SessionMeta, TurnKey
 from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
 from hope_server.tenants.key_file import KeyFile

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hope_server.engine.request import PromptPart
-from hope_server.sessions.store import JournalRecord
+from hope_server.sessions.session import JournalRecord
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

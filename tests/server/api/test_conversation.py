@@ -8,7 +8,7 @@ from hope_server.api.conversation import AnswerTranscript, advance, new_messages
 from hope_server.api.text import AnswerText
 from hope_server.chat import Message
 from hope_server.errors import ConversationDiverged, EmptyPrompt
-from hope_server.sessions.store import NO_TRANSCRIPT
+from hope_server.sessions.session import NO_TRANSCRIPT
 
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
 messages = st.builds(Message, roles, st.text(min_size=1).filter(str.strip))

@@ -12,7 +12,7 @@ from tests.server.api.templates import CHATML_SPECIALS, MISTRAL, SMOLLM2, Specia
 from hope_client.wire import base
 from hope_server.chat import ChatTemplate, JinjaFormat, learn
 from hope_server.sessions.records import encode_record
-from hope_server.sessions.store import JournalRecord, Origin
+from hope_server.sessions.session import JournalRecord, Origin
 
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine

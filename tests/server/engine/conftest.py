@@ -24,7 +24,8 @@ from hope_server.engine.service import EngineService
 from hope_server.errors import StoreUnavailable
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
-from hope_server.sessions.store import Fence, Head, SessionStore
+from hope_server.sessions.session import Fence, Head
+from hope_server.sessions.store import SessionStore
 
 BLOCK, VOCAB = 8, 50
 STEP, RUN, WHOLE = 11, 13, 17  # how tokens were read goes into the digest

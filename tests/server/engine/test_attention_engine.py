@@ -22,7 +22,7 @@ from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, PromptPart, SamplingParams
 from hope_server.errors import InternalError, SessionCorrupted
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import JournalRecord
+from hope_server.sessions.session import JournalRecord
 
 Bench = Any
 Same = Callable[[State, State], bool]

@@ -16,7 +16,7 @@ from hope_server.engine.request import EngineConfig
 from hope_server.engine.runner import Output, runner_for
 from hope_server.engine.state_runner import StateRunner
 from hope_server.engine.units import Unit
-from hope_server.sessions.store import JournalRecord
+from hope_server.sessions.session import JournalRecord
 
 
 def runner(slots: int = 2, *, learn: bool = True) -> AttentionRunner:

@@ -12,7 +12,7 @@ from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
 from hope_server.engine.runner import runner_for
 from hope_server.errors import InternalError, QueueFull, SessionCorrupted
-from hope_server.sessions.store import JournalRecord
+from hope_server.sessions.session import JournalRecord
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 

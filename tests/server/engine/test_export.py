@@ -13,7 +13,7 @@ from hope_server.sessions.container import Exported, pack, unpack
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import JournalRecord, Sampler, Transcript
+from hope_server.sessions.session import JournalRecord, Sampler, Transcript
 
 Bench = Any
 KEYS, STRANGERS = Keyring([b"k" * 32]), Keyring([b"s" * 32])

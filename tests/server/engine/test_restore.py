@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hope_server.errors import SessionCorrupted, SessionNotFound, SessionQuarantined, SnapshotCorrupt
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Head, SessionMeta
+from hope_server.sessions.session import Head, SessionMeta
 
 Bench = Any
 

@@ -23,7 +23,7 @@ from hope_server.errors import (
     StoreUnavailable,
 )
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Transcript
+from hope_server.sessions.session import Transcript
 
 OLD = SessionKey("tenant", "old")
 

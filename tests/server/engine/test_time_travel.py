@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hope_server.errors import InvalidRequest, SessionBusy, SessionCorrupted, SessionNotFound
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Transcript
+from hope_server.sessions.session import Transcript
 
 Bench = Any
 TURNS = st.lists(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hope_server.engine.units import Unit, cut, cut_to_grid
-from hope_server.sessions.store import Origin
+from hope_server.sessions.session import Origin
 
 BLOCK = 8
 GRID = 64

@@ -8,7 +8,7 @@ from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import GENESIS, JournalRecord
+from hope_server.sessions.session import GENESIS, JournalRecord
 
 KEPT = SessionKey("tenant", "kept")
 KEYS = Keyring([b"k" * 32])

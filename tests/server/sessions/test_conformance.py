@@ -25,7 +25,7 @@ from hope_server.sessions.copying import fork
 from hope_server.sessions.history import part_of, point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Path
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     GENESIS,
     MAX_APPEND_RECORDS,
     MAX_APPEND_TOKENS,
@@ -37,12 +37,11 @@ from hope_server.sessions.store import (
     Point,
     Sampler,
     SessionMeta,
-    SessionStore,
     Transcript,
     TurnKey,
-    journal,
     list_cursor,
 )
+from hope_server.sessions.store import SessionStore, journal
 
 FENCE = Fence(1, "0" * 32)
 

@@ -12,15 +12,15 @@ from hope_server.errors import HopeError
 from hope_server.sessions.history import point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     Fence,
     Head,
     JournalRecord,
     SessionMeta,
-    SessionStore,
     Transcript,
     TurnKey,
 )
+from hope_server.sessions.store import SessionStore
 
 Operation = tuple[str, int, int]
 NAMES = (

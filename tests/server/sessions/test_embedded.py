@@ -21,7 +21,8 @@ from hope_server.sessions import open_store
 from hope_server.sessions.binary import find_binary, server_version
 from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.store import Head, JournalRecord, journal
+from hope_server.sessions.session import Head, JournalRecord
+from hope_server.sessions.store import journal
 
 SESSION, KEPT = SessionKey("tenant", "s"), SessionKey("tenant", "kept")
 

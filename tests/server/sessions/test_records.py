@@ -9,7 +9,7 @@ from tests.server.sessions.writing import KEYS
 
 from hope_server.errors import SessionCorrupted, SnapshotCorrupt
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.manifest import cut, decode_manifest, encode_manifest, join, seal_chunk
+from hope_server.sessions.manifest import cut, decode_manifest, encode_manifest, join, open_chunk, seal_chunk
 from hope_server.sessions.records import (
     check_page,
     decode_record,
@@ -18,7 +18,7 @@ from hope_server.sessions.records import (
     write_entries,
 )
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import (
+from hope_server.sessions.session import (
     GENESIS,
     MAX_CHUNK_BYTES,
     MAX_TOKEN,
@@ -138,7 +138,7 @@ def test_manifest_round_trip(parts: "dict[str, bytes]", seq: int) -> None:
     manifest, chunks = cut(KEYS, ONE, seq, parts)
     decoded = decode_manifest(KEYS, ONE, encode_manifest(KEYS, ONE, manifest), seq=seq)
     assert decoded == manifest
-    assert join(KEYS, ONE, decoded, _sealed(chunks)) == parts
+    assert join(ONE, decoded, _opened(_sealed(chunks))) == parts
 
 
 @given(PARTS, st.data())
@@ -162,7 +162,7 @@ def test_missing_or_swapped_chunk_is_refused() -> None:
     assert all(len(chunk) <= 1 << 20 for chunk in chunks.values())
     for broken in ({first: chunks[first]}, {first: chunks[second], second: chunks[first]}):
         with pytest.raises(SnapshotCorrupt):
-            join(KEYS, ONE, manifest, broken)
+            join(ONE, manifest, _opened(broken))
 
 
 def test_names_of_chunks_tell_nothing_without_the_key() -> None:
@@ -174,6 +174,12 @@ def test_names_of_chunks_tell_nothing_without_the_key() -> None:
 
 def _sealed(chunks: "dict[str, bytes]") -> dict[str, bytes]:
     return {name: seal_chunk(KEYS, ONE, name, chunk) for name, chunk in chunks.items()}
+
+
+def _opened(sealed: "dict[str, bytes]") -> dict[str, bytes]:
+    """Those that open."""
+    found = {name: open_chunk(KEYS, ONE, name, data) for name, data in sealed.items()}
+    return {name: chunk for name, chunk in found.items() if chunk is not None}
 
 
 def _mutated(good: bytes, data: st.DataObject) -> bytes:

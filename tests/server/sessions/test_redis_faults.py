@@ -28,7 +28,8 @@ from hope_server.sessions.redis_meta import journal_key, meta_key
 from hope_server.sessions.redis_snapshots import RedisSnapshots
 from hope_server.sessions.redis_store import RedisStore
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import GENESIS, JournalRecord, SessionStore, Transcript, TurnKey, journal
+from hope_server.sessions.session import GENESIS, JournalRecord, Transcript, TurnKey
+from hope_server.sessions.store import SessionStore, journal
 
 FIRST = JournalRecord(1, "run", "user", (1, 2, 3))
 OTHER = JournalRecord(1, "run", "user", (4, 5, 6))

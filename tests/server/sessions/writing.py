@@ -7,15 +7,8 @@ from typing import Self
 from hope_server.sessions.history import point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import (
-    Fence,
-    Head,
-    JournalRecord,
-    SessionMeta,
-    SessionStore,
-    Snapshot,
-    TurnKey,
-)
+from hope_server.sessions.session import Fence, Head, JournalRecord, SessionMeta, Snapshot, TurnKey
+from hope_server.sessions.store import SessionStore
 
 KEYS = Keyring([b"k" * 32])
 TTL_S = 60.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,33 +31,37 @@ def replace(path: Path, content: bytes) -> None:
     """Write `path` with mode 0600, durably: a reader sees the old content or the new, never a part."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(fresh, content)
     fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent)
+
+
+def create(path: Path, content: bytes) -> None:
+    """As `replace`, but a file that is there stays: of several callers at once, the first one's."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    _write(fresh, content)
     try:
-        os.fsync(directory)
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
     finally:
-        os.close(directory)
+        fresh.unlink()
+    _sync(path.parent)
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, *, param: str) -> bytes:
     """The content of a file that nobody but its owner may read.
 
     Raises:
         FileNotFoundError: There is none.
-        StartupError: It is too large, or others may read it.
+        StartupError: It is too large, or others may read it; names the setting `param`.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_IMODE(status.st_mode) & 0o077:
             found = f"{stat.S_IMODE(status.st_mode):04o}"
-            raise StartupError(f"{path}: expected mode 0600, found {found}: run chmod 600", param="keys_dir")
+            raise StartupError(f"{path}: expected mode 0600, found {found}: run chmod 600", param=param)
         if status.st_size > MAX_BYTES:
-            raise StartupError(f"{path}: expected at most {MAX_BYTES} bytes", param="keys_dir")
+            raise StartupError(f"{path}: expected at most {MAX_BYTES} bytes", param=param)
         return file.read(MAX_BYTES)
 
 
@@ -67,3 +72,20 @@ def version(path: Path) -> tuple[int, int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _write(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """What was renamed or linked in it stays so after a power loss."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
