@@ -87,6 +87,33 @@ def test_an_ephemeral_completion_of_token_ids(loopback: "Loopback", flavour: "Fl
     assert "x-session-id" not in loopback.seen[0].headers
 
 
+def test_lists_of_prompts_and_steering_are_sent_as_the_wire_has_them(
+    loopback: "Loopback", flavour: "Flavour"
+) -> None:
+    choice = {"index": 0, "text": "t", "finish_reason": "stop"}
+    loopback.json({**_HEAD, "object": "text_completion", "choices": [choice], "usage": _USAGE})
+    more = {"n": 2, "logit_bias": {5: 1.5}, "logprobs": 1, "echo": True, "presence_penalty": 0.5}
+    flavour.call(lambda client: client.completions([(1, 2), (3,)], **more), loopback.url)
+    assert loopback.seen[0].body == {
+        "prompt": [[1, 2], [3]],
+        "n": 2,
+        "logit_bias": {"5": 1.5},
+        "logprobs": 1,
+        "echo": True,
+        "presence_penalty": 0.5,
+    }
+
+
+def test_the_text_of_a_stream_is_the_first_choice_s(loopback: "Loopback") -> None:
+    chunks = [
+        {**_chunk({}), "choices": [{"index": index, "delta": {"content": text}}]}
+        for index, text in ((0, "a"), (1, "x"), (0, "b"))
+    ]
+    loopback.stream([*map(_event, chunks), _event(b"[DONE]")])
+    with hope_client.Client(loopback.url) as client, client.chat("hi", stream=True, n=2) as stream:
+        assert list(stream.text()) == ["a", "b"]
+
+
 def test_each_turn_has_a_key_of_its_own_or_the_caller_s(loopback: "Loopback", flavour: "Flavour") -> None:
     for _ in range(3):
         loopback.json(_ANSWER)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from hope_client import _requests as requests
 from hope_client import wire
 from hope_client._failures import Retries, connection_error, status_error
-from hope_client._requests import Call, GenerationOptions, Messages, Prompt
+from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
 from hope_client.errors import HopeClientError
@@ -59,33 +59,33 @@ class AsyncClient:
 
     @overload
     async def completions(
-        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[CompletionOptions]
     ) -> wire.Completion: ...
 
     @overload
     async def completions(
-        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
     ) -> "AsyncStream[wire.Completion]": ...
 
     async def completions(
-        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
     ) -> "wire.Completion | AsyncStream[wire.Completion]":
-        """Continue a prompt, given as text or as token ids."""
+        """Continue one prompt or several, each given as text or as token ids."""
         call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
         return await self._open(call) if stream else await self.call(call)
 
     @overload
     async def chat(
-        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> wire.ChatCompletion: ...
 
     @overload
     async def chat(
-        self, messages: Messages, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]
     ) -> "AsyncStream[wire.ChatCompletionChunk]": ...
 
     async def chat(
-        self, messages: Messages, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: bool = False, **options: Unpack[ChatOptions]
     ) -> "wire.ChatCompletion | AsyncStream[wire.ChatCompletionChunk]":
         """Answer the last message. A session needs only the messages that it has not read yet."""
         if stream:
@@ -178,7 +178,7 @@ class AsyncStream(Generic[Chunk]):
         return self._reader.usage
 
     async def text(self) -> AsyncIterator[str]:
-        """The pieces of the text, without the chunks that have none."""
+        """The pieces of the first choice's text, without the chunks that have none."""
         async for chunk in self:
             if text := text_of(chunk):
                 yield text

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from hope_client import _requests as requests
 from hope_client import wire
 from hope_client._failures import Retries, connection_error, status_error
-from hope_client._requests import Call, GenerationOptions, Messages, Prompt
+from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
 from hope_client.errors import HopeClientError
@@ -60,33 +60,33 @@ class Client:
 
     @overload
     def completions(
-        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[CompletionOptions]
     ) -> wire.Completion: ...
 
     @overload
     def completions(
-        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
     ) -> "Stream[wire.Completion]": ...
 
     def completions(
-        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
     ) -> "wire.Completion | Stream[wire.Completion]":
-        """Continue a prompt, given as text or as token ids."""
+        """Continue one prompt or several, each given as text or as token ids."""
         call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
         return self._open(call) if stream else self.call(call)
 
     @overload
     def chat(
-        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> wire.ChatCompletion: ...
 
     @overload
     def chat(
-        self, messages: Messages, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]
     ) -> "Stream[wire.ChatCompletionChunk]": ...
 
     def chat(
-        self, messages: Messages, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: bool = False, **options: Unpack[ChatOptions]
     ) -> "wire.ChatCompletion | Stream[wire.ChatCompletionChunk]":
         """Answer the last message. A session needs only the messages that it has not read yet."""
         if stream:
@@ -179,7 +179,7 @@ class Stream(Generic[Chunk]):
         return self._reader.usage
 
     def text(self) -> Iterator[str]:
-        """The pieces of the text, without the chunks that have none."""
+        """The pieces of the first choice's text, without the chunks that have none."""
         return filter(None, map(text_of, self))
 
     def __iter__(self) -> Iterator[Chunk]:

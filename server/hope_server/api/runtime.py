@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
+from hope_server.constrained import Grammars
 from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.errors import SessionBusy, ShuttingDown
 from hope_server.metrics import Metrics
@@ -85,6 +86,7 @@ class Runtime:
     gate: Gate
     accounts: Accounts
     state_bytes: int
+    grammars: Grammars
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     stopping: bool = False

@@ -1,6 +1,7 @@
 """Runs Hope-Attention models: sessions in place by row, learning beside decoding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -46,10 +47,12 @@ class AttentionRunner:
         self._forget_boundary(slot)
         self._rows.load(slot, row)
 
-    def run(self, slot: int, unit: Unit) -> Output:
+    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
         """Read a run of tokens, or one step."""
-        logits = self._rows.read(slot, unit.tokens, unit.origins)
-        return self._output(slot, logits)
+        if every:
+            logits = self._rows.read_all(slot, unit.tokens, unit.origins)
+            return replace(self._output(slot, logits[-1]), every=logits)
+        return self._output(slot, self._rows.read(slot, unit.tokens, unit.origins))
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
         """One token for each of ``slots`` in one launch."""

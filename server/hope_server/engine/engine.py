@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hope_model.state import State
-from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled
+from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled, Scored
 from hope_server.engine.jobs import Generation, Job, Row
+from hope_server.engine.logprobs import score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
@@ -254,8 +255,8 @@ class Engine:
         return bool(chosen)
 
     def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
-        row, unit = self._rows[sessions[0]], self._jobs[sessions[0]].units[0]
-        return [self._runner.run(row.slot, unit)]
+        row, job = self._rows[sessions[0]], self._jobs[sessions[0]]
+        return [self._runner.run(row.slot, job.units[0], every=job.scores is not None)]
 
     def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
         slots = [self._rows[session].slot for session in sessions]
@@ -272,6 +273,8 @@ class Engine:
                 session, SessionCorrupted(f"non-finite values after token {row.position}; state dropped")
             )
         self._count(session, row, job, output)
+        if output.every is not None and job.scores is not None:
+            self._emit(session, Scored(job.scores.read(unit.tokens, output.every)))
         if job.units:
             return self._queue(session)
         if job.sampling_over or job.generation is None:
@@ -283,12 +286,17 @@ class Engine:
 
     def _sample(self, session: str, row: Row, generation: Generation, output: Output) -> None:
         job = self._jobs[session]
-        token = choose(output.logits, generation.params, uniform(generation.seed, row.position))
+        steering, params = generation.steering, generation.params
+        logits = output.logits if steering is None else steering.apply(output.logits)
+        token = choose(logits, params, uniform(generation.seed, row.position))
         finish_reason = generation.accept(token)
+        logprob = None
+        if params.logprobs is not None:
+            (logprob,) = score(output.logits[None], [token], params.logprobs)
         job.sampling_over = finish_reason is not None
         job.units.append(self._runner.step_unit(token, position=row.position))
         self._scheduler.sampled(session)
-        self._emit(session, Sampled(token, generation.index - 1, finish_reason))
+        self._emit(session, Sampled(token, generation.index - 1, finish_reason, logprob))
         self._queue(session)
         now = self._clock()
         if generation.sampled_at is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hope_server.engine.request import FinishReason
+from hope_server.engine.request import FinishReason, TokenLogprob
 from hope_server.errors import HopeError
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ class Sampled:
     token: int
     index: int
     finish_reason: FinishReason | None
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Tokens of the prompt were read."""
+
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +59,4 @@ class Failed:
     error: HopeError
 
 
-Event = Granted | Sampled | Boundary | Done | Failed
+Event = Granted | Sampled | Scored | Boundary | Done | Failed

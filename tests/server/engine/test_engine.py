@@ -11,6 +11,7 @@ from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
 from hope_server.engine.runner import runner_for
+from hope_server.engine.steering import steering_for
 from hope_server.errors import InternalError, QueueFull, SessionCorrupted
 from hope_server.sessions.session import JournalRecord
 
@@ -40,7 +41,7 @@ class Steps:
         self.engine.start(
             session,
             [JournalRecord(1, "run", "user", tuple(tokens))],
-            Generation(params, seed=0),
+            Generation(params, seed=0, steering=steering_for(params, tokens)),
             durable=True,
         )
 
