@@ -19,6 +19,7 @@ from hope_client.wire import (
     ChatLogprobs,
     Delta,
     FinishReason,
+    HopeTurn,
     ToolCall,
     ToolCallDelta,
     Usage,
@@ -68,7 +69,7 @@ async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Re
     grammar = await (tools.grammar(runtime) if tools else grammar_of(runtime, body.response_format))
     canonical = tools.canonical if tools else None
     spec = turn_spec(request, sessions, body, sampling, prepare, grammar=grammar, canonical=canonical)
-    shape = _Shape(runtime, with_logprobs=body.logprobs, with_tools=tools is not None)
+    shape = _Shape(runtime, choices=body.n, with_logprobs=body.logprobs, with_tools=tools is not None)
     return TurnResponse(runtime, choices_of([spec], body.n), shape, body)
 
 
@@ -111,10 +112,11 @@ async def _last_token(sessions: TenantSessions, meta: SessionMeta) -> LastToken 
 class _Shape:
     """OpenAI's chat.completion and chat.completion.chunk."""
 
-    def __init__(self, runtime: Runtime, *, with_logprobs: bool, with_tools: bool) -> None:
+    def __init__(self, runtime: Runtime, *, choices: int, with_logprobs: bool, with_tools: bool) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._runtime = runtime
+        self._choices = choices
         self._with_logprobs = with_logprobs
         self._with_tools = with_tools
         self._calling: dict[int, _Calling] = {}
@@ -126,12 +128,15 @@ class _Shape:
         text, calls, reason = self._parts(index, piece)
         choices = []
         logprobs = self._logprobs(piece)
+        hope = piece.hope if self._choices == 1 else None
         if text or (logprobs and logprobs.content):
             choices.append(ChatChunkChoice(index=index, delta=Delta(content=text), logprobs=logprobs))
         choices += [ChatChunkChoice(index=index, delta=Delta(tool_calls=[call])) for call in calls]
         if reason is not None:
             choices.append(ChatChunkChoice(index=index, delta=Delta(), finish_reason=reason))
-        return [self._chunk([choice], usage) for choice in choices]
+        return [
+            self._chunk([choice], usage, None if choice.finish_reason is None else hope) for choice in choices
+        ]
 
     def usage(self, usage: Usage) -> ChatCompletionChunk:
         return self._chunk([], usage)
@@ -144,6 +149,7 @@ class _Shape:
             system_fingerprint=self._runtime.fingerprint,
             choices=[self._choice(index, pieces) for index, pieces in enumerate(answers)],
             usage=usage,
+            hope=answers[0][-1].hope if self._choices == 1 else None,
         )
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> ChatChoice:
@@ -168,7 +174,9 @@ class _Shape:
             self._runtime.tokenizer, (each for piece in pieces for each in piece.logprobs), ends
         )
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ChatCompletionChunk:
+    def _chunk(
+        self, choices: list[ChatChunkChoice], usage: Usage | None = None, hope: HopeTurn | None = None
+    ) -> ChatCompletionChunk:
         return ChatCompletionChunk(
             id=self._id,
             created=self._created,
@@ -176,6 +184,7 @@ class _Shape:
             system_fingerprint=self._runtime.fingerprint,
             choices=choices,
             usage=usage,
+            hope=hope,
         )
 
 

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from hope_client.wire import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Usage
+from hope_client.wire import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    HopeTurn,
+    Usage,
+)
 from hope_server.api.body import read_json
 from hope_server.api.choices import choices_of
 from hope_server.api.formats import grammar_of
@@ -45,8 +52,9 @@ async def complete(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -
     check_model(runtime, body.model)
     grammar = await grammar_of(runtime, body.response_format)
     specs = [_spec(request, runtime, sessions, body, prompt, grammar) for prompt in body.prompts]
-    shape = _Shape(runtime, with_logprobs=body.logprobs is not None)
-    return TurnResponse(runtime, choices_of(specs, body.n), shape, body)
+    choices = choices_of(specs, body.n)
+    shape = _Shape(runtime, choices=len(choices), with_logprobs=body.logprobs is not None)
+    return TurnResponse(runtime, choices, shape, body)
 
 
 def _spec(
@@ -103,10 +111,11 @@ async def _start(
 class _Shape:
     """OpenAI's text_completion, for chunks and whole answers alike."""
 
-    def __init__(self, runtime: Runtime, *, with_logprobs: bool) -> None:
+    def __init__(self, runtime: Runtime, *, choices: int, with_logprobs: bool) -> None:
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._runtime = runtime
+        self._choices = choices
         self._with_logprobs = with_logprobs
         self._tokens: dict[int, CompletionTokens] = {}
 
@@ -120,14 +129,18 @@ class _Shape:
             chunks.append(self._body([choice], usage))
         if piece.finish_reason is not None:
             choice = CompletionChoice(index=index, text="", finish_reason=piece.finish_reason)
-            chunks.append(self._body([choice], usage))
+            chunks.append(self._body([choice], usage, self._hope(piece)))
         return chunks
 
     def usage(self, usage: Usage) -> Completion:
         return self._body([], usage)
 
     def whole(self, answers: Sequence[Sequence[Piece]], usage: Usage) -> Completion:
-        return self._body([self._choice(*found) for found in enumerate(answers)], usage)
+        choices = [self._choice(*found) for found in enumerate(answers)]
+        return self._body(choices, usage, self._hope(answers[0][-1]))
+
+    def _hope(self, last: Piece) -> HopeTurn | None:
+        return last.hope if self._choices == 1 else None
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> CompletionChoice:
         return CompletionChoice(
@@ -143,7 +156,9 @@ class _Shape:
         tokens = self._tokens.setdefault(index, CompletionTokens(self._runtime.tokenizer))
         return tokens.write(each for piece in pieces for each in piece.logprobs)
 
-    def _body(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
+    def _body(
+        self, choices: list[CompletionChoice], usage: Usage | None, hope: HopeTurn | None = None
+    ) -> Completion:
         return Completion(
             id=self._id,
             created=self._created,
@@ -151,4 +166,5 @@ class _Shape:
             system_fingerprint=self._runtime.fingerprint,
             choices=choices,
             usage=usage,
+            hope=hope,
         )

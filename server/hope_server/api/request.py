@@ -15,6 +15,7 @@ from hope_client.wire import (
     SESSION_ID_PATTERN,
 )
 from hope_server.api.choices import once
+from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.tenancy import TenantSessions
 from hope_server.api.turn import Body, Prompt, TurnSpec
 from hope_server.constrained import Grammar
@@ -50,6 +51,8 @@ def turn_spec(
         prepare=once(lambda: prepare(session_id, key)),
         echo=echo,
         grammar=grammar,
+        fingerprint="" if key is not None else fingerprint_of(request),
+        repeated=key is None and is_repeated(request),
     )
     return spec if canonical is None else replace(spec, canonical=canonical)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from hope_server.api.repeats import Refusals
 from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
 from hope_server.constrained import Grammars
@@ -89,6 +90,7 @@ class Runtime:
     grammars: Grammars
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    refusals: Refusals = field(default_factory=Refusals)
     stopping: bool = False
 
     @property

@@ -8,8 +8,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason
+from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason, HopeTurn
 from hope_server.api.conversation import AnswerTranscript
+from hope_server.api.repeats import refuse_repeated
 from hope_server.api.runtime import Runtime
 from hope_server.api.tenancy import TenantSessions
 from hope_server.api.text import AnswerText
@@ -21,6 +22,7 @@ from hope_server.engine.request import (
     SamplingParams,
     TokenEvent,
     TokenLogprob,
+    TurnFigures,
 )
 from hope_server.errors import ContextTooLong, InvalidRequest, ModelNotFound
 from hope_server.sessions.session import Transcript
@@ -52,7 +54,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that became certain. Only the last piece has a finish reason; tokens are counted up to here.
+    """Text that became certain. Only the last piece has a finish reason and `hope`; tokens are counted up to
+    here.
 
     logprobs: of the tokens that came since the piece before, where they were asked for.
     """
@@ -61,6 +64,7 @@ class Piece:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason | None = None
+    hope: HopeTurn | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
@@ -70,6 +74,8 @@ class TurnSpec:
 
     echo: the text of the prompt, which then is the first piece, with its tokens' log-probabilities.
     grammar: what the answer keeps to. canonical: the answer as a chat's client will send it back.
+    fingerprint: what repetitions of this request have in common, empty where a key or nothing says so.
+    repeated: the client says that it sends it again by itself.
     """
 
     request_id: str
@@ -82,12 +88,17 @@ class TurnSpec:
     echo: str | None = None
     grammar: Grammar | None = None
     canonical: Callable[[str], str] = _unchanged
+    fingerprint: str = ""
+    repeated: bool = False
 
 
 async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     """Run the turn. The first step raises every error of admission; closing it stops the turn."""
-    runtime.admit()
-    with spec.sessions.turn(spec.session_id):
+    session = None if spec.session_id is None else spec.sessions.key(spec.session_id)
+    with runtime.refusals.noting(session, spec.fingerprint), spec.sessions.turn(spec.session_id):
+        runtime.admit()
+        if spec.repeated and session is not None and not runtime.refusals.forget(session, spec.fingerprint):
+            await refuse_repeated(spec.sessions, session.session, spec.fingerprint)
         prompt = await spec.prepare()
         if prompt.tokens > runtime.config.max_prompt_tokens:
             raise ContextTooLong(
@@ -100,7 +111,7 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
         events = spec.sessions.generate(
             GenerationRequest(
                 request_id=spec.request_id,
-                session=None if spec.session_id is None else spec.sessions.key(spec.session_id),
+                session=session,
                 prompt=prompt.parts,
                 sampling=spec.sampling,
                 transcript=prompt.transcript,
@@ -108,6 +119,8 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
                 stop_check=answer.stop_check,
                 answered=answer.transcript.after if answer.transcript else None,
                 scored=answer.scores.extend,
+                finished=answer.finished,
+                fingerprint=spec.fingerprint,
                 constraint=None if spec.grammar is None else spec.grammar.constraint(),
             )
         )
@@ -117,18 +130,21 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
             if spec.echo is not None:
                 yield Piece(spec.echo, prompt.tokens, 0, logprobs=tuple(answer.scores))
             if first is None:
-                yield Piece("", prompt.tokens, 0, "length")
+                yield Piece("", prompt.tokens, 0, "length", answer.hope)
                 return
-            yield _piece(spec, prompt, text, first)
+            yield _piece(spec, prompt, text, first, answer.hope)
             async for event in events:
-                yield _piece(spec, prompt, text, event)
+                yield _piece(spec, prompt, text, event, answer.hope)
 
 
-def _piece(spec: TurnSpec, prompt: Prompt, text: AnswerText, event: TokenEvent) -> Piece:
+def _piece(
+    spec: TurnSpec, prompt: Prompt, text: AnswerText, event: TokenEvent, hope: HopeTurn | None
+) -> Piece:
     spec.sessions.on_token()
     piece = text.feed(event.token) + (text.finish() if event.finish_reason else "")
     logprobs = () if event.logprob is None else (event.logprob,)
-    return Piece(piece, prompt.tokens, event.index + 1, event.finish_reason, logprobs)
+    last = hope if event.finish_reason else None
+    return Piece(piece, prompt.tokens, event.index + 1, event.finish_reason, last, logprobs)
 
 
 def sampling_of(
@@ -202,6 +218,7 @@ class _Answer:
         self._tokens: list[int] = []
         self._text = self.text()
         self.scores: list[TokenLogprob] = []
+        self.hope: HopeTurn | None = None
         self.transcript: AnswerTranscript | None = None
         if before is not None:
             self.transcript = AnswerTranscript(before, self.text(), self._tokens.__getitem__, spec.canonical)
@@ -210,6 +227,16 @@ class _Answer:
         """A fresh text of the answer; all of them agree."""
         stops, least = self._spec.stop_strings, self._spec.sampling.min_tokens
         return AnswerText(self._tokenizer.decode_bytes, stops, min_tokens=least)
+
+    def finished(self, figures: TurnFigures) -> None:
+        """Called before the last token comes."""
+        self.hope = HopeTurn(
+            session=self._spec.session_id,
+            seq=figures.seq,
+            learned_tokens=figures.learned_tokens,
+            level_writes=figures.level_writes,
+            drift=figures.drift,
+        )
 
     def stop_check(self, token: int) -> bool:
         """Called on the engine's thread, once for each sampled token, before it is committed."""

@@ -37,6 +37,10 @@ class AttentionRunner:
         """One step; boundaries take no token of their own."""
         return Unit("step", (token,), ("model",))
 
+    def teaching_tokens(self, unit: Unit) -> int:
+        """Those whose origin teaches."""
+        return self._rows.teaching_tokens(unit.origins)
+
     def clear(self, slot: int) -> None:
         """The slot's row becomes the initial state."""
         self._forget_boundary(slot)

@@ -15,7 +15,7 @@ from hope_server.engine.runner import Output, Runner
 from hope_server.engine.sampling import choose, uniform
 from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
-from hope_server.engine.tally import LevelTally, level_statuses
+from hope_server.engine.tally import LevelTally, level_statuses, level_writes
 from hope_server.engine.threads import use_threads
 from hope_server.engine.units import TokenRun
 from hope_server.errors import HopeError, InternalError, SessionCorrupted
@@ -267,6 +267,7 @@ class Engine:
         row, job = self._rows[session], self._jobs[session]
         unit = job.units.popleft()
         row.position += len(unit.tokens)
+        job.learned_tokens += self._runner.teaching_tokens(unit)
         if not output.finite:
             self._observer.on_corrupted()
             return self._fail(
@@ -318,6 +319,7 @@ class Engine:
 
     def _begin(self, session: str, job: Job) -> None:
         self._jobs[session] = job
+        job.counts = self._rows[session].counts
         if job.units:
             self._queue(session)
         else:
@@ -328,9 +330,14 @@ class Engine:
         self._scheduler.ready(session, job.phase, last=job.sampling_over or len(job.units) > 1)
 
     def _finish_job(self, session: str) -> None:
-        del self._jobs[session]
+        job, row = self._jobs.pop(session), self._rows[session]
         self._scheduler.ready(session, Phase.HELD)
-        self._emit(session, Done(self._rows[session].position))
+        if job.generation is None or job.counts is None:
+            self._emit(session, Done(row.position))
+            return
+        writes = level_writes(self._runner.spec, job.counts, row.counts)
+        drift = self._runner.drift(row.slot)
+        self._emit(session, Done(row.position, job.learned_tokens, writes, drift))
 
     def _break(self, sessions: Sequence[str], error: Exception) -> None:
         log.error("engine step failed for %d sessions", len(sessions), exc_info=error)

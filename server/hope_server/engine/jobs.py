@@ -68,6 +68,9 @@ class Job:
     durable: bool
     generation: Generation | None
     sampling_over: bool
+    learned_tokens: int = 0
+    counts: "Counts | None" = None
+    """Of the row when the job began."""
 
     @classmethod
     def replay(cls, units: Iterable[Unit]) -> "Job":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal, Protocol
 
 from hope_server.errors import InvalidRequest
@@ -64,6 +65,20 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TurnFigures:
+    """What a turn did to its session.
+
+    seq: the journal's last number, None for an ephemeral session. learned_tokens: those read that teach.
+    level_writes: writes by level. drift: by level, as it stands after the turn.
+    """
+
+    seq: int | None
+    learned_tokens: int
+    level_writes: dict[str, int]
+    drift: dict[str, float]
+
+
 class Constraint(Protocol):
     """Which tokens may come next in one turn; used on the engine's thread, and must be quick."""
 
@@ -93,7 +108,9 @@ class GenerationRequest:
     it goes along with each commit that holds sampled tokens (called on the event loop, n never falls), so
     that the transcript stands with the journal also after a crash. ``scored`` gets the prompt's tokens as
     they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
-    handed out). ``constraint`` says which tokens may come.
+    handed out). ``constraint`` says which tokens may come. ``finished`` gets
+    the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
+    the request in the journal where it has no key; see :func:`request_name`.
     """
 
     request_id: str
@@ -106,6 +123,8 @@ class GenerationRequest:
     answered: Callable[[int], Transcript] | None = None
     scored: Callable[[tuple[TokenLogprob, ...]], None] | None = None
     constraint: Constraint | None = None
+    finished: Callable[[TurnFigures], None] | None = None
+    fingerprint: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -211,6 +230,11 @@ class EngineConfig:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting: expected at least 0, found {self.max_waiting}")
+
+
+def request_name(text: str) -> str:
+    """32 hex digits that stand for a request in the journal: for its key, its fingerprint, or its id."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:

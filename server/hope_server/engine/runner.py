@@ -77,6 +77,10 @@ class Runner(Protocol):
         """The unit that reads a sampled token at ``position``."""
         ...
 
+    def teaching_tokens(self, unit: Unit) -> int:
+        """How many of a unit's tokens the model learns from."""
+        ...
+
     def clear(self, slot: int) -> None:
         """The slot's row becomes the initial state."""
         ...

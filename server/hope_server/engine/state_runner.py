@@ -70,6 +70,10 @@ class StateRunner:
         tail.extend(unit.tokens)
         return output
 
+    def teaching_tokens(self, unit: Unit) -> int:
+        """All of them."""
+        return len(unit.tokens)
+
     def backlog(self, _slot: int) -> None:
         """Nothing is ever left for later."""
 

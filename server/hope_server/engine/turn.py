@@ -5,7 +5,6 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from itertools import groupby
 
 from hope_server.engine.events import Boundary, Done, Failed, Sampled, Scored
@@ -13,7 +12,7 @@ from hope_server.engine.jobs import Generation
 from hope_server.engine.lease import Cancelled, Desk, Lease
 from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.observer import TurnOutcome
-from hope_server.engine.request import GenerationRequest, TokenEvent
+from hope_server.engine.request import GenerationRequest, TokenEvent, TurnFigures, request_name
 from hope_server.engine.steering import steering_for
 from hope_server.errors import AlreadyLearned, HopeError, InternalError
 from hope_server.sessions.key import SessionKey
@@ -57,7 +56,9 @@ class Turn:
         self._seed = 0
         self._learning = False  # something was sent to the journal
         self.session = request.session
-        self._request_name = _name(request.idempotency_key or request.request_id)
+        self._request_name = request_name(
+            request.idempotency_key or request.fingerprint or request.request_id
+        )
         self.resident = asyncio.Event()
         """The state is in its slot, or the turn is over."""
         self.closed = asyncio.Event()
@@ -197,7 +198,14 @@ class Turn:
                 elif isinstance(event, Failed):
                     raise event.error
                 elif isinstance(event, Done):
+                    self._tell_figures(event)
                     return
+
+    def _tell_figures(self, done: Done) -> None:
+        if self._request.finished is not None:
+            seq = None if self._meta is None else self._seq
+            figures = TurnFigures(seq, done.learned_tokens, done.level_writes, done.drift)
+            self._request.finished(figures)
 
     async def _commit_sampled(self, sampled: list[Sampled]) -> None:
         first_seq = self._seq + 1
@@ -264,8 +272,3 @@ def _append_size(records: Sequence[JournalRecord]) -> int:
         if tokens > MAX_APPEND_TOKENS:
             return size
     return min(len(records), MAX_APPEND_RECORDS)
-
-
-def _name(request: str) -> str:
-    """32 hex digits that stand for a request in the journal."""
-    return blake2b(request.encode(), digest_size=16).hexdigest()

@@ -27,7 +27,9 @@ from hope_server.engine.request import (
     LevelStatus,
     TokenEvent,
     TokenLogprob,
+    TurnFigures,
     Verification,
+    request_name,
 )
 from hope_server.metrics import Metrics
 from hope_server.sessions.copying import fork
@@ -173,6 +175,9 @@ class ScriptedEngine:
                 seq = await self._commit(request, turn, token, index)
                 full = index + 1 == request.sampling.max_tokens
                 done = ended or full
+                if done and request.finished is not None:
+                    read = sum(len(part.tokens) for part in request.prompt) + index + 1
+                    request.finished(TurnFigures(seq, read, {"phi": read}, {"phi": 0.5}))
                 reason: FinishReason | None = "stop" if ended else "length" if full else None
                 top = request.sampling.logprobs
                 yield TokenEvent(token, index, seq, reason, None if top is None else scored(token, top))
@@ -191,6 +196,8 @@ class ScriptedEngine:
         for part in request.prompt:
             records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
             seq += len(part.tokens)
+        name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
+        records = [replace(record, request=name) for record in records]
         records[-1] = replace(records[-1], transcript=request.transcript)
         await self._append(request.session, records, turn)
         return turn
@@ -202,7 +209,8 @@ class ScriptedEngine:
             return None
         head = (await self.store.meta(request.session)).seq
         transcript = request.answered(index + 1) if request.answered else None
-        record = JournalRecord(head + 1, "step", "model", (token,), transcript=transcript)
+        name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
+        record = JournalRecord(head + 1, "step", "model", (token,), request=name, transcript=transcript)
         return await self._append(request.session, [record], turn)
 
     async def _append(

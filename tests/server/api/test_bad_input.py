@@ -27,7 +27,7 @@ JSON = {"content-type": "application/json"}
         (CHAT, {"messages": HI, "colour": 1}, "unknown_field", "colour"),
         (CHAT, {"messages": [{**HI[0], "colour": 1}]}, "unknown_field", "messages.0.colour"),
         (CHAT, {}, "missing_field", "messages"),
-        (CHAT, {"messages": [{"role": "user"}]}, "missing_field", "messages.0.content"),
+        (CHAT, {"messages": [{"role": "user"}]}, "missing_field", "messages.0"),
         (CHAT, {"messages": "hi"}, "invalid_type", "messages"),
         (CHAT, {"messages": []}, "invalid_value", "messages"),
         (CHAT, {"messages": [{"role": "robot", "content": "a"}]}, "invalid_value", "messages.0.role"),

@@ -87,7 +87,9 @@ def test_events_come_in_order(steps: Steps) -> None:
     steps.run()
     kinds = [type(event) for event in steps.events["s"]]
     assert kinds == [Granted, Sampled, Sampled, Boundary, Sampled, Sampled, Done]
-    assert steps.events["s"][-1] == Done(10)
+    done = steps.events["s"][-1]
+    assert isinstance(done, Done)
+    assert (done.position, done.learned_tokens, done.level_writes) == (10, 10, {"fast": 10, "slower": 2})
     boundary = steps.events["s"][3]
     assert isinstance(boundary, Boundary)
     assert boundary.position == int(boundary.row["position"]) == 8

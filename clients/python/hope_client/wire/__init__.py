@@ -57,6 +57,7 @@ from hope_client.wire.base import (
     TokenCount,
     TokenId,
 )
+from hope_client.wire.extension import HopeTurn
 from hope_client.wire.formats import (
     JsonObjectFormat,
     JsonSchemaFormat,
@@ -148,6 +149,7 @@ __all__ = [
     "FunctionCall",
     "FunctionName",
     "Health",
+    "HopeTurn",
     "JsonObjectFormat",
     "JsonSchemaFormat",
     "Label",

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from hope_client.wire.base import FinishReason, Response, none_is_absent
+from hope_client.wire.extension import HopeTurn
 from hope_client.wire.tools import ToolCall, ToolCallDelta
 
 
@@ -47,6 +48,7 @@ class Completion(Response):
     system_fingerprint: str | None = None
     choices: list[CompletionChoice]
     usage: Usage | None = none_is_absent()
+    hope: HopeTurn | None = none_is_absent()
 
 
 class AlternativeLogprob(Response):
@@ -97,6 +99,7 @@ class ChatCompletion(Response):
     system_fingerprint: str | None = None
     choices: list[ChatChoice]
     usage: Usage | None = none_is_absent()
+    hope: HopeTurn | None = none_is_absent()
 
 
 class Delta(Response):
@@ -126,3 +129,4 @@ class ChatCompletionChunk(Response):
     system_fingerprint: str | None = None
     choices: list[ChatChunkChoice]
     usage: Usage | None = none_is_absent()
+    hope: HopeTurn | None = none_is_absent()
