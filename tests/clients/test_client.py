@@ -341,6 +341,35 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "hope"}]},
     ),
     (lambda c: c.health(), "GET", "/health", None, {"status": "ok"}),
+    (
+        lambda c: c.tokenize("a", return_token_strs=True),
+        "POST",
+        "/tokenize",
+        {"prompt": "a", "return_token_strs": True},
+        {"count": 1, "max_model_len": 9, "tokens": [1], "token_strs": ["a"]},
+    ),
+    (
+        lambda c: c.tokenize([{"role": "user", "content": "a"}]),
+        "POST",
+        "/tokenize",
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"count": 1, "max_model_len": 9, "tokens": [1]},
+    ),
+    (lambda c: c.detokenize((1, 2)), "POST", "/detokenize", {"tokens": [1, 2]}, {"prompt": "ab"}),
+    (
+        lambda c: c.tokenizer_info(),
+        "GET",
+        "/tokenizer_info",
+        None,
+        {
+            "tokenizer_class": "T",
+            "vocab_size": 9,
+            "model_max_length": 9,
+            "eos_token": "<e>",
+            "bos_token": None,
+            "add_bos_token": False,
+        },
+    ),
 ]
 
 

@@ -219,6 +219,25 @@ def models() -> Call[wire.ModelList]:
     return Call("GET", "/v1/models", wire.ModelList, repeatable=True)
 
 
+def tokenize(given: Messages, model: str | None, return_token_strs: bool) -> Call[wire.Tokenized]:
+    """POST /tokenize: a text, or messages."""
+    content = {"prompt": given} if isinstance(given, str) else {"messages": list(given)}
+    strs = True if return_token_strs else None
+    body = _build(wire.TokenizeRequest, **content, model=model, return_token_strs=strs).to_wire()
+    return Call("POST", "/tokenize", wire.Tokenized, repeatable=True, body=body)
+
+
+def detokenize(tokens: Sequence[int], model: str | None) -> Call[wire.Detokenized]:
+    """POST /detokenize."""
+    body = _build(wire.DetokenizeRequest, tokens=list(tokens), model=model).to_wire()
+    return Call("POST", "/detokenize", wire.Detokenized, repeatable=True, body=body)
+
+
+def tokenizer_info() -> Call[wire.TokenizerInfo]:
+    """GET /tokenizer_info."""
+    return Call("GET", "/tokenizer_info", wire.TokenizerInfo, repeatable=True)
+
+
 def health() -> Call[wire.Health]:
     """GET /health."""
     return Call("GET", "/health", wire.Health, repeatable=True)

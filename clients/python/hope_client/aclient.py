@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -97,6 +97,20 @@ class AsyncClient:
     async def models(self) -> wire.ModelList:
         """The models that the server serves."""
         return await self.call(requests.models())
+
+    async def tokenize(
+        self, given: Messages, *, model: str | None = None, return_token_strs: bool = False
+    ) -> wire.Tokenized:
+        """The ids of a text, or of messages at the beginning of a chat."""
+        return await self.call(requests.tokenize(given, model, return_token_strs))
+
+    async def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> wire.Detokenized:
+        """The text of ids."""
+        return await self.call(requests.detokenize(tokens, model))
+
+    async def tokenizer_info(self) -> wire.TokenizerInfo:
+        """What the server tells of its tokenizer."""
+        return await self.call(requests.tokenizer_info())
 
     async def health(self) -> wire.Health:
         """Whether the server is alive."""

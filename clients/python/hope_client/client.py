@@ -1,7 +1,7 @@
 """The synchronous client."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -98,6 +98,20 @@ class Client:
     def models(self) -> wire.ModelList:
         """The models that the server serves."""
         return self.call(requests.models())
+
+    def tokenize(
+        self, given: Messages, *, model: str | None = None, return_token_strs: bool = False
+    ) -> wire.Tokenized:
+        """The ids of a text, or of messages at the beginning of a chat."""
+        return self.call(requests.tokenize(given, model, return_token_strs))
+
+    def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> wire.Detokenized:
+        """The text of ids."""
+        return self.call(requests.detokenize(tokens, model))
+
+    def tokenizer_info(self) -> wire.TokenizerInfo:
+        """What the server tells of its tokenizer."""
+        return self.call(requests.tokenizer_info())
 
     def health(self) -> wire.Health:
         """Whether the server is alive."""

@@ -17,6 +17,7 @@ from hope_client.wire import (
     ChatCompletionChunk,
     ChatCompletionRequest,
     ChatLogprobs,
+    ChatMessage,
     Delta,
     FinishReason,
     HopeTurn,
@@ -54,7 +55,7 @@ async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Re
     """Answer the last message, whole or as a stream of events."""
     body = await read_json(request, ChatCompletionRequest, limit=runtime.config.max_body_bytes)
     check_model(runtime, body.model)
-    messages = [Message(ROLES.get(each.role, each.role), text_of(runtime, each)) for each in body.messages]
+    messages = as_messages(runtime, body.messages)
     tools = tool_use(runtime, body)
 
     async def prepare(session_id: str | None, key: str | None) -> Prompt:
@@ -71,6 +72,11 @@ async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Re
     spec = turn_spec(request, sessions, body, sampling, prepare, grammar=grammar, canonical=canonical)
     shape = _Shape(runtime, choices=body.n, with_logprobs=body.logprobs, with_tools=tools is not None)
     return TurnResponse(runtime, choices_of([spec], body.n), shape, body)
+
+
+def as_messages(runtime: Runtime, messages: Sequence[ChatMessage]) -> list[Message]:
+    """Messages as the model's format takes them."""
+    return [Message(ROLES.get(each.role, each.role), text_of(runtime, each)) for each in messages]
 
 
 async def _prompt(

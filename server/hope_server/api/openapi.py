@@ -16,10 +16,12 @@ from hope_client.wire import (
     SESSION_ID_PATTERN,
     ChatCompletionRequest,
     CompletionRequest,
+    DetokenizeRequest,
     ErrorBody,
     SessionCreate,
     SessionFork,
     SessionRollback,
+    TokenizeRequest,
 )
 
 REF = "#/components/schemas/{model}"
@@ -29,6 +31,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     SessionCreate,
     SessionFork,
     SessionRollback,
+    TokenizeRequest,
+    DetokenizeRequest,
     ErrorBody,
 )
 

@@ -91,6 +91,13 @@ from hope_client.wire.resources import (
     SessionRollback,
     Verification,
 )
+from hope_client.wire.tokens import (
+    Detokenized,
+    DetokenizeRequest,
+    Tokenized,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 from hope_client.wire.tools import (
     Function,
     FunctionCall,
@@ -140,6 +147,8 @@ __all__ = [
     "CompletionLogprobs",
     "CompletionRequest",
     "Delta",
+    "DetokenizeRequest",
+    "Detokenized",
     "ErrorBody",
     "ErrorDetail",
     "Event",
@@ -183,6 +192,9 @@ __all__ = [
     "TokenCount",
     "TokenId",
     "TokenLogprob",
+    "TokenizeRequest",
+    "Tokenized",
+    "TokenizerInfo",
     "Tool",
     "ToolCall",
     "ToolCallDelta",

@@ -15,6 +15,7 @@ from hope_client.wire.base import (
     TokenId,
     none_is_absent,
 )
+from hope_client.wire.neutral import On
 from hope_client.wire.requests import ChatMessage
 
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
@@ -23,23 +24,22 @@ ModelName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
 class TokenizeRequest(Request):
     """POST /tokenize: a text, or the messages of a chat as the model reads them at its beginning.
 
-    add_special_tokens: begin a text as a completion begins it. add_generation_prompt: end the messages with
-    what opens the answer. return_token_strs: each token as text too.
+    As in a completion, the name of a special token in a text is ordinary text; only a text that is nothing
+    but the name of the eos or the bos token is that token. add_special_tokens: begin a text as a completion
+    begins it. return_token_strs: each token as text too.
     """
 
     model: ModelName | None = None
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_special_tokens: bool = True
-    add_generation_prompt: bool = True
+    add_generation_prompt: On = None
     return_token_strs: bool = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise PydanticCustomError("prompt", "expected either a prompt or messages")
-        if not self.add_generation_prompt and self.messages is not None:
-            raise PydanticCustomError("messages", "messages are tokenised with the answer opened")
         return self
 
 
@@ -66,8 +66,9 @@ class Detokenized(Response):
 
 
 class TokenizerInfo(Response):
-    """GET /tokenizer_info. `eos_token` ends an answer; the special tokens are those that an answer may end with
-    and the one that begins a text.
+    """GET /tokenizer_info. `eos_token` ends an answer, `bos_token` begins a text (none for most models).
+
+    add_bos_token: whether a text sent to /v1/completions gets it.
     """
 
     tokenizer_class: str
@@ -75,6 +76,4 @@ class TokenizerInfo(Response):
     model_max_length: int
     eos_token: str | None
     bos_token: str | None = None
-    pad_token: str | None = None
     add_bos_token: bool
-    chat_template: str | None = None
