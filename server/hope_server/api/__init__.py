@@ -2,10 +2,23 @@
 
 from fastapi import APIRouter
 
-from hope_server.api import chat, completions, health, metrics, models, sessions, time_travel, tokens
+from hope_server.api import (
+    chat,
+    completions,
+    conversations,
+    health,
+    metrics,
+    models,
+    responses,
+    sessions,
+    time_travel,
+    tokens,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
+    responses.router,
+    conversations.router,
     completions.router,
     models.router,
     sessions.router,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from hope_server.errors import SessionCorrupted, StoreConfigError, StoreUnavailable
+from hope_server.sessions.documents import RedisDocuments
 from hope_server.sessions.history import reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.redis_check import check_policy, check_server
@@ -56,6 +57,7 @@ class RedisStore:
         self._link, self.keys = link, keys
         self._journal = RedisJournal(link, keys)
         self._snapshots = RedisSnapshots(link, keys)
+        self._documents = RedisDocuments(link, keys)
 
     @classmethod
     async def open(
@@ -224,6 +226,15 @@ class RedisStore:
 
     async def get_snapshot(self, session: SessionKey, *, at_most_seq: int | None = None) -> Snapshot | None:
         return await self._link.owned(self._snapshots.get(session, at_most_seq))
+
+    async def put_document(self, session: SessionKey, name: str, data: bytes | None) -> None:
+        await self._link.owned(self._documents.put(session, name, data))
+
+    async def document_names(self, session: SessionKey) -> Sequence[str]:
+        return await self._link.owned(self._documents.names(session))
+
+    async def documents(self, session: SessionKey, names: Sequence[str]) -> Mapping[str, bytes]:
+        return await self._link.owned(self._documents.read(session, names))
 
     async def quarantine(self, session: SessionKey, fence: Fence) -> None:
         await self._link.owned(self._write("quarantine", session, fence))
