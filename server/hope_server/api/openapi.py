@@ -31,9 +31,9 @@ from hope_server.api.examples import examples_of
 
 REF = "#/components/schemas/{model}"
 ABOUT = (
-    "An X-Request-ID of 1 to 128 letters, digits, dots, colons, dashes or underscores comes back in the answer "
-    "and stands in the server's log; a request without one gets one. Errors have OpenAI's shape and a stable "
-    "code. A turn with an Idempotency-Key is learned once, however often it is sent."
+    "An X-Request-ID of 1 to 128 letters, digits, dots, colons, dashes or underscores comes back in the "
+    "answer and stands in the server's log; a request without one gets one. Errors have OpenAI's shape and a "
+    "stable code. A turn with an Idempotency-Key is learned once, however often it is sent."
 )
 _BODIES: tuple[type[BaseModel], ...] = (
     ChatCompletionRequest,

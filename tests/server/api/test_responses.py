@@ -50,7 +50,7 @@ async def test_a_response(client: openai.AsyncOpenAI, engine: ScriptedEngine) ->
     assert response.to_dict()["hope"]["seq"] == 27  # type: ignore[index]
     assert await client.responses.retrieve(response.id) == response
     items = (await client.responses.input_items.list(response.id)).data
-    assert [item.content[0].text for item in items if item.type == "message"] == ["hi"]
+    assert [item.content[0].text for item in items if item.type == "message"] == ["hi"]  # type: ignore[union-attr]
 
 
 async def test_a_response_goes_on_from_another(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
