@@ -18,11 +18,13 @@ from hope_client.wire import (
     RESPONSE_ID_PATTERN,
     Conversation,
     Item,
+    MessageItem,
     ResponseObject,
 )
 from hope_server.api.tenancy import TenantSessions
 from hope_server.errors import InvalidRequest, ResponseNotFound, SessionCorrupted, SessionNotFound
-from hope_server.sessions.session import MAX_DOCUMENT_BYTES
+from hope_server.sessions.refusals import too_many_documents
+from hope_server.sessions.session import MAX_DOCUMENT_BYTES, MAX_DOCUMENTS
 
 CONVERSATION = "c"
 
@@ -73,6 +75,19 @@ def conversation_id(session_id: str) -> str:
     return f"conv_{session_id}"
 
 
+def without_logprobs(response: ResponseObject) -> ResponseObject:
+    """As it is stored: log-probabilities would be most of it."""
+    output = [
+        item.model_copy(
+            update={"content": [part.model_copy(update={"logprobs": []}) for part in item.content]}
+        )
+        if isinstance(item, MessageItem)
+        else item
+        for item in response.output
+    ]
+    return response.model_copy(update={"output": output})
+
+
 def place_of(given: str) -> tuple[str, str]:
     """The session and the document that a response's id names. Raises ResponseNotFound."""
     if not re.fullmatch(RESPONSE_ID_PATTERN, given):
@@ -112,6 +127,11 @@ class Documents:
         """Raises ResponseNotFound."""
         found = await self._read(StoredConversation, [CONVERSATION], conversation_not_found())
         return found[CONVERSATION]
+
+    async def require_room(self) -> None:
+        """Raises TooManyDocuments if one more could not be put."""
+        if len(await self._sessions.document_names(self.session_id)) >= MAX_DOCUMENTS:
+            raise too_many_documents(self._sessions.key(self.session_id))
 
     async def is_conversation(self) -> bool:
         return CONVERSATION in await self._sessions.document_names(self.session_id)

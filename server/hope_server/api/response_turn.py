@@ -24,8 +24,11 @@ from hope_server.api.runtime import Runtime
 from hope_server.api.tenancy import TenantSessions
 from hope_server.api.tools import ToolUse, tool_use
 from hope_server.api.turn import Prompt, tokenised
-from hope_server.errors import EmptyPrompt, SessionBusy
-from hope_server.sessions.session import SessionMeta
+from hope_server.errors import EmptyPrompt, InvalidRequest, SessionBusy
+from hope_server.sessions.session import MAX_DOCUMENT_BYTES, SessionMeta
+
+MAX_STORED_INPUT_BYTES = MAX_DOCUMENT_BYTES // 2
+"""As JSON; the output needs room too."""
 
 
 @dataclass
@@ -63,6 +66,18 @@ class ResponseTurn:
             raise invalid(error.errors(include_url=False), self.body.model_dump()) from None
         self.tools: ToolUse | None = tool_use(self.runtime, self.chat)
         self.told = self._digest()
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """What could not be stored afterwards is refused before anything is learned."""
+        size = sum(len(item.model_dump_json()) for item in self.input)
+        if self.body.store and size > MAX_STORED_INPUT_BYTES:
+            raise InvalidRequest(
+                f"input: expected at most {MAX_STORED_INPUT_BYTES} bytes to store, found {size}: "
+                "send less at once, or store: false",
+                param="input",
+                code="too_large_to_store",
+            )
 
     async def open(self) -> None:
         """Find or make the session. Raises ResponseNotFound, and as making and forking sessions does."""
@@ -79,6 +94,7 @@ class ResponseTurn:
     async def _conversation(self, session_id: str) -> Place:
         documents = Documents(self.sessions, session_id)
         await documents.conversation()
+        await documents.require_room()
         names = [name for name in await documents.names() if name.startswith("r")]
         last = await documents.responses(names[-1:])
         told = next((each.told for each in last.values()), "")
@@ -90,6 +106,7 @@ class ResponseTurn:
         stored = await documents.response(name)
         here = (await self.sessions.get(session_id)).seq == stored.seq
         if here and self.body.store and not await documents.is_conversation():
+            await documents.require_room()
             return Place(session_id, stored.seq, stored.told)
         forked = await self.sessions.fork(session_id, seq=stored.seq, name=None)
         return Place(forked.session_id, forked.seq, stored.told, fresh=True, temporary=not self.body.store)

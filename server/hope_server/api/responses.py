@@ -35,6 +35,7 @@ from hope_server.api.response_documents import (
     new_name,
     place_of,
     response_id,
+    without_logprobs,
 )
 from hope_server.api.response_output import ResponseOutput
 from hope_server.api.response_turn import ResponseTurn
@@ -165,7 +166,7 @@ class _ResponseAnswer(Response):
             assert hope is not None
             assert hope.seq is not None
             document = StoredResponse(
-                response=whole, input=self._turn.input, seq=hope.seq, told=self._turn.told
+                response=without_logprobs(whole), input=self._turn.input, seq=hope.seq, told=self._turn.told
             )
             await Documents(self._turn.sessions, place.session_id).put(self._name, document)
             self._stored = True

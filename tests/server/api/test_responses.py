@@ -359,3 +359,33 @@ async def test_another_session_is_no_conversation(http: httpx.AsyncClient, sessi
     assert (await http.get(f"/v1/conversations/conv_{session}")).status_code == 404
     assert (await http.delete(f"/v1/conversations/conv_{session}")).status_code == 404
     assert (await http.get(f"/v1/sessions/{session}")).is_success
+
+
+@pytest.mark.settings(max_body_bytes=4 << 20, max_prompt_tokens=200_000)
+async def test_what_could_not_be_stored_is_not_learned(http: httpx.AsyncClient) -> None:
+    large = "\x01" * 100_000  # six bytes each as JSON, and one token
+    answer = await http.post(URL, json={"input": large})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_large_to_store")
+    assert (await http.post(URL, json={"input": large, "store": False})).is_success
+
+
+async def test_a_full_session_learns_nothing_that_it_could_not_keep(
+    http: httpx.AsyncClient, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = (await http.post("/v1/conversations")).json()["id"]
+    alone = (await http.post(URL, json={"input": "a"})).json()["id"]
+    asked = len(engine.requests)
+    monkeypatch.setattr("hope_server.api.response_documents.MAX_DOCUMENTS", 1)
+    for past in ({"conversation": identity}, {"previous_response_id": alone}):
+        answer = await http.post(URL, json={"input": "b", **past})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "too_many_documents")
+    assert len(engine.requests) == asked
+
+
+async def test_log_probabilities_are_not_kept(http: httpx.AsyncClient) -> None:
+    body = {"input": "hi", "top_logprobs": 2, "include": ["message.output_text.logprobs"]}
+    made = (await http.post(URL, json=body)).json()
+    kept = (await http.get(f"{URL}/{made['id']}")).json()
+    assert made["output"][0]["content"][0].pop("logprobs")
+    assert kept["output"][0]["content"][0].pop("logprobs") == []
+    assert made == kept
