@@ -17,7 +17,7 @@ from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
 from hope_model.attention.lesson import gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.write import Write
+from hope_model.attention.write import Write, step_together
 from hope_model.errors import StateError
 from hope_model.state import State
 
@@ -146,15 +146,18 @@ class SessionRows:
         return min(due) - session.position if due else self.model.config.memory.block
 
     @torch.inference_mode()
-    def work(self, row: int) -> None:
-        """Compute one slice of what the row has begun; nothing happens without any."""
-        session = self._sessions[row]
-        if session.encoding is not None and session.encoding.slices:
-            session.encoding.step()
-            self._learn_from(row, session.encoding)
-        elif session.write is not None and session.write.slices:
-            with torch.inference_mode(False):
-                session.write.step()
+    def work(self, rows: Sequence[int]) -> None:
+        """Compute one slice of what each of ``rows`` (distinct) has begun; nothing happens without any."""
+        writes: list[Write] = []
+        for row in rows:
+            session = self._sessions[row]
+            if session.encoding is not None and session.encoding.slices:
+                session.encoding.step()
+                self._learn_from(row, session.encoding)
+            elif session.write is not None and session.write.slices:
+                writes.append(session.write)
+        with torch.inference_mode(False):
+            step_together(self.model, writes)
 
     @torch.inference_mode()
     def state(self, row: int) -> State:
@@ -193,7 +196,7 @@ class SessionRows:
     def settle(self, row: int) -> None:
         """Compute all that the row has begun; it becomes active at its own position."""
         while self.slices(row):
-            self.work(row)
+            self.work([row])
 
     def _outputs(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
         """Read tokens of one session; the last block's output ``[T, D]``."""
