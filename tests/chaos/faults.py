@@ -10,6 +10,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.worker import LEASE_TTL_S, Worker
 from tests.chaos.world import WORKERS, World
 
+FIRST_GAP_S = 0.4
 NETWORK_GAP_S = 1.0
 PROCESS_GAP_S = 1.2
 STORE_GAP_S = 4.0
@@ -38,8 +39,10 @@ class Faults:
     async def _lane(self, deck: list[tuple[Fault, int]], gap_s: float) -> None:
         faults, weights = [fault for fault, _ in deck], [weight for _, weight in deck]
         coming = self._rng.sample(faults, len(faults))
+        pause_s = self._rng.uniform(0, FIRST_GAP_S)
         while True:
-            await asyncio.sleep(min(self._rng.expovariate(1 / gap_s), 3 * gap_s))
+            await asyncio.sleep(pause_s)
+            pause_s = min(self._rng.expovariate(1 / gap_s), 3 * gap_s)
             if asyncio.get_running_loop().time() >= self._end:
                 return
             await (coming.pop() if coming else self._rng.choices(faults, weights)[0])()

@@ -20,6 +20,7 @@ from tests.chaos.worker import Worker
 
 from hope_model.checkpoint import resolve
 from hope_model.tokenizer import Tokenizer
+from hope_server.sessions.keyfile import find_keys
 from hope_server.tenants.key_file import KeyFile
 
 WORKERS = 2
@@ -63,8 +64,8 @@ class World:
             self.workers.append(
                 Worker(number, checkpoint=checkpoint, data_dir=self._folder / "data", store_port=proxy.port)
             )
-        await self.workers[0].start()  # the first one makes the encryption keys
-        await asyncio.gather(*(worker.start() for worker in self.workers[1:]))
+        find_keys(None, self._folder / "data")  # makes the encryption keys that the workers share
+        await asyncio.gather(*(worker.start() for worker in self.workers))
         return self
 
     async def __aexit__(self, *failure: object) -> None:
@@ -102,8 +103,9 @@ class World:
                     self._unexpected(f"{tenant.name} has a session that it never made, or deleted: {session}")
                 if not (await client.sessions.verify(session.id)).equal:
                     self.ledger.hash_mismatches += 1
-        for worker in self.workers:
-            if (status := await worker.stop()) != 0:
+        statuses = await asyncio.gather(*(worker.stop() for worker in self.workers))
+        for worker, status in zip(self.workers, statuses, strict=True):
+            if status != 0:
                 self._unexpected(f"worker {worker.number} ended with {status} when it was asked to stop")
             for error in tracebacks(worker.log.read_text()):
                 self._unexpected(f"worker {worker.number} logged {error}")
