@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import quantiles
 
+SHOWN_NOTES = 30
+"""The table ends with the last so many; the JSON has all."""
+
 
 @dataclass
 class Ledger:
@@ -56,7 +59,8 @@ class Ledger:
         rows = list(self.rows())
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:{width}}  {value:>14}" for name, value in rows]
-        return "\n".join([*lines, *(f"! {note}" for note in self.notes)])
+        shown = [f"! {note}" for note in self.notes[-SHOWN_NOTES:]]
+        return "\n".join([*lines, *shown])
 
     def to_json(self) -> str:
         return json.dumps(
