@@ -124,6 +124,7 @@ class EngineService:
         for task in self._tasks:
             task.cancel()
         await self._wait_for_turns(FLUSH_RESERVE_S)
+        self._desk.close()
         flush = asyncio.create_task(self._snapshots.flush())
         await asyncio.wait({flush}, timeout=max(0.0, end - self._clock()))
         await self._snapshots.close()
@@ -209,7 +210,8 @@ class EngineService:
         """
         self._admit()
         self._ephemeral += 1
-        return await verify(self._desk, await self._desk.meta(session), f"ephemeral:{self._ephemeral}")
+        name = f"ephemeral:{self._ephemeral}"  # before anything is awaited: the next caller counts on
+        return await verify(self._desk, await self._desk.meta(session), name)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.

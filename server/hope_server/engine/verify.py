@@ -6,7 +6,6 @@ from hashlib import sha256
 import torch
 
 from hope_model.state import State
-from hope_server.engine.events import Done
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.request import Verification
 from hope_server.engine.restore import Restored, restore, runs_between
@@ -68,8 +67,7 @@ async def _state(desk: Desk, name: str, start: Restored) -> State:
     try:
         await lease.seat()
         desk.thread.post(partial(desk.engine.load, name, start.row, start.position, start.runs))
-        while not any(isinstance(event, Done) for event in await lease.take()):
-            pass
+        await lease.done()
         return await desk.thread.call(partial(desk.engine.live_row, name))
     finally:
         await lease.release(None)
