@@ -5,7 +5,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import BinaryIO, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import IO, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 from pydantic import BaseModel
@@ -110,7 +110,7 @@ class AsyncClient:
     async def _open(self, call: Call[Chunk]) -> "AsyncStream[Chunk]":
         return AsyncStream(await self._send(call), ChunkReader(call))
 
-    async def download(self, call: Call[T], file: BinaryIO) -> int:
+    async def download(self, call: Call[T], file: IO[bytes]) -> int:
         """Write the answer's bytes to `file` as they come; returns their number.
 
         Raises ProtocolError for an answer of another kind, APIConnectionError for one that broke off.
@@ -289,7 +289,7 @@ class AsyncSessions:
         await self.export_to(session_id, file)
         return file.getvalue()
 
-    async def export_to(self, session_id: str, file: BinaryIO) -> int:
+    async def export_to(self, session_id: str, file: IO[bytes]) -> int:
         """As `export`, written to `file` piece by piece; returns the number of bytes.
 
         Whether the file is whole its own checksum says: when this raises, what is written is worth nothing.

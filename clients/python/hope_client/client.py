@@ -4,7 +4,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import IO, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 from pydantic import BaseModel
@@ -111,7 +111,7 @@ class Client:
     def _open(self, call: Call[Chunk]) -> "Stream[Chunk]":
         return Stream(self._send(call), ChunkReader(call))
 
-    def download(self, call: Call[T], file: BinaryIO) -> int:
+    def download(self, call: Call[T], file: IO[bytes]) -> int:
         """Write the answer's bytes to `file` as they come; returns their number.
 
         Raises ProtocolError for an answer of another kind, APIConnectionError for one that broke off.
@@ -287,7 +287,7 @@ class Sessions:
         self.export_to(session_id, file)
         return file.getvalue()
 
-    def export_to(self, session_id: str, file: BinaryIO) -> int:
+    def export_to(self, session_id: str, file: IO[bytes]) -> int:
         """As `export`, written to `file` piece by piece; returns the number of bytes.
 
         Whether the file is whole its own checksum says: when this raises, what is written is worth nothing.
