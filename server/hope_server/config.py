@@ -106,6 +106,18 @@ class ServerConfig(BaseSettings):
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, le=1 << 30, description="bytes of the largest request body that is read"
     )
+    max_import_bytes: int = Field(
+        default=64 << 20,
+        ge=1024,
+        le=1 << 32,
+        description="bytes of the largest session file that is read",
+    )
+    max_transfers: int = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="exports and imports of sessions at once, imports in memory; half of them for one tenant",
+    )
     max_header_bytes: int = Field(
         default=32768, ge=1024, le=1 << 20, description="bytes of the largest request head that is read"
     )

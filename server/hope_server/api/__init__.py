@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from hope_server.api import chat, completions, health, metrics, models, sessions, time_travel
+from hope_server.api import chat, completions, health, metrics, models, sessions, time_travel, transfer
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
@@ -10,6 +10,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     sessions.router,
     time_travel.router,
+    transfer.router,
     health.router,
     metrics.router,
 )

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from hope_client.wire import (
     IDEMPOTENCY_HEADER,
     IDEMPOTENCY_KEY_PATTERN,
+    OCTET_STREAM,
     SESSION_HEADER,
     SESSION_ID_PATTERN,
     ChatCompletionRequest,
@@ -31,12 +32,23 @@ _BODIES: tuple[type[BaseModel], ...] = (
     SessionRollback,
     ErrorBody,
 )
+_OCTETS = {OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
 
 
 def accepts(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """A route's `openapi_extra`: its body is `model`."""
     schema = {"$ref": REF.format(model=model.__name__)}
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def accepts_octets() -> dict[str, Any]:
+    """A route's `openapi_extra`: its body is a file."""
+    return {"requestBody": {"required": True, "content": _OCTETS}}
+
+
+def answers_octets() -> dict[int | str, dict[str, Any]]:
+    """A route's `responses`: its answer is a file."""
+    return {200: {"description": "The file", "content": _OCTETS}}
 
 
 def accepts_turn(model: type[BaseModel]) -> dict[str, Any]:

@@ -108,7 +108,12 @@ async def _upto(store: SessionStore, session: SessionKey, seq: int) -> AsyncIter
 
 
 async def usable_snapshot(store: SessionStore, source: SessionMeta, seq: int) -> Snapshot | None:
-    """The newest one at or before ``seq`` that can be read; the journal alone makes the same state."""
+    """The newest one at or before ``seq`` that can be read and is of this journal, which makes the same state
+    alone.
+    """
     with suppress(HopeError):
-        return await store.get_snapshot(source.key, at_most_seq=seq)
+        snapshot = await store.get_snapshot(source.key, at_most_seq=seq)
+        if snapshot is not None:
+            (record,) = await store.records(source.key, after=snapshot.seq - 1, limit=1)
+            return snapshot if record.chain == snapshot.chain else None
     return None
