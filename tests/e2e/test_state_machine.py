@@ -286,7 +286,7 @@ class ApiMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps", "kills"), [(1, 25, 1), pytest.param(60, 40, 10_000, marks=pytest.mark.slow)]
+    ("examples", "steps", "kills"), [(1, 25, 1), pytest.param(25, 30, 10_000, marks=pytest.mark.slow)]
 )
 def test_calls_and_kills_in_any_order(
     start_server: Any, tmp_path: Path, examples: int, steps: int, kills: int

@@ -174,7 +174,7 @@ MUTATIONS = (
         "            await self._append([record])\n"
         "        self._lease.committed(len(sampled))\n"
         "        first_seq, sampled = first_seq + offset, [e for e in sampled if e.finish_reason]\n",
-        (SERVICE, SIMULATION),
+        (SIMULATION, SERVICE),
     ),
     Mutation(
         "no idempotency key in the commit",
