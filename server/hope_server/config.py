@@ -70,6 +70,11 @@ class ServerConfig(BaseSettings):
         validation_alias=AliasChoices(f"{ENV_PREFIX}REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that holds the sessions; without one the server runs its own Valkey",
     )
+    appendfsync: Literal["always", "everysec"] = Field(
+        default="always",
+        description="when the server's own Valkey writes commits through to the disk: before they are "
+        "acknowledged, or every second, so that a crash of it may lose acknowledged tokens",
+    )
     encryption_key_file: Path | None = Field(
         default=None,
         description="file of the keys that seal every stored value, oldest first, of mode 0600; without one "

@@ -338,7 +338,6 @@ _ERRORS = [
     (409, "session_busy", hope_client.SessionBusyError),
     (409, "lease_held", hope_client.LeaseHeldError),
     (409, "session_fenced", hope_client.SessionFencedError),
-    (409, "session_fenced", hope_client.ConflictError),
     (409, "conversation_diverged", hope_client.ConversationDiverged),
     (409, "already_learned", hope_client.AlreadyLearned),
     (409, "sequence_conflict", hope_client.ConflictError),

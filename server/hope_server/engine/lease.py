@@ -197,7 +197,7 @@ class Lease:
             if isinstance(event, Boundary) and fence is not None:
                 seq = meta.path.seq(event.position)
                 if seq > meta.snapshot_seq:
-                    desk.snapshots.offer(meta.key, fence, seq, event.row)
+                    desk.snapshots.offer(meta.key, fence, seq, event.row, meta.head)
         desk.observer.on_load(desk.clock() - started, replayed_tokens=found.tokens)
 
     async def _next(self) -> Event:

@@ -86,7 +86,9 @@ class _Filling:
         if plan.snapshot is not None:
             seq, parts = plan.snapshot
             with suppress(SequenceConflict):  # a rollback may have left it behind: it is only a cache
-                await self._store.put_snapshot(self._target, self._fence, seq=seq, parts=parts)
+                await self._store.put_snapshot(
+                    self._target, self._fence, seq=seq, parts=parts, head=self._head
+                )
 
     async def _add(self, record: JournalRecord) -> None:
         tokens = sum(len(one.tokens) for one in self._batch) + len(record.tokens)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -192,6 +193,7 @@ async def test_a_snapshot_of_another_history_does_not_travel(bench: Bench, same:
     """As after a store that lost its tail: the numbers are the same, the tokens are not."""
     service = await bench.service()
     session = await busy(bench, service)
+    await service._snapshots.flush()
     entry = bench.store._sessions[session]
     entry.generations = [(manifest, "0" * 64) for manifest, _ in entry.generations]
     assert not (await service.open_export(await exported(service, session))).has_state
@@ -211,6 +213,16 @@ async def test_a_damaged_or_quarantined_session_is_not_exported(bench: Bench) ->
     await bench.store.quarantine(session, entry.fence)
     with pytest.raises(SessionQuarantined):
         await exported(service, session)
+
+
+@pytest.mark.parametrize("at", [0, 8], ids=["magic", "version"])
+def test_a_file_of_another_format_is_refused_though_its_checksum_holds(at: int) -> None:
+    body = bytearray(pack(KEYS, SESSION)[:-64])
+    body[at] += 1
+    digest = sha256(body).digest()
+    with pytest.raises(InvalidRequest, match="another format") as refused:
+        read(KEYS, bytes(body) + digest + KEYS.tag(digest))
+    assert refused.value.code == "invalid_export"
 
 
 def test_rollbacks_in_a_file_are_bounded() -> None:
@@ -268,9 +280,9 @@ async def test_verification_finds_a_snapshot_of_another_state(bench: Bench) -> N
     session = await busy(bench, service)
     await service._snapshots.flush()
     wrong = await bench.row(service, session)
-    seq = (await service.get_session(session)).seq
+    head = (await service.get_session(session)).head
     wrong = {**wrong, "digest": wrong["digest"] + 1}
-    service._snapshots.offer(session, bench.store._sessions[session].fence, seq, wrong)
+    service._snapshots.offer(session, bench.store._sessions[session].fence, head.seq, wrong, head)
     await service._snapshots.flush()
     assert not (await service.verify_session(session)).equal
 
