@@ -48,13 +48,22 @@ def _base_again(arguments: Arguments) -> int:
     return (len(arguments["slots"]) - 1) * int(arguments["base"].nbytes)
 
 
-PERIOD = 64
-"""Of the level in a served model: a write's bytes move once in so many tokens."""
+DUE = 0.5
+"""Of the rows, as they are made here."""
+
+
+def _write_again(arguments: Arguments) -> int:
+    """A matrix passes four times: for the gradient's norm, the step's, the memory's, and to be written."""
+    again = {"gradient": 3, "delta": 1, "first": 2, "second": 2}
+    held = {name: arguments[name] for name in again if arguments[name] is not None}
+    due = round(DUE * len(arguments["slots"]))
+    return sum(again[name] * due * slab.nbytes // len(slab) for name, slab in held.items())
 
 
 def _write_subject(rule: str) -> Subject:
-    slabs = {"delta": 2.0, "gradient": 2.0, "last_key": 1.0}
-    slabs |= {"momentum": {"first": 2.0}, "adam": {"first": 2.0, "second": 2.0, "count": 2.0}}.get(rule, {})
+    slabs = {"delta": 2 * DUE, "gradient": 2 * DUE, "last_key": 1.0}
+    for name in {"momentum": ("first",), "adam": ("first", "second", "count")}.get(rule, ()):
+        slabs[name] = 2 * DUE
     return Subject(
         associative_write,
         partial(_write, rule),
@@ -63,6 +72,7 @@ def _write_subject(rule: str) -> Subject:
         32,
         state=slabs,
         by_row=("due", "key"),
+        again=_write_again,
         variant=rule,
         tolerance={torch.float32: 1e-4},
     )

@@ -127,7 +127,8 @@ class SessionRows:
     def decode(self, rows: Sequence[int], tokens: Sequence[int], origin: str = "model") -> Tensor:
         """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32."""
         ids = self._ids([[token] for token in tokens])
-        x = self.model.read(self._cache, rows, ids, self._deltas(rows))
+        deltas, slots = self._deltas_of_batch(rows)
+        x = self.model.read(self._cache, rows, ids, deltas, slots=slots)
         for row, token in zip(rows, tokens, strict=True):
             self._advance(row, [token], [origin])
         return self.model.backbone.logits(x[:, 0])
@@ -316,6 +317,13 @@ class SessionRows:
         if last - first == len(rows):
             return {name: tensor[first:last] for name, tensor in self._active.items()}
         return {name: tensor[list(rows)] for name, tensor in self._active.items()}
+
+    def _deltas_of_batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+        """What the rows have learned: on a GPU all rows' deltas and which are meant, else their own."""
+        device = self.model.backbone.device
+        if device.type != "cuda" or not any(self._sessions[row].learned for row in rows):
+            return self._deltas(rows), None
+        return self._active, torch.tensor(list(rows), device=device)
 
     def _refresh(self, row: int) -> None:
         for name, tensor in self._active.items():
