@@ -74,6 +74,10 @@ class Tokenizer:
                 raise TokenizerError(f"token id: expected 0 to {len(self._bytes) - 1}, found {token}")
         return b"".join(self._bytes[token] for token in ids)
 
+    def added_text(self, token: int) -> str | None:
+        """The name of a special token; None for any other."""
+        return SPECIAL_TOKENS[token] if token < len(SPECIAL_TOKENS) else None
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; a cut or invalid UTF-8 sequence becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")

@@ -19,6 +19,7 @@ from hope_model.convert.package import known_models
 from hope_model.convert.progress import console_progress
 from hope_model.errors import CheckpointError, HopeModelError
 from hope_server.chat import ChatFormat, JinjaFormat, Message, NativeFormat, TextTokenizer, learn
+from hope_server.chat.tools import tool_format_of
 from hope_server.config import flag, variable
 from hope_server.engine.runner import ServedModel
 from hope_server.errors import StartupError
@@ -123,4 +124,4 @@ def _jinja(template: str, tokenizer: PretrainedTokenizer, *, add_bos: bool) -> J
         bos_token=None if tokenizer.bos_id is None else tokenizer.added_text(tokenizer.bos_id),
         eos_token=None if first_eos is None else tokenizer.added_text(first_eos),
     )
-    return JinjaFormat(learned, tokenizer, add_bos=add_bos)
+    return JinjaFormat(learned, tokenizer, add_bos=add_bos, tools=tool_format_of(template))

@@ -20,6 +20,7 @@ from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
 from hope_server.config import ServerConfig, flag, variable
+from hope_server.constrained import Grammars
 from hope_server.engine.request import EngineConfig
 from hope_server.engine.service import EngineService
 from hope_server.errors import HopeError, StartupError, StoreUnavailable
@@ -90,6 +91,7 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
             gate=gate,
             accounts=accounts,
             state_bytes=spec.row_bytes,
+            grammars=Grammars(served.tokenizer, served.chat_format.stop_token_ids),
         )
         status = await _answer(runtime, engine, listener, stop)
         return status if _unchanged(served, digest) else FAILED

@@ -21,8 +21,10 @@ def loose(schema: Any, definitions: dict[str, Any], place: str) -> Iterator[str]
         return  # each definition is looked at once, by itself
     for index, each in enumerate(schema.get("anyOf", [])):
         yield from loose(each, definitions, f"{place}|{index}")
+    for index, each in enumerate(schema.get("oneOf", [])):
+        yield from loose(each, definitions, f"{place}|{index}")
     kind = schema.get("type")
-    if not {"type", "anyOf", "enum", "const"} & schema.keys():
+    if not {"type", "anyOf", "oneOf", "enum", "const", "$ref"} & schema.keys():
         yield place
     fixed = "const" in schema or "enum" in schema
     if kind == "string" and not fixed and not {"maxLength", "pattern"} & schema.keys():
@@ -36,8 +38,10 @@ def loose(schema: Any, definitions: dict[str, Any], place: str) -> Iterator[str]
             yield place
         yield from loose(schema["items"], definitions, f"{place}[]")
     if kind == "object":
-        if schema.get("additionalProperties", True) is not False:
+        if schema.get("additionalProperties", True) is not False and "maxProperties" not in schema:
             yield place
+        for pattern, each in schema.get("patternProperties", {}).items():
+            yield from loose(each, definitions, f"{place}.{pattern}")
         for name, each in schema.get("properties", {}).items():
             yield from loose(each, definitions, f"{place}.{name}")
 

@@ -87,6 +87,33 @@ def test_an_ephemeral_completion_of_token_ids(loopback: "Loopback", flavour: "Fl
     assert "x-session-id" not in loopback.seen[0].headers
 
 
+def test_lists_of_prompts_and_steering_are_sent_as_the_wire_has_them(
+    loopback: "Loopback", flavour: "Flavour"
+) -> None:
+    choice = {"index": 0, "text": "t", "finish_reason": "stop"}
+    loopback.json({**_HEAD, "object": "text_completion", "choices": [choice], "usage": _USAGE})
+    more = {"n": 2, "logit_bias": {5: 1.5}, "logprobs": 1, "echo": True, "presence_penalty": 0.5}
+    flavour.call(lambda client: client.completions([(1, 2), (3,)], **more), loopback.url)
+    assert loopback.seen[0].body == {
+        "prompt": [[1, 2], [3]],
+        "n": 2,
+        "logit_bias": {"5": 1.5},
+        "logprobs": 1,
+        "echo": True,
+        "presence_penalty": 0.5,
+    }
+
+
+def test_the_text_of_a_stream_is_the_first_choice_s(loopback: "Loopback") -> None:
+    chunks = [
+        {**_chunk({}), "choices": [{"index": index, "delta": {"content": text}}]}
+        for index, text in ((0, "a"), (1, "x"), (0, "b"))
+    ]
+    loopback.stream([*map(_event, chunks), _event(b"[DONE]")])
+    with hope_client.Client(loopback.url) as client, client.chat("hi", stream=True, n=2) as stream:
+        assert list(stream.text()) == ["a", "b"]
+
+
 def test_each_turn_has_a_key_of_its_own_or_the_caller_s(loopback: "Loopback", flavour: "Flavour") -> None:
     for _ in range(3):
         loopback.json(_ANSWER)
@@ -314,6 +341,35 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "hope"}]},
     ),
     (lambda c: c.health(), "GET", "/health", None, {"status": "ok"}),
+    (
+        lambda c: c.tokenize("a", return_token_strs=True),
+        "POST",
+        "/tokenize",
+        {"prompt": "a", "return_token_strs": True},
+        {"count": 1, "max_model_len": 9, "tokens": [1], "token_strs": ["a"]},
+    ),
+    (
+        lambda c: c.tokenize([{"role": "user", "content": "a"}]),
+        "POST",
+        "/tokenize",
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"count": 1, "max_model_len": 9, "tokens": [1]},
+    ),
+    (lambda c: c.detokenize((1, 2)), "POST", "/detokenize", {"tokens": [1, 2]}, {"prompt": "ab"}),
+    (
+        lambda c: c.tokenizer_info(),
+        "GET",
+        "/tokenizer_info",
+        None,
+        {
+            "tokenizer_class": "T",
+            "vocab_size": 9,
+            "model_max_length": 9,
+            "eos_token": "<e>",
+            "bos_token": None,
+            "add_bos_token": False,
+        },
+    ),
 ]
 
 

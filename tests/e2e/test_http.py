@@ -208,3 +208,66 @@ async def test_openai_s_client(server: Any) -> None:
         with pytest.raises(openai.NotFoundError) as missing:
             await client.completions.create(model="gpt-4", prompt="a")
         assert missing.value.code == "model_not_found"
+
+
+def test_lm_eval_s_requests_score_what_greedy_decoding_writes(
+    server: Any, client: Client, journal: Journal
+) -> None:
+    """What its local-completions sends and computes: alone and in a batch the same, and greedy is greedy."""
+    contexts = ([300, 411, 522], [700, 801, 902, 1003])
+    rows = [(context, [500 + place, 501 + place]) for place, context in enumerate(contexts)]
+    for context in contexts:
+        session = client.sessions.create().id
+        client.completions(context, session_id=session, max_tokens=3, temperature=0, ignore_eos=True)
+        rows.append((context, journal(client, session)[len(context) :]))
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as official:
+        together = lm_eval_scores(official, rows)
+        assert [lm_eval_scores(official, [row])[0] for row in rows] == together
+    assert [greedy for _, greedy in together] == [False, False, True, True]
+    assert all(total < 0 for total, _ in together)
+
+
+def lm_eval_scores(
+    client: openai.OpenAI, rows: list[tuple[list[int], list[int]]]
+) -> list[tuple[float, bool]]:
+    """Log-probability of each row's continuation, and whether it is the greedy one."""
+    answer = client.completions.create(
+        model="hope-tiny",
+        prompt=[context + rest for context, rest in rows],
+        max_tokens=1,
+        temperature=0,
+        logprobs=1,
+        seed=1234,
+        echo=True,
+    )
+    found = []
+    for (context, _), choice in zip(rows, answer.choices, strict=True):
+        assert choice.logprobs is not None
+        own = (choice.logprobs.token_logprobs or [])[len(context) : -1]
+        top = (choice.logprobs.top_logprobs or [])[len(context) : -1]
+        greedy = all(one == max(each.values()) for one, each in zip(own, top, strict=True))
+        found.append((sum(own), greedy))
+    return found
+
+
+def test_an_answer_keeps_to_its_schema(server: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}, "size": {"type": "integer", "maximum": 99}},
+        "required": ["colour", "size"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "ball", "schema": schema}}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        for seed in range(3):
+            answer = client.chat.completions.create(
+                model="hope-tiny",
+                messages=[{"role": "user", "content": "A ball."}],
+                response_format=form,
+                seed=seed,
+                max_completion_tokens=200,
+            )
+            found = json.loads(answer.choices[0].message.content or "")
+            assert found["colour"] in ("red", "blue")
+            assert found["size"] <= 99
+            assert answer.choices[0].finish_reason == "stop"

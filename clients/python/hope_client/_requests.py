@@ -16,13 +16,14 @@ from hope_client.errors import InvalidRequestError, ProtocolError
 T = TypeVar("T", bound=BaseModel)
 M = TypeVar("M", bound=wire.Request)
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
 Messages = str | Sequence[wire.ChatMessage | Mapping[str, object]]
 
 
 class GenerationOptions(TypedDict, total=False):
     """Options of both generating calls; what is left out takes the server's default.
 
+    `n` asks for as many answers, which needs a request without a session.
     Without `session_id` the server forgets the request when it ends. `idempotency_key` names the request
     across retries of your own; each call makes one of its own otherwise. `include_usage` asks a stream for
     its usage at the end, `continuous_usage` for the usage so far in each chunk too; other answers always have
@@ -39,9 +40,36 @@ class GenerationOptions(TypedDict, total=False):
     seed: int | None
     stop: str | list[str] | None
     ignore_eos: bool
+    n: int
+    min_tokens: int
+    logit_bias: Mapping[int, float] | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    response_format: wire.ResponseFormat | Mapping[str, object] | None
     include_usage: bool
     continuous_usage: bool
     user: str | None
+
+
+class CompletionOptions(GenerationOptions, total=False):
+    """`logprobs`: the log-probability of each token, and of so many likeliest ones beside it. `echo`: the
+    prompt comes first in each text.
+    """
+
+    logprobs: int | None
+    echo: bool
+
+
+class ChatOptions(GenerationOptions, total=False):
+    """`logprobs`: the log-probability of each token, and of `top_logprobs` likeliest ones beside it."""
+
+    logprobs: bool
+    top_logprobs: int | None
+    max_completion_tokens: int | None
+    tools: Sequence[wire.Tool | Mapping[str, object]] | None
+    tool_choice: str | Mapping[str, object] | None
+    parallel_tool_calls: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +99,14 @@ class Call(Generic[T]):
 
 
 def completion(
-    prompt: Prompt, *, stream: bool, answer: type[T], **options: Unpack[GenerationOptions]
+    prompt: Prompt, *, stream: bool, answer: type[T], **options: Unpack[CompletionOptions]
 ) -> Call[T]:
     """POST /v1/completions."""
-    given = prompt if isinstance(prompt, str) else list(prompt)
+    given = prompt if isinstance(prompt, str) else [_as_list(each) for each in prompt]
     return _generation("/v1/completions", wire.CompletionRequest, {"prompt": given}, stream, answer, options)
 
 
-def chat(
-    messages: Messages, *, stream: bool, answer: type[T], **options: Unpack[GenerationOptions]
-) -> Call[T]:
+def chat(messages: Messages, *, stream: bool, answer: type[T], **options: Unpack[ChatOptions]) -> Call[T]:
     """POST /v1/chat/completions. A plain string is one message of the user."""
     given = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     return _generation(
@@ -94,9 +120,11 @@ def _generation(
     content: dict[str, object],
     stream: bool,
     answer: type[T],
-    options: GenerationOptions,
+    options: CompletionOptions | ChatOptions,
 ) -> Call[T]:
     fields: dict[str, object] = {**content, **options}
+    if bias := options.get("logit_bias"):
+        fields["logit_bias"] = {str(token): value for token, value in bias.items()}
     key = _idempotency_key(fields.pop("idempotency_key", None))
     continuous = fields.pop("continuous_usage", False)
     include_usage = fields.pop("include_usage", False)
@@ -114,6 +142,10 @@ def _generation(
         headers[wire.SESSION_HEADER] = str(session_id)
     repeatable = session_id is None
     return Call("POST", path, answer, repeatable=repeatable, streamed=stream, body=body, headers=headers)
+
+
+def _as_list(prompt: str | int | Sequence[int]) -> object:
+    return prompt if isinstance(prompt, str | int) else list(prompt)
 
 
 def _idempotency_key(given: object) -> str:
@@ -208,6 +240,25 @@ def session_events(session_id: str, after: int, limit: int) -> Call[wire.Events]
 def models() -> Call[wire.ModelList]:
     """GET /v1/models."""
     return Call("GET", "/v1/models", wire.ModelList, repeatable=True)
+
+
+def tokenize(given: Messages, model: str | None, return_token_strs: bool) -> Call[wire.Tokenized]:
+    """POST /tokenize: a text, or messages."""
+    content = {"prompt": given} if isinstance(given, str) else {"messages": list(given)}
+    strs = True if return_token_strs else None
+    body = _build(wire.TokenizeRequest, **content, model=model, return_token_strs=strs).to_wire()
+    return Call("POST", "/tokenize", wire.Tokenized, repeatable=True, body=body)
+
+
+def detokenize(tokens: Sequence[int], model: str | None) -> Call[wire.Detokenized]:
+    """POST /detokenize."""
+    body = _build(wire.DetokenizeRequest, tokens=list(tokens), model=model).to_wire()
+    return Call("POST", "/detokenize", wire.Detokenized, repeatable=True, body=body)
+
+
+def tokenizer_info() -> Call[wire.TokenizerInfo]:
+    """GET /tokenizer_info."""
+    return Call("GET", "/tokenizer_info", wire.TokenizerInfo, repeatable=True)
 
 
 def health() -> Call[wire.Health]:

@@ -66,7 +66,7 @@ def _error_in(event: str) -> wire.ErrorDetail | None:
 
 
 def text_of(chunk: wire.Completion | wire.ChatCompletionChunk) -> str:
-    """What one chunk adds to the text."""
+    """What one chunk adds to the text of the first choice."""
     if isinstance(chunk, wire.Completion):
-        return "".join(choice.text for choice in chunk.choices)
-    return "".join(choice.delta.content or "" for choice in chunk.choices)
+        return "".join(choice.text for choice in chunk.choices if choice.index == 0)
+    return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == 0)

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import IO, Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from hope_client import _requests as requests
 from hope_client import wire
 from hope_client._failures import Retries, connection_error, status_error
-from hope_client._requests import Call, GenerationOptions, Messages, Prompt
+from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
 from hope_client.errors import HopeClientError
@@ -60,33 +60,33 @@ class AsyncClient:
 
     @overload
     async def completions(
-        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[CompletionOptions]
     ) -> wire.Completion: ...
 
     @overload
     async def completions(
-        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
     ) -> "AsyncStream[wire.Completion]": ...
 
     async def completions(
-        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
     ) -> "wire.Completion | AsyncStream[wire.Completion]":
-        """Continue a prompt, given as text or as token ids."""
+        """Continue one prompt or several, each given as text or as token ids."""
         call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
         return await self._open(call) if stream else await self.call(call)
 
     @overload
     async def chat(
-        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> wire.ChatCompletion: ...
 
     @overload
     async def chat(
-        self, messages: Messages, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]
     ) -> "AsyncStream[wire.ChatCompletionChunk]": ...
 
     async def chat(
-        self, messages: Messages, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: bool = False, **options: Unpack[ChatOptions]
     ) -> "wire.ChatCompletion | AsyncStream[wire.ChatCompletionChunk]":
         """Answer the last message. A session needs only the messages that it has not read yet."""
         if stream:
@@ -98,6 +98,20 @@ class AsyncClient:
     async def models(self) -> wire.ModelList:
         """The models that the server serves."""
         return await self.call(requests.models())
+
+    async def tokenize(
+        self, given: Messages, *, model: str | None = None, return_token_strs: bool = False
+    ) -> wire.Tokenized:
+        """The ids of a text, or of messages at the beginning of a chat."""
+        return await self.call(requests.tokenize(given, model, return_token_strs))
+
+    async def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> wire.Detokenized:
+        """The text of ids."""
+        return await self.call(requests.detokenize(tokens, model))
+
+    async def tokenizer_info(self) -> wire.TokenizerInfo:
+        """What the server tells of its tokenizer."""
+        return await self.call(requests.tokenizer_info())
 
     async def health(self) -> wire.Health:
         """Whether the server is alive."""
@@ -202,7 +216,7 @@ class AsyncStream(Generic[Chunk]):
         return self._reader.usage
 
     async def text(self) -> AsyncIterator[str]:
-        """The pieces of the text, without the chunks that have none."""
+        """The pieces of the first choice's text, without the chunks that have none."""
         async for chunk in self:
             if text := text_of(chunk):
                 yield text

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from hope_client import _requests as requests
 from hope_client import wire
 from hope_client._failures import Retries, connection_error, status_error
-from hope_client._requests import Call, GenerationOptions, Messages, Prompt
+from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
 from hope_client.errors import HopeClientError
@@ -61,33 +61,33 @@ class Client:
 
     @overload
     def completions(
-        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Unpack[CompletionOptions]
     ) -> wire.Completion: ...
 
     @overload
     def completions(
-        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[CompletionOptions]
     ) -> "Stream[wire.Completion]": ...
 
     def completions(
-        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, prompt: Prompt, *, stream: bool = False, **options: Unpack[CompletionOptions]
     ) -> "wire.Completion | Stream[wire.Completion]":
-        """Continue a prompt, given as text or as token ids."""
+        """Continue one prompt or several, each given as text or as token ids."""
         call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
         return self._open(call) if stream else self.call(call)
 
     @overload
     def chat(
-        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> wire.ChatCompletion: ...
 
     @overload
     def chat(
-        self, messages: Messages, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]
     ) -> "Stream[wire.ChatCompletionChunk]": ...
 
     def chat(
-        self, messages: Messages, *, stream: bool = False, **options: Unpack[GenerationOptions]
+        self, messages: Messages, *, stream: bool = False, **options: Unpack[ChatOptions]
     ) -> "wire.ChatCompletion | Stream[wire.ChatCompletionChunk]":
         """Answer the last message. A session needs only the messages that it has not read yet."""
         if stream:
@@ -99,6 +99,20 @@ class Client:
     def models(self) -> wire.ModelList:
         """The models that the server serves."""
         return self.call(requests.models())
+
+    def tokenize(
+        self, given: Messages, *, model: str | None = None, return_token_strs: bool = False
+    ) -> wire.Tokenized:
+        """The ids of a text, or of messages at the beginning of a chat."""
+        return self.call(requests.tokenize(given, model, return_token_strs))
+
+    def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> wire.Detokenized:
+        """The text of ids."""
+        return self.call(requests.detokenize(tokens, model))
+
+    def tokenizer_info(self) -> wire.TokenizerInfo:
+        """What the server tells of its tokenizer."""
+        return self.call(requests.tokenizer_info())
 
     def health(self) -> wire.Health:
         """Whether the server is alive."""
@@ -203,7 +217,7 @@ class Stream(Generic[Chunk]):
         return self._reader.usage
 
     def text(self) -> Iterator[str]:
-        """The pieces of the text, without the chunks that have none."""
+        """The pieces of the first choice's text, without the chunks that have none."""
         return filter(None, map(text_of, self))
 
     def __iter__(self) -> Iterator[Chunk]:

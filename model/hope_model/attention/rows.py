@@ -15,7 +15,7 @@ from torch import Tensor
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
-from hope_model.attention.lesson import gather_lesson, teaching
+from hope_model.attention.lesson import NOTHING, gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.write import Write, step_together
 from hope_model.errors import StateError
@@ -175,6 +175,14 @@ class SessionRows:
         if deltas is None:
             return cache, None
         return cache, {name: tensor.clone() for name, tensor in deltas.items()}
+
+    def teaching_tokens(self, origins: Sequence[str]) -> int:
+        """How many tokens of these origins are learned from."""
+        return (
+            sum(teaching(origin, self.model.config.memory) != NOTHING for origin in origins)
+            if self.learn
+            else 0
+        )
 
     def position(self, row: int) -> int:
         return self._sessions[row].position

@@ -2,7 +2,17 @@
 
 from fastapi import APIRouter
 
-from hope_server.api import chat, completions, health, metrics, models, sessions, time_travel, transfer
+from hope_server.api import (
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    sessions,
+    time_travel,
+    tokens,
+    transfer,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
@@ -11,6 +21,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     sessions.router,
     time_travel.router,
     transfer.router,
+    tokens.router,
     health.router,
     metrics.router,
 )

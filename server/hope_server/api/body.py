@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -24,7 +25,8 @@ MAX_FOUND_CHARS = 60
 
 
 async def read_json(request: Request, model: type[T], *, limit: int) -> T:
-    """The request's body as `model`; an empty body counts as an empty object.
+    """The request's body as `model`; an empty body counts as an empty object. Its hash goes into the state of
+    the request.
 
     Raises:
         BodyTooLarge: It has, or announces, more than `limit` bytes. It is not read further than that.
@@ -32,6 +34,7 @@ async def read_json(request: Request, model: type[T], *, limit: int) -> T:
         InvalidRequest: It is not UTF-8, not JSON, or does not fit the model.
     """
     body = bytes(await _read(request, limit))
+    request.state.body_sha256 = hashlib.sha256(body).hexdigest()
     if not body:
         return _validate(model, {})
     _require_type(request, "application/json")

@@ -54,6 +54,27 @@ def new_messages(transcript: Transcript, messages: Sequence[Message]) -> Sequenc
     return fresh
 
 
+def with_tools(
+    transcript: Transcript, messages: Sequence[Message], told: Callable[[Sequence[Message]], list[Message]]
+) -> Sequence[Message]:
+    """`messages` with what `told` adds about tools, unless they are new to a session that was told already.
+
+    Raises:
+        ConversationDiverged: The session has read the same conversation without these tools.
+    """
+    whole, known = told(messages), transcript.count
+    if not known or advance(NO_TRANSCRIPT, whole[:known]) == transcript:
+        return whole
+    if advance(NO_TRANSCRIPT, messages[:known]) == transcript:
+        raise ConversationDiverged(
+            "the session has read this conversation without these tools: send only the new messages, or "
+            "create a new session",
+            param="tools",
+        )
+    repeated = {message.role for message in messages} & {"system", "assistant"}
+    return messages if _starts_like(transcript, whole[0]) and not repeated else whole
+
+
 class AnswerTranscript:
     """The transcript as an answer grows, for any prefix of its tokens. Prefixes are asked for in order.
 
@@ -61,12 +82,20 @@ class AnswerTranscript:
         before: The transcript up to the message that is being answered.
         text: A fresh text of the answer.
         token_at: The answer's tokens by index.
+        canonical: The answer's text as a client will send it back.
     """
 
-    def __init__(self, before: Transcript, text: AnswerText, token_at: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        before: Transcript,
+        text: AnswerText,
+        token_at: Callable[[int], int],
+        canonical: Callable[[str], str],
+    ) -> None:
         self._before = before
         self._text = text
         self._token_at = token_at
+        self._canonical = canonical
         self._fed = 0
 
     def after(self, tokens: int) -> Transcript:
@@ -74,7 +103,7 @@ class AnswerTranscript:
         for index in range(self._fed, tokens):
             self._text.feed(self._token_at(index))
         self._fed = max(self._fed, tokens)
-        return advance(self._before, [Message("assistant", self._text.so_far())])
+        return advance(self._before, [Message("assistant", self._canonical(self._text.so_far()))])
 
 
 def _starts_like(transcript: Transcript, message: Message) -> bool:

@@ -17,10 +17,12 @@ from hope_client.wire import (
     SESSION_ID_PATTERN,
     ChatCompletionRequest,
     CompletionRequest,
+    DetokenizeRequest,
     ErrorBody,
     SessionCreate,
     SessionFork,
     SessionRollback,
+    TokenizeRequest,
 )
 
 REF = "#/components/schemas/{model}"
@@ -30,6 +32,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     SessionCreate,
     SessionFork,
     SessionRollback,
+    TokenizeRequest,
+    DetokenizeRequest,
     ErrorBody,
 )
 _OCTETS = {OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}

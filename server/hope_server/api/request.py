@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from fastapi import Request
 
@@ -13,8 +14,11 @@ from hope_client.wire import (
     SESSION_HEADER,
     SESSION_ID_PATTERN,
 )
+from hope_server.api.choices import once
+from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.tenancy import TenantSessions
 from hope_server.api.turn import Body, Prompt, TurnSpec
+from hope_server.constrained import Grammar
 from hope_server.engine.request import SamplingParams
 from hope_server.errors import InvalidRequest, SessionNotFound
 from hope_server.logging import request_id
@@ -26,19 +30,31 @@ def turn_spec(
     body: Body,
     sampling: SamplingParams,
     prepare: Callable[[str | None, str | None], Awaitable[Prompt]],
+    *,
+    echo: str | None = None,
+    grammar: Grammar | None = None,
+    canonical: Callable[[str], str] | None = None,
 ) -> TurnSpec:
-    """The turn that `request` asks for; `prepare` gets the session's id and the idempotency key."""
+    """The turn that `request` asks for; `prepare` gets the session's id and the idempotency key.
+
+    It is called once, however many choices there are of the prompt.
+    """
     session_id = _session_id(request, body)
     key = _idempotency_key(request)
-    return TurnSpec(
+    spec = TurnSpec(
         request_id=request_id.get(),
         sessions=sessions,
         session_id=session_id,
         idempotency_key=key,
         sampling=sampling,
         stop_strings=body.stop_strings,
-        prepare=lambda: prepare(session_id, key),
+        prepare=once(lambda: prepare(session_id, key)),
+        echo=echo,
+        grammar=grammar,
+        fingerprint="" if key is not None else fingerprint_of(request),
+        repeated=key is None and is_repeated(request),
     )
+    return spec if canonical is None else replace(spec, canonical=canonical)
 
 
 def _session_id(request: Request, body: Body) -> str | None:

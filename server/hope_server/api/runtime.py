@@ -12,8 +12,10 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
+from hope_server.api.repeats import Refusals
 from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
+from hope_server.constrained import Grammars
 from hope_server.engine.request import (
     Difference,
     EngineStats,
@@ -120,8 +122,10 @@ class Runtime:
     gate: Gate
     accounts: Accounts
     state_bytes: int
+    grammars: Grammars
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    refusals: Refusals = field(default_factory=Refusals)
     stopping: bool = False
 
     @cached_property

@@ -152,6 +152,10 @@ class TenantSessions:
         if self._account is not None:
             self._account.charge(1)
 
+    def turns_at_once(self, most: int) -> int:
+        """How many turns one request may run side by side; `most`: those that the server can."""
+        return most if self._account is None else min(most, self._account.concurrent_turns)
+
     @contextmanager
     def hold(self, session_id: str | None) -> Iterator[None]:
         """One turn a session; see SessionTurns."""

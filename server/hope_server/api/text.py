@@ -37,15 +37,20 @@ class AnswerText:
     """The text of one answer: cut before the first stop string, and released as soon as it is safe.
 
     Text that may be the beginning of a stop string is held back until the next token decides. The state
-    depends on the tokens alone, so that two instances that saw the same tokens agree.
+    depends on the tokens alone, so that two instances that saw the same tokens agree. The text of the first
+    `min_tokens` tokens begins no stop string.
     """
 
-    def __init__(self, decode_bytes: DecodeBytes, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, decode_bytes: DecodeBytes, stop_strings: Sequence[str] = (), *, min_tokens: int = 0
+    ) -> None:
         self._decoder = TokenDecoder(decode_bytes)
+        self._unstoppable = min_tokens
         self._stops = tuple(stop_strings)
         self._longest = max(map(len, self._stops), default=0)
         self._text = ""
         self._released = 0
+        self._from = 0
         self.stopped = False
 
     def feed(self, token: int) -> str:
@@ -53,6 +58,7 @@ class AnswerText:
         if self.stopped:
             return ""
         self._append(self._decoder.feed(token))
+        self._unstoppable -= 1
         return self._release(len(self._text) - (0 if self.stopped else self._held()))
 
     def finish(self) -> str:
@@ -66,7 +72,11 @@ class AnswerText:
         return self._text if self.stopped else self._text + self._decoder.pending()
 
     def _append(self, piece: str) -> None:
-        seen = max(0, len(self._text) - self._longest + 1)
+        if self._unstoppable > 0:
+            self._text += piece
+            self._from = len(self._text)
+            return
+        seen = max(self._from, len(self._text) - self._longest + 1)
         self._text += piece
         starts = [start for stop in self._stops if (start := self._text.find(stop, seen)) >= 0]
         if starts:
@@ -75,7 +85,7 @@ class AnswerText:
 
     def _held(self) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        for length in range(min(self._longest - 1, len(self._text)), 0, -1):
+        for length in range(min(self._longest - 1, len(self._text) - self._from), 0, -1):
             if any(stop.startswith(self._text[-length:]) for stop in self._stops):
                 return length
         return 0

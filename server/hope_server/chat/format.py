@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from hope_server.chat.tools import ToolFormat
 from hope_server.engine.request import PromptPart
 from hope_server.sessions.session import Origin
 
@@ -33,6 +34,9 @@ class TextTokenizer(Protocol):
     def vocab_size(self) -> int: ...
     def encode(self, text: str) -> list[int]: ...
     def decode_bytes(self, ids: Sequence[int]) -> bytes: ...
+    def added_text(self, token: int) -> str | None:
+        """The name of a token that is not made of bytes of text; None for any other."""
+        ...
 
 
 class ChatFormat(Protocol):
@@ -50,6 +54,11 @@ class ChatFormat(Protocol):
     @property
     def text_start(self) -> tuple[int, ...]:
         """The ids that come before a plain text which no chat surrounds; none for most models."""
+        ...
+
+    @property
+    def tools(self) -> ToolFormat | None:
+        """How the model is told of tools and calls them; None for one that cannot."""
         ...
 
     def render(self, messages: Sequence[Message], *, after: LastToken | None) -> tuple[PromptPart, ...]:

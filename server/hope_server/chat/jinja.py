@@ -10,6 +10,7 @@ from typing import Protocol
 from hope_server.chat.format import ORIGINS, LastToken, Message, TextTokenizer
 from hope_server.chat.probes import ANSWER, START, Step
 from hope_server.chat.template import ChatTemplate
+from hope_server.chat.tools import ToolFormat
 from hope_server.engine.request import PromptPart
 from hope_server.errors import InvalidRequest
 
@@ -38,6 +39,7 @@ class JinjaFormat:
         template: Learned from the checkpoint's.
         tokenizer: The checkpoint's.
         add_bos: Whether plain texts begin with the tokenizer's `bos_id`; in a chat the template says so.
+        tools: How the model is told of tools and calls them, if it can.
         clock: For templates that tell the model the date.
     """
 
@@ -47,11 +49,13 @@ class JinjaFormat:
         tokenizer: TemplateTokenizer,
         *,
         add_bos: bool,
+        tools: ToolFormat | None = None,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._template = template
         self._tokenizer = tokenizer
         self._clock = clock
+        self.tools = tools
         self._encode_gap = lru_cache(maxsize=_KEPT_GAPS)(tokenizer.encode_template)
         self.stop_token_ids = tokenizer.eos_ids
         self.text_start = () if not add_bos or tokenizer.bos_id is None else (tokenizer.bos_id,)

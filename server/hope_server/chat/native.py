@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hope_server.chat.format import ORIGINS, LastToken, Message, TextTokenizer
+from hope_server.chat.tools import ToolFormat
 from hope_server.engine.request import PromptPart
 
 
@@ -23,6 +24,7 @@ class NativeFormat:
     """One part for each message, its role and end included; the last part also opens the answer."""
 
     text_start: tuple[int, ...] = ()
+    tools: ToolFormat | None = None
 
     def __init__(self, tokenizer: NativeTokenizer) -> None:
         self._tokenizer = tokenizer

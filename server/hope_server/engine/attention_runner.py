@@ -1,6 +1,7 @@
 """Runs Hope-Attention models: sessions in place by row, learning beside decoding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -36,6 +37,10 @@ class AttentionRunner:
         """One step; boundaries take no token of their own."""
         return Unit("step", (token,), ("model",))
 
+    def teaching_tokens(self, unit: Unit) -> int:
+        """Those whose origin teaches."""
+        return self._rows.teaching_tokens(unit.origins)
+
     def clear(self, slot: int) -> None:
         """The slot's row becomes the initial state."""
         self._forget_boundary(slot)
@@ -46,8 +51,12 @@ class AttentionRunner:
         self._forget_boundary(slot)
         self._rows.load(slot, row)
 
-    def run(self, slot: int, unit: Unit) -> Output:
+    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
         """Read a run of tokens, or one step."""
+        if every:
+            every_logits = self._rows.read_all(slot, unit.tokens, unit.origins)
+            (finite,) = finite_rows(every_logits[-1:])
+            return replace(self._output(slot, every_logits[-1], finite), every=every_logits)
         logits = self._rows.read(slot, unit.tokens, unit.origins)
         (finite,) = finite_rows(logits[None])
         return self._output(slot, logits, finite)

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hope_model.state import State
-from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled
+from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled, Scored
 from hope_server.engine.jobs import Generation, Job, Row
+from hope_server.engine.logprobs import score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
@@ -14,7 +15,7 @@ from hope_server.engine.runner import Output, Runner
 from hope_server.engine.sampling import choose, uniform
 from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
-from hope_server.engine.tally import LevelTally, level_statuses
+from hope_server.engine.tally import LevelTally, level_statuses, level_writes
 from hope_server.engine.threads import use_threads
 from hope_server.engine.units import TokenRun
 from hope_server.errors import HopeError, InternalError, SessionCorrupted
@@ -264,8 +265,8 @@ class Engine:
                 self.drop(sessions[0])
 
     def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
-        row, unit = self._rows[sessions[0]], self._jobs[sessions[0]].units[0]
-        return [self._runner.run(row.slot, unit)]
+        row, job = self._rows[sessions[0]], self._jobs[sessions[0]]
+        return [self._runner.run(row.slot, job.units[0], every=job.scores is not None)]
 
     def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
         slots = [self._rows[session].slot for session in sessions]
@@ -276,12 +277,15 @@ class Engine:
         row, job = self._rows[session], self._jobs[session]
         unit = job.units.popleft()
         row.position += len(unit.tokens)
+        job.learned_tokens += self._runner.teaching_tokens(unit)
         if not output.finite:
             self._observer.on_corrupted()
             return self._fail(
                 session, SessionCorrupted(f"non-finite values after token {row.position}; state dropped")
             )
         self._count(session, row, job, output)
+        if output.every is not None and job.scores is not None:
+            self._emit(session, Scored(job.scores.read(unit.tokens, output.every)))
         if job.units:
             return self._queue(session)
         if job.sampling_over or job.generation is None:
@@ -293,12 +297,17 @@ class Engine:
 
     def _sample(self, session: str, row: Row, generation: Generation, output: Output) -> None:
         job = self._jobs[session]
-        token = choose(output.logits, generation.params, uniform(generation.seed, row.position))
+        steering, params = generation.steering, generation.params
+        logits = output.logits if steering is None else steering.apply(output.logits)
+        token = choose(logits, params, uniform(generation.seed, row.position))
         finish_reason = generation.accept(token)
+        logprob = None
+        if params.logprobs is not None:
+            (logprob,) = score(output.logits[None], [token], params.logprobs)
         job.sampling_over = finish_reason is not None
         job.units.append(self._runner.step_unit(token, position=row.position))
         self._scheduler.sampled(session)
-        self._emit(session, Sampled(token, generation.index - 1, finish_reason))
+        self._emit(session, Sampled(token, generation.index - 1, finish_reason, logprob))
         self._queue(session)
         now = self._clock()
         if generation.sampled_at is not None:
@@ -320,6 +329,7 @@ class Engine:
 
     def _begin(self, session: str, job: Job) -> None:
         self._jobs[session] = job
+        job.counts = self._rows[session].counts
         if job.units:
             self._queue(session)
         else:
@@ -330,9 +340,14 @@ class Engine:
         self._scheduler.ready(session, job.phase, last=job.sampling_over or len(job.units) > 1)
 
     def _finish_job(self, session: str) -> None:
-        del self._jobs[session]
+        job, row = self._jobs.pop(session), self._rows[session]
         self._scheduler.ready(session, Phase.HELD)
-        self._emit(session, Done(self._rows[session].position))
+        if job.generation is None or job.counts is None:
+            self._emit(session, Done(row.position))
+            return
+        writes = level_writes(self._runner.spec, job.counts, row.counts)
+        drift = self._runner.drift(row.slot)
+        self._emit(session, Done(row.position, job.learned_tokens, writes, drift))
 
     def _break(self, sessions: Sequence[str], error: Exception) -> None:
         log.error("engine step failed for %d sessions", len(sessions), exc_info=error)

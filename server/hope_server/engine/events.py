@@ -1,9 +1,9 @@
 """What the engine tells the service, in order, per session at work. No torch at run time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hope_server.engine.request import FinishReason
+from hope_server.engine.request import FinishReason, TokenLogprob
 from hope_server.errors import HopeError
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ class Sampled:
     token: int
     index: int
     finish_reason: FinishReason | None
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Tokens of the prompt were read."""
+
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,15 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The job is over: the state stands at ``position`` and nothing more is computed until the next job."""
+    """The job is over: the state stands at ``position`` and nothing more is computed until the next job.
+
+    learned_tokens, level_writes, drift: of a job that generates, as in ``TurnFigures``.
+    """
 
     position: int
+    learned_tokens: int = 0
+    level_writes: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +65,4 @@ class Failed:
     error: HopeError
 
 
-Event = Granted | Sampled | Boundary | Done | Failed
+Event = Granted | Sampled | Scored | Boundary | Done | Failed

@@ -10,7 +10,9 @@ from hope_server.engine.scheduler import Phase
 from hope_server.engine.units import Unit
 
 if TYPE_CHECKING:
+    from hope_server.engine.logprobs import PromptScores
     from hope_server.engine.runner import Counts
+    from hope_server.engine.steering import Steering
 
 
 @dataclass(slots=True)
@@ -26,19 +28,28 @@ class Row:
 
 @dataclass(slots=True)
 class Generation:
-    """The sampling half of a turn; ``index`` counts the tokens sampled so far."""
+    """The sampling half of a turn; ``index`` counts the tokens sampled so far.
+
+    steering: what changes the logits, None for nothing. scores: what to report of the prompt, if anything.
+    """
 
     params: SamplingParams
     seed: int
     stop_check: Callable[[int], bool] | None = None
+    steering: "Steering | None" = None
+    scores: "PromptScores | None" = None
     index: int = 0
     sampled_at: float | None = None
 
     def accept(self, token: int) -> FinishReason | None:
         """Count ``token``; says whether it is the turn's last."""
         self.index += 1
+        if self.steering is not None:
+            self.steering.accept(token)
         stopped = not self.params.ignore_eos and token in self.params.stop_token_ids
         if self.stop_check is not None and self.stop_check(token):
+            stopped = True
+        if self.steering is not None and self.steering.over:
             stopped = True
         if stopped:
             return "stop"
@@ -57,6 +68,9 @@ class Job:
     durable: bool
     generation: Generation | None
     sampling_over: bool
+    learned_tokens: int = 0
+    counts: "Counts | None" = None
+    """Of the row when the job began."""
 
     @classmethod
     def replay(cls, units: Iterable[Unit]) -> "Job":
@@ -72,6 +86,11 @@ class Job:
     def decoding(self) -> bool:
         """Whether the prompt is read and the next unit is a sampled token."""
         return self.generation is not None and self.generation.index > 0
+
+    @property
+    def scores(self) -> "PromptScores | None":
+        """What to report of the unit that is next: only the prompt's are scored."""
+        return None if self.generation is None or self.decoding else self.generation.scores
 
     @property
     def phase(self) -> Phase:

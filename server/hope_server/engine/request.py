@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from hashlib import blake2b
+from typing import Literal, Protocol
 
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.key import SessionKey
@@ -20,12 +21,32 @@ class PromptPart:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Of one token, in nats, as the model itself has it: before bias, penalties and temperature.
+
+    ``logprob``: None for a turn's first token, which nothing in it predicts. ``top``: the likeliest tokens
+    and theirs, best first, as many as were asked for.
+    """
+
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen and when a turn ends.
 
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. ``seed`` None draws one per request. A
     token of ``stop_token_ids`` ends the turn with finish reason "stop" unless ``ignore_eos``; it is emitted
-    and read by the state like any other token.
+    and read by the state like any other token. With ``max_tokens`` 0 the prompt is read and nothing follows.
+
+    ``logit_bias`` is added to the logits of its tokens. A token that the turn has sampled c times loses
+    ``presence_penalty + c * frequency_penalty``; the positive logit of one that stands in its prompt or was
+    sampled is divided by ``repetition_penalty``, a negative one multiplied. Until ``min_tokens`` are sampled
+    no token of ``stop_token_ids`` is. All of it depends on the request and the turn's own tokens alone.
+
+    ``logprobs``, ``prompt_logprobs``: how many alternatives to report of each token; None reports nothing.
     """
 
     temperature: float = 1.0
@@ -35,6 +56,44 @@ class SamplingParams:
     max_tokens: int = 16
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
     ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFigures:
+    """What a turn did to its session.
+
+    seq: the journal's last number, None for an ephemeral session. learned_tokens: those read that teach.
+    level_writes: writes by level. drift: by level, as it stands after the turn.
+    """
+
+    seq: int | None
+    learned_tokens: int
+    level_writes: dict[str, int]
+    drift: dict[str, float]
+
+
+class Constraint(Protocol):
+    """Which tokens may come next in one turn; used on the engine's thread, and must be quick."""
+
+    @property
+    def over(self) -> bool:
+        """The turn has come to its end."""
+        ...
+
+    def allowed(self) -> bytes:
+        """A bit for each token, the first token's the lowest of the first byte; at least one is set."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """``token`` was sampled."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +106,11 @@ class GenerationRequest:
     compute runs ahead of delivery. It must be quick and must not block (incremental detokenisation and a
     search for stop strings). ``answered(n)`` is the transcript when the first n sampled tokens are committed:
     it goes along with each commit that holds sampled tokens (called on the event loop, n never falls), so
-    that the transcript stands with the journal also after a crash.
+    that the transcript stands with the journal also after a crash. ``scored`` gets the prompt's tokens as
+    they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
+    handed out). ``constraint`` says which tokens may come. ``finished`` gets
+    the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
+    the request in the journal where it has no key; see :func:`request_name`.
     """
 
     request_id: str
@@ -58,6 +121,10 @@ class GenerationRequest:
     idempotency_key: str | None = None
     stop_check: Callable[[int], bool] | None = None
     answered: Callable[[int], Transcript] | None = None
+    scored: Callable[[tuple[TokenLogprob, ...]], None] | None = None
+    constraint: Constraint | None = None
+    finished: Callable[[TurnFigures], None] | None = None
+    fingerprint: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -77,6 +144,7 @@ class TokenEvent:
     index: int
     seq: int | None
     finish_reason: FinishReason | None = None
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +256,11 @@ class EngineConfig:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting: expected at least 0, found {self.max_waiting}")
+
+
+def request_name(text: str) -> str:
+    """32 hex digits that stand for a request in the journal: for its key, its fingerprint, or its id."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int) -> None:

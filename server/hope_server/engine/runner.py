@@ -43,8 +43,9 @@ class Counts:
 class Output:
     """What a launch made of one row: ``logits [vocab]`` after its last token, and its counters.
 
-    boundary: position of a boundary whose state is now worth storing. update_norm: per level, the norm of
-    what was written; None when nothing was.
+    every: ``[n, vocab]`` after each token of the unit, where that was asked for. boundary: position of a
+    boundary whose state is now worth storing. update_norm: per level, the norm of what was written; None when
+    nothing was.
     """
 
     logits: Tensor
@@ -52,6 +53,7 @@ class Output:
     counts: Counts
     boundary: int | None = None
     update_norm: dict[str, float] | None = None
+    every: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ class Runner(Protocol):
         """The unit that reads a sampled token at ``position``."""
         ...
 
+    def teaching_tokens(self, unit: Unit) -> int:
+        """How many of a unit's tokens the model learns from."""
+        ...
+
     def clear(self, slot: int) -> None:
         """The slot's row becomes the initial state."""
         ...
@@ -83,8 +89,8 @@ class Runner(Protocol):
         """The slot's row becomes ``row`` (``[1, ...]``), a state at a boundary."""
         ...
 
-    def run(self, slot: int, unit: Unit) -> Output:
-        """Read a unit."""
+    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
+        """Read a unit; ``every``: the logits after each of its tokens too. The state is the same."""
         ...
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:

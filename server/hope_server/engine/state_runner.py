@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,6 +29,7 @@ class SessionModel(Protocol):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
     def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
     def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
     def drift(self, state: State) -> dict[str, Tensor]: ...
 
 
@@ -55,8 +57,11 @@ class StateRunner:
         """A step, or the token that completes the block."""
         return Unit("block" if (position + 1) % self.block_size == 0 else "step", (token,))
 
-    def run(self, slot: int, unit: Unit) -> Output:
+    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
         """Read a unit: a block pass over the open block and the unit's tokens, or a run inside the block."""
+        if every:
+            logits = self._every(slot, unit.tokens)
+            return replace(self.run(slot, unit), every=logits)
         tail = self._tails[slot]
         if unit.kind == "block":
             output = self.block(slot, (*tail, *unit.tokens))
@@ -65,6 +70,10 @@ class StateRunner:
         output = self.read(slot, unit.tokens)
         tail.extend(unit.tokens)
         return output
+
+    def teaching_tokens(self, unit: Unit) -> int:
+        """All of them."""
+        return len(unit.tokens)
 
     def backlog(self, _slot: int) -> None:
         """Nothing is ever left for later."""
@@ -139,6 +148,11 @@ class StateRunner:
     def drift(self, slot: int) -> dict[str, float]:
         """Drift ratio of the live row, per learning level."""
         return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.row(slot)).items()}
+
+    @torch.inference_mode()
+    def _every(self, slot: int, tokens: Sequence[int]) -> Tensor:
+        """Logits after each of ``tokens``, computed beside the state: what moves it keeps its one shape."""
+        return self._model.forward(self._tokens([tokens]), self._live.row(slot))[0][0]
 
     def _decode_group(self, slots: tuple[int, ...], tokens: list[int]) -> list[Output]:
         padded = tokens + [0] * (self._decode_rows - len(tokens))

@@ -39,6 +39,14 @@ class LevelTally:
         self._tokens = 0
 
 
+def level_writes(spec: StateSpec, before: Counts, after: Counts) -> dict[str, int]:
+    """Writes of each learning level between two counts; none where a block pass took back a preview's."""
+    pairs = zip(before.writes, after.writes, strict=True)
+    return {
+        level.name: max(0, new - old) for level, (old, new) in zip(spec.learning_levels, pairs, strict=True)
+    }
+
+
 def level_statuses(spec: StateSpec, counts: Counts, drift: dict[str, float]) -> list[LevelStatus]:
     """One session's levels, in the order of the spec, as its state itself has counted."""
     learning = {level.name: index for index, level in enumerate(spec.learning_levels)}

@@ -5,14 +5,15 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from itertools import groupby
 
-from hope_server.engine.events import Boundary, Done, Failed, Sampled
+from hope_server.engine.events import Boundary, Done, Failed, Sampled, Scored
 from hope_server.engine.jobs import Generation
 from hope_server.engine.lease import Cancelled, Desk, Lease
+from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.observer import TurnOutcome
-from hope_server.engine.request import GenerationRequest, TokenEvent
+from hope_server.engine.request import GenerationRequest, TokenEvent, TurnFigures, request_name
+from hope_server.engine.steering import steering_for
 from hope_server.errors import AlreadyLearned, HopeError, InternalError
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import already_learned
@@ -55,7 +56,9 @@ class Turn:
         self._seed = 0
         self._learning = False  # something was sent to the journal
         self.session = request.session
-        self._request_name = _name(request.idempotency_key or request.request_id)
+        self._request_name = request_name(
+            request.idempotency_key or request.fingerprint or request.request_id
+        )
         self.resident = asyncio.Event()
         """The state is in its slot, or the turn is over."""
         self.closed = asyncio.Event()
@@ -68,8 +71,7 @@ class Turn:
             records = await self._commit_prompt()
             seed = self._request.sampling.seed
             self._seed = secrets.randbits(64) if seed is None else seed
-            generation = Generation(self._request.sampling, self._seed, self._request.stop_check)
-            self._lease.start(records, generation, durable=self._meta is not None)
+            self._lease.start(records, self._generation(), durable=self._meta is not None)
             self.resident.set()
             await self._commit_answer()
             if not self._lease.cancelled:
@@ -168,6 +170,17 @@ class Turn:
         records[-1] = replace(records[-1], transcript=self._request.transcript)
         return records
 
+    def _generation(self) -> Generation:
+        request, top = self._request, self._request.sampling.prompt_logprobs
+        prompt = (token for part in request.prompt for token in part.tokens)
+        return Generation(
+            request.sampling,
+            self._seed,
+            request.stop_check,
+            steering=steering_for(request.sampling, prompt, request.constraint),
+            scores=None if top is None else PromptScores(top),
+        )
+
     async def _commit_answer(self) -> None:
         """Tokens that were sampled while a commit was in flight go together into the next one."""
         while True:
@@ -176,7 +189,9 @@ class Turn:
             if sampled:
                 await self._commit_sampled(sampled)
             for event in events:
-                if isinstance(event, Boundary) and self._meta is not None:
+                if isinstance(event, Scored) and self._request.scored is not None:
+                    self._request.scored(event.logprobs)
+                elif isinstance(event, Boundary) and self._meta is not None:
                     assert self._fence is not None
                     assert self._head is not None
                     seq = self._meta.path.seq(event.position)
@@ -184,7 +199,14 @@ class Turn:
                 elif isinstance(event, Failed):
                     raise event.error
                 elif isinstance(event, Done):
+                    self._tell_figures(event)
                     return
+
+    def _tell_figures(self, done: Done) -> None:
+        if self._request.finished is not None:
+            seq = None if self._meta is None else self._seq
+            figures = TurnFigures(seq, done.learned_tokens, done.level_writes, done.drift)
+            self._request.finished(figures)
 
     async def _commit_sampled(self, sampled: list[Sampled]) -> None:
         first_seq = self._seq + 1
@@ -207,7 +229,7 @@ class Turn:
         self._generated = count
         for offset, event in enumerate(sampled):
             seq = first_seq + offset if self._meta is not None else None
-            token = TokenEvent(event.token, event.index, seq, event.finish_reason)
+            token = TokenEvent(event.token, event.index, seq, event.finish_reason, event.logprob)
             if event.finish_reason is None:
                 self._out.put_nowait(token)
             else:
@@ -251,8 +273,3 @@ def _append_size(records: Sequence[JournalRecord]) -> int:
         if tokens > MAX_APPEND_TOKENS:
             return size
     return min(len(records), MAX_APPEND_RECORDS)
-
-
-def _name(request: str) -> str:
-    """32 hex digits that stand for a request in the journal."""
-    return blake2b(request.encode(), digest_size=16).hexdigest()

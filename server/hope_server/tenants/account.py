@@ -38,6 +38,11 @@ class Account:
         self._counts = 0
         self._counting = asyncio.Lock()
 
+    @property
+    def concurrent_turns(self) -> int:
+        """How many turns the tenant may have at once."""
+        return self._quota().concurrent_turns
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """One turn, running or waiting. Raises TurnQuotaExceeded, TokenQuotaExceeded."""

@@ -19,15 +19,20 @@ from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
 from hope_server.chat import NativeFormat
 from hope_server.config import ServerConfig
+from hope_server.constrained import Grammars
 from hope_server.engine.exchange import export_session
 from hope_server.engine.request import (
     Difference,
     EngineStats,
+    FinishReason,
     GenerationRequest,
     LevelChange,
     LevelStatus,
     TokenEvent,
+    TokenLogprob,
+    TurnFigures,
     Verification,
+    request_name,
 )
 from hope_server.metrics import Metrics
 from hope_server.sessions.container import Importable, Opened
@@ -61,6 +66,9 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return [6 + byte for byte in text.encode()]
 
+    def added_text(self, token: int) -> str | None:
+        return f"<|{token}|>" if token < 6 else None
+
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         return bytes(token - 6 for token in ids if token >= 6)
 
@@ -71,6 +79,8 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.requests: list[GenerationRequest] = []
+        self.answers: dict[int, list[int]] = {}
+        """By the seed of the request, where it is not `answer`."""
         self.answer: list[int] = [*ByteTokenizer().encode("Hello there"), ByteTokenizer.end_id]
         self.refusal: Exception | None = None
         self.failure: tuple[int, Exception] | None = None
@@ -198,7 +208,12 @@ class ScriptedEngine:
         done = False
         try:
             turn = await self._read_prompt(request)
-            for index, token in enumerate(self.answer[: request.sampling.max_tokens]):
+            if request.sampling.prompt_logprobs is not None and request.scored is not None:
+                prompt = [token for part in request.prompt for token in part.tokens]
+                rest = [scored(token, request.sampling.prompt_logprobs) for token in prompt[1:]]
+                request.scored((TokenLogprob(prompt[0], None, ()), *rest))
+            answer = self.answers.get(request.sampling.seed or 0, self.answer)
+            for index, token in enumerate(answer[: request.sampling.max_tokens]):
                 await asyncio.sleep(0)  # a real engine leaves the loop to others between tokens
                 if index == self.pause_at:
                     self.paused.set()
@@ -210,7 +225,12 @@ class ScriptedEngine:
                 seq = await self._commit(request, turn, token, index)
                 full = index + 1 == request.sampling.max_tokens
                 done = ended or full
-                yield TokenEvent(token, index, seq, "stop" if ended else "length" if full else None)
+                if done and request.finished is not None:
+                    read = sum(len(part.tokens) for part in request.prompt) + index + 1
+                    request.finished(TurnFigures(seq, read, {"phi": read}, {"phi": 0.5}))
+                reason: FinishReason | None = "stop" if ended else "length" if full else None
+                top = request.sampling.logprobs
+                yield TokenEvent(token, index, seq, reason, None if top is None else scored(token, top))
                 if done:
                     return
         finally:
@@ -226,6 +246,8 @@ class ScriptedEngine:
         for part in request.prompt:
             records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
             seq += len(part.tokens)
+        name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
+        records = [replace(record, request=name) for record in records]
         records[-1] = replace(records[-1], transcript=request.transcript)
         await self._append(request.session, records, turn)
         return turn
@@ -237,7 +259,8 @@ class ScriptedEngine:
             return None
         head = (await self.store.meta(request.session)).seq
         transcript = request.answered(index + 1) if request.answered else None
-        record = JournalRecord(head + 1, "step", "model", (token,), transcript=transcript)
+        name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
+        record = JournalRecord(head + 1, "step", "model", (token,), request=name, transcript=transcript)
         return await self._append(request.session, [record], turn)
 
     async def _append(
@@ -254,6 +277,13 @@ class ScriptedEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(running=1, waiting=2, slots=8, slots_used=3, resident_active=1, resident_idle=2)
+
+
+def scored(token: int, top: int) -> TokenLogprob:
+    """An even id is what the model likes best, an odd one comes after id 0."""
+    best = -0.25 if token % 2 == 0 else -1.5
+    first = (token, best) if token % 2 == 0 else (0, -0.5)
+    return TokenLogprob(token, best, (first, (7, -2.0), (8, -3.0))[:top])
 
 
 @pytest.fixture
@@ -308,6 +338,7 @@ def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest
         gate=Gate(keys),
         accounts=Accounts(QuotaFile(keys.directory), clock=clock),
         state_bytes=1024,
+        grammars=Grammars(ByteTokenizer(), frozenset({ByteTokenizer.eos_id, ByteTokenizer.end_id})),
     )
 
 

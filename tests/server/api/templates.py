@@ -97,6 +97,9 @@ class SpecialTokenizer:
         self.vocab_size = len(self.specials) + 256
         self._special = re.compile("|".join(f"({re.escape(token)})" for token in self.specials))
 
+    def added_text(self, token: int) -> str | None:
+        return self.specials[token] if token < len(self.specials) else None
+
     def encode(self, text: str) -> list[int]:
         return [len(self.specials) + byte for byte in text.encode()]
 

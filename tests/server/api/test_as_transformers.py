@@ -49,6 +49,10 @@ class Trained:
         self.vocab_size = self.backend.get_vocab_size()
         self.eos_ids = frozenset(self.encode_template(eos))
 
+    def added_text(self, token: int) -> str | None:
+        added = self.backend.get_added_tokens_decoder().get(token)
+        return None if added is None else str(added.content)
+
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids

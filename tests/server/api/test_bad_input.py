@@ -27,7 +27,7 @@ JSON = {"content-type": "application/json"}
         (CHAT, {"messages": HI, "colour": 1}, "unknown_field", "colour"),
         (CHAT, {"messages": [{**HI[0], "colour": 1}]}, "unknown_field", "messages.0.colour"),
         (CHAT, {}, "missing_field", "messages"),
-        (CHAT, {"messages": [{"role": "user"}]}, "missing_field", "messages.0.content"),
+        (CHAT, {"messages": [{"role": "user"}]}, "missing_field", "messages.0"),
         (CHAT, {"messages": "hi"}, "invalid_type", "messages"),
         (CHAT, {"messages": []}, "invalid_value", "messages"),
         (CHAT, {"messages": [{"role": "robot", "content": "a"}]}, "invalid_value", "messages.0.role"),
@@ -38,21 +38,27 @@ JSON = {"content-type": "application/json"}
         (CHAT, {"messages": HI, "max_tokens": 0}, "invalid_value", "max_tokens"),
         (CHAT, {"messages": HI, "max_tokens": 10**30}, "invalid_value", "max_tokens"),
         (CHAT, {"messages": HI, "seed": 2**64}, "invalid_value", "seed"),
-        (CHAT, {"messages": HI, "n": 2}, "unsupported_value", "n"),
-        (CHAT, {"messages": HI, "logprobs": True}, "unsupported_value", "logprobs"),
+        (CHAT, {"messages": HI, "n": 2, "session_id": "s"}, "unsupported_value", "n"),
+        (CHAT, {"messages": HI, "min_p": 0.5}, "unsupported_value", "min_p"),
+        (CHAT, {"messages": HI, "logit_bias": {"262": 1}}, "invalid_token", "logit_bias"),
+        (CHAT, {"messages": HI, "logit_bias": {"x": 1}}, "invalid_value", "logit_bias.x"),
+        (CHAT, {"messages": HI, "min_tokens": 9, "max_tokens": 8}, "invalid_value", "min_tokens"),
         (CHAT, {"messages": HI, "session_id": "../x"}, "invalid_value", "session_id"),
         (CHAT, {"messages": HI, "stop": ["a", ""]}, "invalid_value", "stop.1"),
         (TEXT, {"prompt": {}}, "invalid_type", "prompt"),
         (TEXT, {"prompt": [1, "a"]}, "invalid_type", "prompt.1"),
         (TEXT, {"prompt": [-1]}, "invalid_value", "prompt.0"),
-        (TEXT, {"prompt": ["a", "b"]}, "invalid_value", "prompt"),
+        (TEXT, {"prompt": ["a", "b"], "session_id": "s"}, "unsupported_value", "prompt"),
+        (TEXT, {"prompt": ["a", 1]}, "invalid_type", "prompt.0"),
+        (TEXT, {"prompt": "a", "suffix": "b"}, "unsupported_value", "suffix"),
+        (TEXT, {"prompt": "a", "best_of": 2}, "invalid_value", None),
         (TEXT, {"prompt": "a", "stream": 1}, "invalid_type", "stream"),
         ("/v1/sessions", {"name": 5}, "invalid_type", "name"),
         ("/v1/sessions", {"id": "mine"}, "unknown_field", "id"),
     ],
 )  # fmt: skip
 async def test_a_body_that_does_not_fit(
-    http: httpx.AsyncClient, engine: ScriptedEngine, url: str, body: Any, code: str, param: str
+    http: httpx.AsyncClient, engine: ScriptedEngine, url: str, body: Any, code: str, param: str | None
 ) -> None:
     answer = await http.post(url, content=json.dumps(body), headers=JSON)
     assert answer.status_code == 400, answer.text

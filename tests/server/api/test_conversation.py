@@ -92,7 +92,7 @@ def test_another_past_is_refused() -> None:
 def test_the_transcript_follows_the_answer(answer: str, prefixes: list[int]) -> None:
     before = advance(NO_TRANSCRIPT, [Message("user", "hi")])
     tokens = Words().encode(answer)
-    follower = AnswerTranscript(before, AnswerText(Words().decode_bytes), tokens.__getitem__)
+    follower = AnswerTranscript(before, AnswerText(Words().decode_bytes), tokens.__getitem__, str)
     for count in sorted(min(prefix, len(tokens)) for prefix in prefixes):
         assert follower.after(count) == advance(before, [Message("assistant", answer[:count])])
 
@@ -101,5 +101,5 @@ def test_the_transcript_has_the_answer_as_it_was_shown() -> None:
     before = advance(NO_TRANSCRIPT, [Message("user", "hi")])
     tokens = Words().encode("yes STOP no")
     text = AnswerText(Words().decode_bytes, ["STOP"])
-    after = AnswerTranscript(before, text, tokens.__getitem__).after(len(tokens))
+    after = AnswerTranscript(before, text, tokens.__getitem__, str).after(len(tokens))
     assert after == advance(before, [Message("assistant", "yes ")])

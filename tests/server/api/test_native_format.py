@@ -23,6 +23,9 @@ class Words:
     def role_id(self, role: str) -> int:
         return {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": TOOL}[role]
 
+    def added_text(self, token: int) -> str | None:
+        return f"<{token}>" if token < 10 else None
+
     def encode(self, text: str) -> list[int]:
         return [10 + ord(character) for character in text]
 

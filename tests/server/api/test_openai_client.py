@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
@@ -57,6 +57,56 @@ async def test_completions(client: openai.AsyncOpenAI, engine: ScriptedEngine) -
     assert whole.choices[0].text == "Hello "
     stream = await client.completions.create(model="hope-test", prompt="a", stream=True, max_tokens=5)
     assert "".join([chunk.choices[0].text async for chunk in stream]) == "Hello"
+
+
+async def test_completions_with_everything(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+    engine.answers = {3: [72, 1], 4: [73, 1]}
+    options: dict[str, Any] = {"n": 2, "seed": 3, "logit_bias": {"9": -1}, "presence_penalty": 0.5}
+    whole = await client.completions.create(
+        model="hope-test", prompt=["ab", "c"], echo=True, logprobs=2, **options
+    )
+    assert [choice.text for choice in whole.choices] == ["abB", "abC", "cB", "cC"]
+    logprobs = whole.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens == ["a", "b", "B", "<|1|>"]
+    assert logprobs.token_logprobs == [None, -0.25, -0.25, -1.5]
+    stream = await client.completions.create(model="hope-test", prompt="a", stream=True, **options)
+    texts = ["", ""]
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == ["B", "C"]
+
+
+async def test_chat_with_logprobs_and_choices(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+    engine.answers = {3: [72, 1], 4: [6 + 0xC3, 6 + 0xA9, 1]}
+    options: dict[str, Any] = {"n": 2, "seed": 3, "logprobs": True, "top_logprobs": 2}
+    messages: Any = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    whole = await client.chat.completions.create(model="hope-test", messages=messages, **options)
+    assert [choice.message.content for choice in whole.choices] == ["B", "é"]
+    assert whole.choices[1].logprobs is not None
+    content = whole.choices[1].logprobs.content or []
+    assert [(each.token, each.bytes) for each in content] == [
+        ("bytes:\\xc3", [0xC3]),
+        ("bytes:\\xa9", [0xA9]),
+    ]
+    assert [len(each.top_logprobs) for each in content] == [2, 2]
+    stream = await client.chat.completions.create(
+        model="hope-test", messages=messages, stream=True, stream_options={"include_usage": True}, **options
+    )
+    chunks = [chunk async for chunk in stream]
+    roles = [c.choices[0].index for c in chunks[:-1] if c.choices[0].delta.role == "assistant"]
+    assert sorted(roles) == [0, 1]
+    streamed = [
+        each.token
+        for chunk in chunks[:-1]
+        for choice in chunk.choices
+        if choice.index == 1 and choice.logprobs
+        for each in choice.logprobs.content or []
+    ]
+    assert streamed == [each.token for each in content]
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 5
 
 
 async def test_a_whole_conversation_can_be_sent_each_time(

@@ -67,6 +67,13 @@ class HashModel:
         assert int(state["position"]) % BLOCK == 0
         return self._read(tokens, state, WHOLE)
 
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        steps = []
+        for token in tokens.unbind(1):
+            logits, state = self._read(token[:, None], state, STEP)
+            steps.append(logits)
+        return torch.stack(steps, dim=1), state
+
     def drift(self, state: State) -> dict[str, Tensor]:
         norm = state["memory"].flatten(1).norm(dim=1)
         return {"fast": norm, "slower": torch.zeros_like(norm)}

@@ -11,6 +11,7 @@ from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
 from hope_server.engine.runner import runner_for
+from hope_server.engine.steering import steering_for
 from hope_server.errors import InternalError, QueueFull, SessionCorrupted
 from hope_server.sessions.session import JournalRecord
 
@@ -40,7 +41,7 @@ class Steps:
         self.engine.start(
             session,
             [JournalRecord(1, "run", "user", tuple(tokens))],
-            Generation(params, seed=0),
+            Generation(params, seed=0, steering=steering_for(params, tokens)),
             durable=True,
         )
 
@@ -86,7 +87,9 @@ def test_events_come_in_order(steps: Steps) -> None:
     steps.run()
     kinds = [type(event) for event in steps.events["s"]]
     assert kinds == [Granted, Sampled, Sampled, Boundary, Sampled, Sampled, Done]
-    assert steps.events["s"][-1] == Done(10)
+    done = steps.events["s"][-1]
+    assert isinstance(done, Done)
+    assert (done.position, done.learned_tokens, done.level_writes) == (10, 10, {"fast": 10, "slower": 2})
     boundary = steps.events["s"][3]
     assert isinstance(boundary, Boundary)
     assert boundary.position == int(boundary.row["position"]) == 8

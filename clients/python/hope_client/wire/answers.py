@@ -3,6 +3,8 @@
 from typing import Literal
 
 from hope_client.wire.base import FinishReason, Response, none_is_absent
+from hope_client.wire.extension import HopeTurn
+from hope_client.wire.tools import ToolCall, ToolCallDelta
 
 
 class Usage(Response):
@@ -13,12 +15,26 @@ class Usage(Response):
     total_tokens: int
 
 
+class CompletionLogprobs(Response):
+    """Of each token of a choice, in nats; None for one that nothing predicts.
+
+    tokens: as text; "bytes:\\x.." for bytes that are no characters, a special token by its name.
+    top_logprobs: the likeliest tokens and theirs, the token itself among them. text_offset: where each token
+    begins in the text.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
 class CompletionChoice(Response):
     """A text, or in a stream the next piece of it."""
 
     index: int = 0
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -32,13 +48,36 @@ class Completion(Response):
     system_fingerprint: str | None = None
     choices: list[CompletionChoice]
     usage: Usage | None = none_is_absent()
+    hope: HopeTurn | None = none_is_absent()
+
+
+class AlternativeLogprob(Response):
+    """A token that could have come: as text (as in `CompletionLogprobs`), in nats, as its bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(AlternativeLogprob):
+    """A token that came, and the likeliest ones at its place."""
+
+    top_logprobs: list[AlternativeLogprob]
+
+
+class ChatLogprobs(Response):
+    """Of each token of a message; that which ends the message is left out."""
+
+    content: list[TokenLogprob] | None = None
+    refusal: None = None
 
 
 class AnswerMessage(Response):
-    """The message that the model wrote."""
+    """The message that the model wrote: a text, calls of tools, or both."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    tool_calls: list[ToolCall] | None = none_is_absent()
 
 
 class ChatChoice(Response):
@@ -46,7 +85,7 @@ class ChatChoice(Response):
 
     index: int = 0
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -60,6 +99,7 @@ class ChatCompletion(Response):
     system_fingerprint: str | None = None
     choices: list[ChatChoice]
     usage: Usage | None = none_is_absent()
+    hope: HopeTurn | None = none_is_absent()
 
 
 class Delta(Response):
@@ -67,6 +107,7 @@ class Delta(Response):
 
     role: Literal["assistant"] | None = none_is_absent()
     content: str | None = none_is_absent()
+    tool_calls: list[ToolCallDelta] | None = none_is_absent()
 
 
 class ChatChunkChoice(Response):
@@ -74,7 +115,7 @@ class ChatChunkChoice(Response):
 
     index: int = 0
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -88,3 +129,4 @@ class ChatCompletionChunk(Response):
     system_fingerprint: str | None = None
     choices: list[ChatChunkChoice]
     usage: Usage | None = none_is_absent()
+    hope: HopeTurn | None = none_is_absent()

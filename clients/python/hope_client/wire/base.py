@@ -18,17 +18,21 @@ MAX_PROMPT_TOKENS = 1_000_000
 MAX_COMPLETION_TOKENS = 1_000_000
 MAX_MESSAGES = 16_384
 MAX_CONTENT_PARTS = 1_024
-MAX_STOP_STRINGS = 4
+MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
+MAX_PROMPTS = 256
+MAX_CHOICES = 256
+MAX_LOGPROBS = 20
+MAX_BIASED_TOKENS = 1_024
 MAX_LABEL_CHARS = 512
 MAX_NAME_CHARS = 200
 MAX_PAGE_SESSIONS = 1_000
 MAX_PAGE_EVENTS = 10_000
 MAX_SEQ = 2**53 - 1
 
-Role = Literal["system", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
@@ -36,6 +40,8 @@ StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_COMPLETION_TOKENS)]
+TokenName = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+"""A token id as a key of a JSON object."""
 SessionId = Annotated[str, Field(pattern=SESSION_ID_PATTERN)]
 
 
@@ -53,7 +59,7 @@ class Request(BaseModel):
 
     def to_wire(self) -> dict[str, object]:
         """The JSON object to send: only the fields that were given."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 class Response(BaseModel):

@@ -1,0 +1,19 @@
+"""What answers say beyond OpenAI's: what the turn did to its session."""
+
+from hope_client.wire.base import Response
+
+
+class HopeTurn(Response):
+    """The field `hope` of an answer, and of the last chunk of a stream; left out where choices are several.
+
+    session: its id, None for one that is thrown away with this answer. seq: the last number of its journal:
+    a fork or a rollback to there is the session as this turn left it. learned_tokens: tokens of the turn that
+    the model learns from. level_writes: writes by level during the turn. drift: how far each level has moved,
+    relative to the weights that it changes.
+    """
+
+    session: str | None
+    seq: int | None
+    learned_tokens: int
+    level_writes: dict[str, int]
+    drift: dict[str, float]
