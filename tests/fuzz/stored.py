@@ -55,9 +55,10 @@ def _container(data: bytes) -> object:
     digest = sha256(data).digest()
     stranger = Keyring([b"s" * 32])
     tag = stranger.tag(digest) if data[-1:] < b"\x80" else KEYS.tag(digest)
-    return container.unpack(
+    opened = container.Opened(
         KEYS, data + digest + tag, part_names=NAMES, max_part_bytes=codec.max_part_bytes(SPEC)
     )
+    return list(opened.records())
 
 
 def _codec(data: bytes) -> object:
@@ -85,8 +86,9 @@ def _entries(data: bytes) -> object:
 
 
 def _packed() -> bytes:
-    exported = container.Exported(MODEL, "a name", RECORDS, 5, PARTS)
-    return container.pack(KEYS, exported)[: -container._TAIL_BYTES]
+    packer = container.Packer(KEYS)
+    preface = packer.preface(container.Preface(MODEL, "a name", 5, PARTS))
+    return b"".join([*preface, *map(packer.record, RECORDS), packer.end()])[: -container._TAIL_BYTES]
 
 
 def _manifest_seed() -> bytes:

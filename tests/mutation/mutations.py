@@ -254,14 +254,14 @@ MUTATIONS = (
     Mutation(
         "an export's stranger trusted",
         f"{SESSIONS}/container.py",
-        "if not found or not keys.is_tagged(digest, data[-_HASH_BYTES:]):",
+        "if not found or not keys.is_tagged(digest, bytes(view[-_HASH_BYTES:])):",
         "if not found:",
         (EXPORT,),
     ),
     Mutation(
         "an export's checksum not compared",
         f"{SESSIONS}/container.py",
-        "if sha256(body).digest() != digest:",
+        "if sha256(self._body).digest() != digest:",
         "if False:",
         (EXPORT,),
     ),
