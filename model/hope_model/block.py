@@ -58,6 +58,16 @@ class HopeBlock(nn.Module):
         """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere."""
         return self._run(x, state, lambda layer, h, own: layer.step(h, own, position))
 
+    def step_rows(self, x: Tensor, slab: State, slots: Tensor, position: Tensor) -> tuple[Tensor, Applied]:
+        """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
+
+        def call(layer: MemoryRule | AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Any]:
+            y, applied = layer.step_rows(h, own, slots, position)
+            return y, {}, applied
+
+        x, _, applied = self._run(x, slab, call)
+        return x, applied
+
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Applied]:
         """A run of tokens: ``x [B, T, D]``, rows in lockstep at ``phase``."""
         return self._run(x, state, lambda layer, h, own: layer(h, own, phase))

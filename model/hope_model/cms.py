@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hope_kernels.associative_memory import associative_step, associative_write
 from hope_model.config import HopeConfig, LevelConfig
 from hope_model.guards import bound_norm, finite_rows, full_precision, keep_rows, l2_normalize
 from hope_model.norms import RMSNorm
 from hope_model.schedule import run_lengths
-from hope_model.state import State, TensorSpec
+from hope_model.state import State, TensorSpec, gather_state, scatter_state
 from hope_model.write_rules import WRITE_RULES
 from hope_model.write_rules.base import WriteRule
 
@@ -74,6 +75,36 @@ class AssociativeLevel(nn.Module):
             for name, tensor in state.items()
         }
         return self.output(reading[:, 0]), chosen, (applied & due).long()
+
+    def step_rows(self, x: Tensor, slab: State, slots: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`step` on rows ``slots [B]`` of a slab, in place; a padded row, -1, reads nothing of use."""
+        rule = self.rule.kernel
+        if rule is None:
+            reading, after, applied = self.step(x, gather_state(slab, slots), position)
+            scatter_state(slab, slots, after)
+            return reading, applied
+        key, value, rate = (term[:, 0] for term in self._terms(x[:, None]))
+        delta, gradient, last_key = slab["delta"], slab["gradient"], slab["last_key"]
+        reading = associative_step(delta, gradient, last_key, slots, self.base, key, value, rate[:, 0])
+        names = [spec.name for spec in self.rule.spec(self.level.name, ())]
+        first, second, count = (*(slab[name] for name in names), None, None, None)[:3]
+        applied = associative_write(
+            delta,
+            gradient,
+            last_key,
+            slots,
+            (position + 1) % self.level.period == 0,
+            key,
+            first,
+            second,
+            count,
+            self.step_length,
+            self.retention,
+            rule=rule,
+            max_step=MAX_STEP,
+            max_norm=MAX_NORM,
+        )
+        return self.output(reading), applied.long()
 
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Tensor]:
         """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B])``."""

@@ -11,7 +11,16 @@ from hope_model.cms import AssociativeLevel
 from hope_model.config import HopeConfig
 from hope_model.errors import StateError
 from hope_model.norms import RMSNorm
-from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec, select_rows
+from hope_model.state import (
+    COUNTERS,
+    LevelSpec,
+    State,
+    StateSpec,
+    TensorSpec,
+    gather_state,
+    scatter_state,
+    select_rows,
+)
 
 
 class Hope(nn.Module):
@@ -44,6 +53,9 @@ class Hope(nn.Module):
         Returns:
             ``(logits [B, vocab], state')``.
         """
+        if tokens.is_cuda and not torch.is_grad_enabled():
+            after = {name: tensor.clone() for name, tensor in state.items()}
+            return self.step_rows(tokens, after, torch.arange(len(tokens), device=tokens.device)), after
         x, position = self._embed(tokens), state["position"]
         after, applied = self._empty(state), []
         for index, block in enumerate(self.blocks):
@@ -53,6 +65,28 @@ class Hope(nn.Module):
             applied.append(wrote)
         self._count(after, state, applied, 1)
         return self._head(x), after
+
+    def step_rows(self, tokens: Tensor, slab: State, slots: Tensor) -> Tensor:
+        """:meth:`step` on rows of a slab, in place: nothing waits for the device, no state is copied.
+
+        Args:
+            tokens: ``[B]`` int64.
+            slab: states ``[S, ...]``, dense.
+            slots: ``[B]`` int64, distinct; -1 for a padded row, whose logits are of no use.
+
+        Returns:
+            logits ``[B, vocab]``.
+        """
+        x, before = self._embed(tokens), gather_state(self._empty(slab), slots)
+        applied = []
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, HopeBlock)
+            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"])
+            applied.append(wrote)
+        after: State = {}
+        self._count(after, before, applied, 1)
+        scatter_state(slab, slots, after)
+        return self._head(x)
 
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """A run of tokens: ``tokens [B, T]`` int64 -> ``(logits [B, T, vocab], state')``; any ``T >= 1``."""

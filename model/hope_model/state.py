@@ -9,6 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from hope_kernels.slab_rows import gather_rows, scatter_rows
+
 State = dict[str, Tensor]
 """Tensors by name, each with a leading row axis ``[B, ...]``; rows are independent sessions."""
 
@@ -83,6 +85,17 @@ class StateSpec:
 def select_rows(state: State, rows: Tensor) -> State:
     """The state of the given rows (``[n]`` int64), copied."""
     return {name: tensor.index_select(0, rows) for name, tensor in state.items()}
+
+
+def gather_state(slab: State, slots: Tensor) -> State:
+    """Copies of the rows ``slots [B]`` (int64); zeros for -1, a padded row."""
+    return {name: gather_rows(tensor, slots) for name, tensor in slab.items()}
+
+
+def scatter_state(slab: State, slots: Tensor, rows: State) -> None:
+    """Rows ``slots [B]`` (distinct) of the slab become ``rows``, in place; nothing is written for -1."""
+    for name, tensor in rows.items():
+        scatter_rows(slab[name], slots, tensor)
 
 
 def detach(state: State) -> State:

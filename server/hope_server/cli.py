@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("hope_server.cli:add_serve_parser", "serve a model whose sessions learn"),
     "chat": Command("hope_client.cli:add_chat_parser", "chat with a session in the terminal"),
+    "session": Command("hope_client.session_cli:add_session_parser", "list, copy, move and delete sessions"),
     "replay": Command("hope_client.replay:add_replay_parser", "print a session's journal, or verify it"),
     "keys": Command("hope_server.tenants.cli:add_parser", "make, end and list API keys"),
     "train": Command("hope_model.train.cli:add_parser", "train a model"),

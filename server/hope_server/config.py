@@ -70,6 +70,11 @@ class ServerConfig(BaseSettings):
         validation_alias=AliasChoices(f"{ENV_PREFIX}REDIS_URL", "REDIS_URL"),
         description="Redis or Valkey that holds the sessions; without one the server runs its own Valkey",
     )
+    appendfsync: Literal["always", "everysec"] = Field(
+        default="always",
+        description="when the server's own Valkey writes commits through to the disk: before they are "
+        "acknowledged, or every second, so that a crash of it may lose acknowledged tokens",
+    )
     encryption_key_file: Path | None = Field(
         default=None,
         description="file of the keys that seal every stored value, oldest first, of mode 0600; without one "
@@ -105,6 +110,18 @@ class ServerConfig(BaseSettings):
     )
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, le=1 << 30, description="bytes of the largest request body that is read"
+    )
+    max_import_bytes: int = Field(
+        default=64 << 20,
+        ge=1024,
+        le=1 << 32,
+        description="bytes of the largest session file that is read",
+    )
+    max_transfers: int = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="exports and imports of sessions at once, imports in memory; half of them for one tenant",
     )
     max_header_bytes: int = Field(
         default=32768, ge=1024, le=1 << 20, description="bytes of the largest request head that is read"

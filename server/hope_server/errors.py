@@ -24,6 +24,7 @@
     │   ├── UnsupportedMediaType        415  unsupported_media_type
     │   ├── HeadTooLarge                431  head_too_large
     │   ├── QueueFull                   429  queue_full             retry after a moment
+    │   ├── TooManyTransfers            429  too_many_transfers     retry after a moment
     │   ├── TurnQuotaExceeded           429  turn_quota_exceeded    retry after a moment
     │   ├── TokenQuotaExceeded          429  token_quota_exceeded   retry when the debt is paid
     │   ├── SessionQuotaExceeded        507  session_quota_exceeded
@@ -263,6 +264,16 @@ class QueueFull(RequestError):
     type = "rate_limit_error"
     retry = True
     default_code = "queue_full"
+    default_retry_after_s = 1.0
+
+
+class TooManyTransfers(RequestError):
+    """As many sessions are being exported and imported as the server, or one tenant, may at once."""
+
+    status = 429
+    type = "rate_limit_error"
+    retry = True
+    default_code = "too_many_transfers"
     default_retry_after_s = 1.0
 
 

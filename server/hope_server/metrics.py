@@ -33,6 +33,7 @@ from hope_server.errors import (
     StorageQuotaExceeded,
     StoreUnavailable,
     TokenQuotaExceeded,
+    TooManyTransfers,
     TurnQuotaExceeded,
 )
 
@@ -63,6 +64,7 @@ REJECTIONS: tuple[type[HopeError], ...] = (
     ShuttingDown,
     StorageQuotaExceeded,
     TokenQuotaExceeded,
+    TooManyTransfers,
     TurnQuotaExceeded,
 )
 

@@ -31,7 +31,7 @@ from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.keyfile import find_keys
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.store import SessionStore
+from hope_server.sessions.store import Deleting, SessionStore
 from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate, is_loopback
 from hope_server.tenants.key_file import KeyFile
@@ -177,13 +177,14 @@ async def _open_store(
     config: ServerConfig, keys: Keyring, cleanup: contextlib.AsyncExitStack
 ) -> SessionStore:
     url = config.redis_url
+    deleting: Deleting = contextlib.nullcontext
     if url is None:
-        valkey = EmbeddedValkey(config.data_dir / "valkey")
+        valkey = EmbeddedValkey(config.data_dir / "valkey", appendfsync=config.appendfsync)
         await valkey.start()
         cleanup.push_async_callback(valkey.stop)
-        url = valkey.url
+        url, deleting = valkey.url, valkey.erasure.deleting
     try:
-        store = await open_store(url, keys)
+        store = await open_store(url, keys, deleting=deleting)
     except StoreUnavailable as error:
         raise StartupError(
             f"{flag('redis_url')} ({variable('redis_url')}): {error}", param="redis_url"

@@ -37,7 +37,9 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         content = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        loopback.seen.append(Seen(self.command, self.path, headers, json.loads(content) if content else None))
+        plain = headers.get("content-type") == "application/octet-stream"
+        body = content if plain else json.loads(content) if content else None
+        loopback.seen.append(Seen(self.command, self.path, headers, body))
         loopback.replies.popleft()(self)
 
     do_GET = do_POST = do_DELETE = _serve
@@ -85,12 +87,14 @@ class Loopback:
 
         self.replies.append(reply)
 
-    def stream(self, pieces: list[bytes], *, ending: str = "complete") -> None:
-        """An event stream, an HTTP chunk a piece. `ending`: complete, cut, or hang till the client leaves."""
+    def stream(
+        self, pieces: list[bytes], *, ending: str = "complete", kind: str = "text/event-stream; charset=utf-8"
+    ) -> None:
+        """A stream, an HTTP chunk a piece. `ending`: complete, cut, or hang till the client leaves."""
 
         def reply(handler: _Handler) -> None:
             handler.send_response(200)
-            handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            handler.send_header("Content-Type", kind)
             handler.send_header("Transfer-Encoding", "chunked")
             handler.end_headers()
             for piece in pieces:

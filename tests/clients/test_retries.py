@@ -148,6 +148,28 @@ def test_an_ephemeral_turn_is_sent_again_freely(
     assert len(fails.requests) == 2
 
 
+@pytest.mark.parametrize("use", [_in_session, _ephemeral])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(409, "session_busy"), (503, "store_unavailable"), (429, "x"), (500, "x"), (408, "x")],
+)
+def test_what_the_server_says_of_a_retry_counts(flavour: "Flavour", use: Use, status: int, code: str) -> None:
+    """It knows what it has done: `false` where a turn was begun, `true` after nothing, or under one key."""
+    fails = _Fails(_error(status, code, X_Should_Retry="true"))
+    flavour.call(use, transport=fails.transport)
+    assert len(fails.requests) == 2
+    fails = _Fails(_error(status, code, X_Should_Retry="false"))
+    with pytest.raises(hope_client.APIStatusError) as refused:
+        flavour.call(use, transport=fails.transport)
+    assert (len(fails.requests), refused.value.should_retry) == (1, False)
+
+
+def test_a_session_that_changes_hands_is_asked_again(flavour: "Flavour") -> None:
+    fenced = _Fails(_error(409, "session_fenced", X_Should_Retry="true", Retry_After="1"), times=2)
+    flavour.call(_in_session, transport=fenced.transport)
+    assert (len(fenced.requests), len(fenced.keys), flavour.sleeps_s) == (3, 1, [1.0, 1.0])
+
+
 def test_a_connection_that_the_server_drops(loopback: "Loopback", flavour: "Flavour") -> None:
     loopback.drop()
     loopback.json(_ANSWER)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from hope_client import Client
@@ -50,3 +51,47 @@ def test_a_session_is_what_its_journal_makes_of_it(server: Any, client: Client) 
     assert (status, lines[-1]) == (0, "equal")
     assert f"replayed  {found[0].replayed_sha256}" in lines
     assert replay(server, "nobody")[0] == 2
+
+
+def test_a_session_moves_as_a_file(server: Any, client: Client, tmp_path: Path) -> None:
+    """With its snapshot, and from its journal alone on a server that does not know the key."""
+    session = client.sessions.create("travels").id
+    for number in range(2):
+        told(client, session, number)
+    client.sessions.rollback(session, seq=200)
+    expected = client.sessions.verify(session)
+    out = tmp_path / "session.hope"
+    run = [sys.executable, "-m", "hope_server", "session"]
+    subprocess.run([*run, "export", session, "--out", str(out), "--url", server.url], check=True)
+    command = [*run, "import", str(out), "--url", server.url]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert client.sessions.get(made).name == "travels"
+    assert out.read_bytes()[:8] == client.sessions.export(made)[:8]
+    with_stranger_s_tag = bytearray(out.read_bytes())
+    with_stranger_s_tag[-1] ^= 1
+    alone = client.sessions.import_(bytes(with_stranger_s_tag)).id
+    for twin in (made, alone):
+        status, lines = replay(server, twin)
+        assert (status, lines[-1]) == (0, "equal")
+        assert f"replayed  {expected.replayed_sha256}" in lines
+    assert client.sessions.verify(made).snapshot_seq == 0 or client.sessions.verify(alone).snapshot_seq == 0
+    assert told(client, made, 5) == told(client, alone, 5) == told(client, session, 5)
+
+
+def test_what_two_points_differ_in(client: Client) -> None:
+    session = client.sessions.create().id
+    told(client, session, 1)
+    point = client.sessions.get(session).seq
+    told(client, session, 2)
+    found = client.sessions.diff(session, from_seq=point)
+    counted = {level.name: level for level in client.sessions.levels(session).levels}
+    before = {level.name: level for level in client.sessions.diff(session, to_seq=point).levels}
+    assert found.to_tokens - found.from_tokens == 158
+    for level in found.levels:
+        assert level.writes + before[level.name].writes == counted[level.name].writes
+        assert (level.norm > 0) == (level.writes > 0)
+        assert level.max_abs <= level.norm
+    assert {level.name for level in found.levels} == counted.keys() - {"slow", "frozen"}
+    client.sessions.rollback(session, seq=point)
+    back = client.sessions.diff(session, from_seq=point)
+    assert all(level.norm == 0 and level.writes == 0 for level in back.levels)

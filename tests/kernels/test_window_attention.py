@@ -13,6 +13,7 @@ from hope_kernels import row_invariance
 from hope_kernels.row_invariance import attention_holds
 from hope_kernels.window_attention import window_attention
 from hope_kernels.window_attention.reference import window_attention as reference
+from hope_kernels.window_attention.several import several_attention
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Absolute error of averages of normal values; bf16 rounds scores and weights to 8 bits."""
@@ -140,3 +141,24 @@ def test_row_invariance_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(row_invariance, "window_attention", mixed)
     assert not attention_holds(2, 1, 8, 128)
+
+
+@BOTH
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)], ids=str)
+@pytest.mark.parametrize(("tokens", "span"), [(1, 1), (3, 63), (63, 100)], ids=str)
+def test_several_tokens_through_torchs_own_attention(
+    tokens: int, span: int, heads: int, groups: int, dtype: torch.dtype
+) -> None:
+    """The form that runs on a GPU when several tokens are read."""
+    it = case(tokens, span, dtype, heads=heads, groups=groups)
+    found = several_attention(it.queries, it.keys, it.values, it.bias)
+    assert found.dtype is dtype
+    close(found, reference(it.queries, it.keys, it.values, it.bias))
+
+
+@BOTH
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_rows_of_a_cache_by_slot(tokens: int, dtype: torch.dtype) -> None:
+    it, slots = case(tokens, 63, dtype, rows=3), torch.tensor([2, 0, 1])
+    expected = window_attention(it.queries, it.keys[slots], it.values[slots], it.bias)
+    assert torch.equal(window_attention(it.queries, it.keys, it.values, it.bias, slots), expected)

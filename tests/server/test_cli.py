@@ -20,6 +20,7 @@ HELP: list[tuple[str, ...]] = [
     ("eval", "stream"),
     ("eval", "bits"),
     ("keys", "create"),
+    ("session", "export"),
 ]
 
 
@@ -46,6 +47,7 @@ def test_every_command_names_what_runs_it() -> None:
         "chat": ["chat"],
         "train": ["train", "--data", "d", "--run", "r"],
         "keys": ["keys", "list"],
+        "session": ["session", "ls"],
         "replay": ["replay", "s"],
         "convert": ["convert", "m"],
         "eval": ["eval", "stream", "f", "--out", "o"],

@@ -1,5 +1,6 @@
 """What stops a server at its start: an error that names the setting, and nothing left running."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,10 @@ from hope_server import serve
 from hope_server.config import ServerConfig
 from hope_server.errors import HopeError
 from hope_server.models import load_served
+from hope_server.sessions import erasure
+from hope_server.sessions.key import SessionKey
+from hope_server.sessions.redis_store import RedisStore
+from hope_server.sessions.sealing import Keyring
 from hope_server.tenants.key_file import KeyFile
 
 StartValkey = Callable[..., str]
@@ -219,3 +224,22 @@ def test_slow_weights_that_changed_are_noticed_at_the_end(small: Path) -> None:
     assert isinstance(served.model, Hope)
     served.model.embedding.weight.view(-1)[0] += 1
     assert not serve._unchanged(served, digest)
+
+
+async def test_the_server_s_own_valkey_is_set_and_hears_of_deletions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "STOP_S", 60.0)
+    config = ServerConfig.load({"data_dir": tmp_path, "appendfsync": "everysec"})
+    session = SessionKey("tenant", "s")
+    async with contextlib.AsyncExitStack() as cleanup:
+        store = await serve._open_store(config, Keyring([b"k" * 32]), cleanup)
+        assert isinstance(store, RedisStore)
+        assert await store._link.setting("appendfsync") == "everysec"
+        await store.create(session, model="m", name=None)
+        fence, _ = await store.acquire(session, nonce="a" * 32, ttl_s=60)
+        due = tmp_path / "valkey" / "erasure-due"
+        assert not due.exists()
+        await store.delete(session, fence)
+        assert due.exists()
+    assert not due.exists()

@@ -29,6 +29,8 @@ MAX_RETRY_AFTER_S = 120.0
 # Failures of httpx that come before the first byte of the request is written.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
+_SAID = {"true": True, "false": False}
+
 
 def connection_error(failure: httpx.HTTPError) -> APIConnectionError:
     """The error for a request whose answer did not come, or broke off."""
@@ -57,6 +59,7 @@ def status_error(status: int, headers: Mapping[str, str], content: bytes, *, now
         status=status,
         retry_after_s=retry_after_s(headers, now_s=now_s),
         request_id=headers.get(wire.REQUEST_ID_HEADER),
+        should_retry=_SAID.get(headers.get("X-Should-Retry", "")),
     )
 
 
@@ -89,8 +92,9 @@ def retry_after_s(headers: Mapping[str, str], *, now_s: float) -> float | None:
 class Retries:
     """The retries of one call. They never make the server learn a turn twice.
 
-    A repeatable call is sent again after any failure that may pass. Another one is sent again only when the
-    server cannot have begun it: no connection, session busy, queue full, not taking requests.
+    What the server says of its answer, `X-Should-Retry`, counts. Where it says nothing, a repeatable call is
+    sent again after any failure that may pass; another one only when the server cannot have begun it: no
+    connection, session busy, queue full, not taking requests.
     """
 
     repeatable: bool
@@ -111,6 +115,8 @@ class Retries:
         return asked_s if asked_s <= MAX_RETRY_AFTER_S else None
 
     def _may_repeat(self, error: HopeClientError) -> bool:
+        if isinstance(error, APIStatusError) and error.should_retry is not None:
+            return error.should_retry
         if isinstance(error, SessionBusyError | RateLimitedError | UnavailableError):
             return True
         if isinstance(error, APIConnectionError):

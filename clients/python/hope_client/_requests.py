@@ -77,7 +77,8 @@ class ChatOptions(GenerationOptions, total=False):
 class Call(Generic[T]):
     """One HTTP exchange: what to send, and the model that the answer (or each chunk of a stream) must fit.
 
-    `repeatable`: sending it twice does no more than sending it once. `streamed`: the answer comes as events.
+    `repeatable`: sending it twice does no more than sending it once. `streamed`: the answer comes in pieces.
+    The body is JSON, or else the bytes of `content`.
     """
 
     method: str
@@ -86,6 +87,7 @@ class Call(Generic[T]):
     repeatable: bool
     streamed: bool = False
     body: dict[str, object] | None = None
+    content: bytes | None = None
     params: dict[str, str | int] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -305,6 +307,27 @@ def session_rollback(session_id: str, seq: int) -> Call[wire.Session]:
 def session_verify(session_id: str) -> Call[wire.Verification]:
     """POST /v1/sessions/{id}/verify."""
     return Call("POST", f"{_session_path(session_id)}/verify", wire.Verification, repeatable=True)
+
+
+def session_diff(session_id: str, from_seq: int, to_seq: int | None) -> Call[wire.Diff]:
+    """GET /v1/sessions/{id}/diff."""
+    params: dict[str, str | int] = {"from": from_seq}
+    if to_seq is not None:
+        params["to"] = to_seq
+    return Call("GET", f"{_session_path(session_id)}/diff", wire.Diff, repeatable=True, params=params)
+
+
+def session_export(session_id: str) -> Call[wire.Session]:
+    """GET /v1/sessions/{id}/export, whose answer is a file."""
+    path = f"{_session_path(session_id)}/export"
+    return Call("GET", path, wire.Session, repeatable=True, streamed=True)
+
+
+def session_import(data: bytes) -> Call[wire.Session]:
+    """POST /v1/sessions/import."""
+    headers = {"Content-Type": wire.OCTET_STREAM}
+    path = "/v1/sessions/import"
+    return Call("POST", path, wire.Session, repeatable=False, content=data, headers=headers)
 
 
 def session_levels(session_id: str) -> Call[wire.Levels]:

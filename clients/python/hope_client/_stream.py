@@ -20,10 +20,10 @@ _LAST_EVENTS: dict[str, wire.FinishReason | None] = {
 _EVENT_STREAM = "text/event-stream"
 
 
-def check_content_type(content_type: str) -> None:
-    """Refuse an answer that is not an event stream: some other server speaks."""
-    if content_type.partition(";")[0].strip().lower() != _EVENT_STREAM:
-        raise ProtocolError(f"expected a stream of {_EVENT_STREAM}, got {content_type or 'no content type'}")
+def check_content_type(content_type: str, expected: str = _EVENT_STREAM) -> None:
+    """Refuse an answer that is not a stream of the kind expected: some other server speaks."""
+    if content_type.partition(";")[0].strip().lower() != expected:
+        raise ProtocolError(f"expected a stream of {expected}, got {content_type or 'no content type'}")
 
 
 class ChunkReader(Generic[Chunk]):

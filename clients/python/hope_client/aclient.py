@@ -1,10 +1,11 @@
 """The asynchronous client: `client.py` with the same calls, awaited."""
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import IO, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 from pydantic import BaseModel
@@ -127,6 +128,24 @@ class AsyncClient:
         """Begin one exchange whose answer is a stream."""
         return AsyncStream(await self._send(call), ChunkReader(call))
 
+    async def download(self, call: Call[T], file: IO[bytes]) -> int:
+        """Write the answer's bytes to `file` as they come; returns their number.
+
+        Raises ProtocolError for an answer of another kind, APIConnectionError for one that broke off.
+        """
+        response = await self._send(call)
+        size = 0
+        try:
+            check_content_type(response.headers.get("Content-Type", ""), wire.OCTET_STREAM)
+            async for data in response.aiter_bytes():
+                file.write(data)
+                size += len(data)
+        except httpx.HTTPError as failure:
+            raise connection_error(failure) from failure
+        finally:
+            await response.aclose()
+        return size
+
     async def _send(self, call: Call[T]) -> httpx.Response:
         retries = Retries(call.repeatable, self._max_retries)
         while True:
@@ -141,7 +160,12 @@ class AsyncClient:
     async def _attempt(self, call: Call[T]) -> httpx.Response | HopeClientError:
         try:
             request = self._http.build_request(
-                call.method, call.path, json=call.body, params=call.params, headers=call.headers
+                call.method,
+                call.path,
+                json=call.body,
+                content=call.content,
+                params=call.params,
+                headers=call.headers,
             )
             response = await self._http.send(request, stream=call.streamed)
             if response.is_success:
@@ -272,6 +296,27 @@ class AsyncSessions:
     async def verify(self, session_id: str) -> wire.Verification:
         """Compute a session's state from its journal and compare it with what a turn would go on from."""
         return await self._client.call(requests.session_verify(session_id))
+
+    async def diff(self, session_id: str, *, from_seq: int = 0, to_seq: int | None = None) -> wire.Diff:
+        """How each level changed from one journal entry to another (0: the beginning, None: the last)."""
+        return await self._client.call(requests.session_diff(session_id, from_seq, to_seq))
+
+    async def export(self, session_id: str) -> bytes:
+        """A session as one file: what it learned, and its journal."""
+        file = io.BytesIO()
+        await self.export_to(session_id, file)
+        return file.getvalue()
+
+    async def export_to(self, session_id: str, file: IO[bytes]) -> int:
+        """As `export`, written to `file` piece by piece; returns the number of bytes.
+
+        Whether the file is whole its own checksum says: when this raises, what is written is worth nothing.
+        """
+        return await self._client.download(requests.session_export(session_id), file)
+
+    async def import_(self, data: bytes) -> wire.Session:
+        """A new session from an exported one, of this server or of another one with the same model."""
+        return await self._client.call(requests.session_import(data))
 
     async def levels(self, session_id: str) -> wire.Levels:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""

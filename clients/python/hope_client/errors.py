@@ -8,7 +8,9 @@ HopeClientError                     catch this one for everything below
 │   │   ├── AuthenticationError     401, 403
 │   │   ├── NotFoundError           404
 │   │   ├── ConflictError           409
-│   │   │   ├── SessionBusyError    session_busy, lease_held: a turn of this session is running
+│   │   │   ├── SessionBusyError    session_busy: a turn of this session is running
+│   │   │   │   └── LeaseHeldError  lease_held: ... on another server
+│   │   │   ├── SessionFencedError  session_fenced: another server has taken the session over
 │   │   │   ├── AlreadyLearned      already_learned: this request was learned before; first_seq, last_seq
 │   │   │   └── ConversationDiverged  conversation_diverged: the history is not this session's
 │   │   ├── RateLimitedError        429
@@ -66,7 +68,10 @@ class StreamError(APIError):
 
 
 class APIStatusError(APIError):
-    """The server answered with a status of 400 or above. `retry_after_s` in seconds, None when not given."""
+    """The server answered with a status of 400 or above. `retry_after_s` in seconds, None when not given.
+
+    `should_retry`: whether the server says that the same request may be sent again; None if it says nothing.
+    """
 
     codes: ClassVar[frozenset[str]] = frozenset()
     statuses: ClassVar[frozenset[int]] = frozenset()
@@ -78,9 +83,11 @@ class APIStatusError(APIError):
         status: int,
         retry_after_s: float | None = None,
         request_id: str | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
+        self.should_retry = should_retry
         self.retry_after_s = retry_after_s
         self.request_id = request_id
 
@@ -112,7 +119,19 @@ class ConflictError(APIStatusError):
 class SessionBusyError(ConflictError):
     """Another turn of this session is running."""
 
-    codes = frozenset({"session_busy", "lease_held"})
+    codes = frozenset({"session_busy"})
+
+
+class LeaseHeldError(SessionBusyError):
+    """A turn of this session is running on another server, or ran on one that died a moment ago."""
+
+    codes = frozenset({"lease_held"})
+
+
+class SessionFencedError(ConflictError):
+    """Another server took the session over during the turn. What was committed before stays learned."""
+
+    codes = frozenset({"session_fenced"})
 
 
 class ConversationDiverged(ConflictError):
@@ -165,6 +184,8 @@ _BY_PRECEDENCE: tuple[type[APIStatusError], ...] = (
     AlreadyLearned,
     ConversationDiverged,
     SessionBusyError,
+    LeaseHeldError,
+    SessionFencedError,
     AuthenticationError,
     BadRequestError,
     ConflictError,

@@ -32,3 +32,10 @@ def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 def _flat(x: Tensor) -> Tensor:
     """``[B, G, S, K] -> [B G, S, K]``, a view of a cache where it can be."""
     return x.flatten(0, 1)
+
+
+def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, slots: Tensor) -> Tensor:
+    """:func:`window_attention` over rows ``slots [B]`` of slabs ``[S, G, N, K]``; zeros for slot -1."""
+    present = slots.clamp_min(0)
+    mixed = window_attention(queries, keys[present], values[present], bias)
+    return torch.where((slots >= 0)[:, None, None, None], mixed, 0)

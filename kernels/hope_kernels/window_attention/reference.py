@@ -22,3 +22,10 @@ def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
         scores = queries[:, head].float() @ k.mT
         heads.append(torch.softmax(scores + bias, dim=-1) @ v)
     return torch.stack(heads, dim=1)
+
+
+def cached_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, slots: Tensor) -> Tensor:
+    """:func:`window_attention` over rows ``slots [B]`` of slabs ``[S, G, N, K]``; zeros for slot -1."""
+    present = slots.clamp_min(0)
+    mixed = window_attention(queries, keys[present], values[present], bias)
+    return torch.where((slots >= 0)[:, None, None, None], mixed, 0).to(queries.dtype)

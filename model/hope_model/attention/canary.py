@@ -42,12 +42,14 @@ class Canary:
     def of(cls, model: "HopeAttention", tokens: Sequence[int], start: int) -> "Canary":
         """Read ``tokens`` with the bare model; judged are positions spread from ``start`` to the end."""
         cache, length = model.new_cache(1), len(tokens)
-        run = torch.tensor([list(tokens)])
+        device = model.backbone.device
+        run = torch.tensor([list(tokens)], device=device)
         parts = [model.read(cache, [0], part, None) for part in run.split(64, dim=1)]
         count = min(POSITIONS, length - start)
         places = torch.linspace(start, length - 1, count).long()
         span = cache.span([0], 0)
         bias = cache.bias([0], places[None], torch.tensor([length]), span)
+        places = places.to(device)
         low = model.config.first_adapted
         logits = model.backbone.logits(torch.cat(parts, dim=1)[:, places])
         best = logits.topk(min(SHORTLIST, logits.shape[-1]), dim=-1).indices

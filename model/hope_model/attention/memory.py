@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_kernels.low_rank_read import low_rank_read
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, MemoryLevel
 
@@ -93,12 +94,20 @@ class Memory:
         self.geometry = dict(geometry)
         self._by_place = {(site.layer, site.projection): site.name for site in sites}
 
-    def read(self, layer: int, projection: str, x: Tensor, deltas: Deltas) -> Tensor | None:
-        """What the memory adds (E25): ``x [B, T, in]``, deltas in its type -> ``(A x) U [B, T, out]``."""
+    def read(
+        self, layer: int, projection: str, x: Tensor, deltas: Deltas, slots: Tensor | None = None
+    ) -> Tensor | None:
+        """What the memory adds (E25): ``x [B, T, in]``, deltas in its type -> ``(A x) U [B, T, out]``.
+
+        With ``slots [B]`` these are the rows of the deltas, else the deltas are the batch's own.
+        """
         name = self._by_place.get((layer, projection))
         if name is None or name not in deltas:
             return None
-        return torch.matmul(self.geometry[name].subspace(x), deltas[name])
+        coordinates = self.geometry[name].subspace(x)
+        if slots is not None:
+            return low_rank_read(coordinates, deltas[name], slots)
+        return torch.matmul(coordinates, deltas[name])
 
     def squared_norm(self, deltas: Deltas, names: Sequence[str]) -> Tensor:
         """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""
@@ -130,5 +139,6 @@ def memory_shapes(config: HopeAttentionConfig) -> dict[str, tuple[int, ...]]:
 
 def _damped_inverse(moment: Tensor) -> Tensor:
     damping = DAMPING * moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
-    inverse: Tensor = torch.linalg.inv(moment + damping * torch.eye(len(moment), dtype=moment.dtype))
+    eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    inverse: Tensor = torch.linalg.inv(moment + damping * eye)
     return inverse

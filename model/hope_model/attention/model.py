@@ -23,8 +23,10 @@ from hope_model.attention.memory import (
 from hope_model.attention.rotary import Rotary, Turn, rotate
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 
-Keys = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""``(layer, k, v [B, T, G, K])``, positions applied -> keys and values to look at, ``[B, G, S, K]``."""
+Keys = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""``(layer, k, v [B, T, G, K])``, positions applied -> keys and values to look at, ``[B, G, S, K]``; or those
+of a whole cache, and the rows ``[B]`` of it.
+"""
 
 Adapters = Callable[[int], Adapter | None]
 """What is added at a layer's projections, None for nothing."""
@@ -114,51 +116,60 @@ class HopeAttention:
         place = torch.arange(length, device=tokens.device)
         behind = place[:, None] - place
         seen = (behind >= 0) & (behind < (window or length))
-        bias = torch.zeros(1, length, length).masked_fill_(~seen, -torch.inf)
+        bias = torch.zeros(1, length, length, device=tokens.device).masked_fill_(~seen, -torch.inf)
         return self._layers(
             self.backbone.embed(tokens),
             0,
             rotary.at(place[None]),
             bias,
-            lambda _, k, v: (k.transpose(1, 2), v.transpose(1, 2)),
+            lambda _, k, v: (k.transpose(1, 2), v.transpose(1, 2), None),
             adapters or self._reading(deltas),
         )
 
-    def read(self, cache: WindowCache, rows: Sequence[int], tokens: Tensor, deltas: Deltas | None) -> Tensor:
+    def read(
+        self,
+        cache: WindowCache,
+        rows: Sequence[int],
+        tokens: Tensor,
+        deltas: Deltas | None,
+        *,
+        slots: Tensor | None = None,
+    ) -> Tensor:
         """Read ``tokens [B, T]`` into rows of a cache, in place; ``T`` is at most GRID.
 
         Args:
             rows: distinct, ascending.
             deltas: ``U [B, r, out]`` by site, in the weights' type; None where nothing was learned.
+            slots: ``[B]``, the rows of the deltas; None if they are the batch's own.
 
         Returns:
             The last block's output ``[B, T, D]``.
         """
         count = tokens.shape[1]
-        slots = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
+        places = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
         before = torch.tensor([cache.rows[row].read for row in rows])
         positions = before[:, None] + torch.arange(count)
         cache.reserve(cache.span(rows, count))
         bias = cache.bias(rows, positions, before + count, cache.size)
         index = torch.tensor(list(rows), device=tokens.device)[:, None]
         first, last = rows[0], rows[-1] + 1
-        adjacent = last - first == len(rows)
+        view = last - first == len(rows) and not tokens.is_cuda  # a GPU's kernels find rows by themselves
         chosen = index[:, 0]
 
-        def through_cache(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        def through_cache(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
             keys, values = cache.keys[layer], cache.values[layer]
-            keys[index, :, slots] = k
-            values[index, :, slots] = v
-            if adjacent:
-                return keys[first:last], values[first:last]
-            return keys[chosen], values[chosen]
+            keys[index, :, places] = k
+            values[index, :, places] = v
+            if view:
+                return keys[first:last], values[first:last], None
+            return keys, values, chosen
 
         turn = self.rotary.at(positions.to(tokens.device))
         low = self.config.first_adapted
         x = self._layers(self.backbone.embed(tokens), 0, turn, bias, through_cache, _no_adapter, end=low)
-        cache.hidden[index, slots] = x
-        x = self._layers(x, low, turn, bias, through_cache, self._reading(deltas))
-        cache.outputs[index, slots] = x
+        cache.hidden[index, places] = x
+        x = self._layers(x, low, turn, bias, through_cache, self._reading(deltas, slots))
+        cache.outputs[index, places] = x
         for row in rows:
             cache.rows[row].read += count
         return x
@@ -187,7 +198,12 @@ class HopeAttention:
         low = self.config.first_adapted
         turn = self.rotary.at(positions)
         return self._layers(
-            x, low, turn, bias, lambda layer, _k, _v: keys[layer - low], adapters or self._reading(deltas)
+            x,
+            low,
+            turn,
+            bias,
+            lambda layer, _k, _v: (*keys[layer - low], None),
+            adapters or self._reading(deltas),
         )
 
     def drift(self, state: State) -> dict[str, Tensor]:
@@ -225,14 +241,15 @@ class HopeAttention:
                 q, k = qk[:, :, :heads] * scale, qk[:, :, heads:]
             else:
                 q, k = rotate(qk, turn).split((heads, groups), dim=2)
-            mixed = window_attention(q.transpose(1, 2), *keys(layer, k, v), bias)
+            held_keys, held_values, slots = keys(layer, k, v)
+            mixed = window_attention(q.transpose(1, 2), held_keys, held_values, bias, slots)
             return mixed.transpose(1, 2).flatten(2)
 
         for layer in range(start, self.config.backbone.layers if end is None else end):
             x = self.backbone.layer(layer, x, attend, adapters(layer))
         return x
 
-    def _reading(self, deltas: Deltas | None) -> Adapters:
+    def _reading(self, deltas: Deltas | None, slots: Tensor | None = None) -> Adapters:
         """What reads ``deltas`` at their sites."""
         if deltas is None:
             return _no_adapter
@@ -240,7 +257,7 @@ class HopeAttention:
         def of_layer(layer: int) -> Adapter | None:
             if layer < self.config.first_adapted:
                 return None
-            return lambda projection, x: self.memory.read(layer, projection, x, deltas)
+            return lambda projection, x: self.memory.read(layer, projection, x, deltas, slots)
 
         return of_layer
 

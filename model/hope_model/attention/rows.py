@@ -17,7 +17,7 @@ from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
 from hope_model.attention.lesson import NOTHING, gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.write import Write
+from hope_model.attention.write import Write, step_together
 from hope_model.errors import StateError
 from hope_model.state import State
 
@@ -127,7 +127,8 @@ class SessionRows:
     def decode(self, rows: Sequence[int], tokens: Sequence[int], origin: str = "model") -> Tensor:
         """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32."""
         ids = self._ids([[token] for token in tokens])
-        x = self.model.read(self._cache, rows, ids, self._deltas(rows))
+        deltas, slots = self._deltas_of_batch(rows)
+        x = self.model.read(self._cache, rows, ids, deltas, slots=slots)
         for row, token in zip(rows, tokens, strict=True):
             self._advance(row, [token], [origin])
         return self.model.backbone.logits(x[:, 0])
@@ -146,15 +147,18 @@ class SessionRows:
         return min(due) - session.position if due else self.model.config.memory.block
 
     @torch.inference_mode()
-    def work(self, row: int) -> None:
-        """Compute one slice of what the row has begun; nothing happens without any."""
-        session = self._sessions[row]
-        if session.encoding is not None and session.encoding.slices:
-            session.encoding.step()
-            self._learn_from(row, session.encoding)
-        elif session.write is not None and session.write.slices:
-            with torch.inference_mode(False):
-                session.write.step()
+    def work(self, rows: Sequence[int]) -> None:
+        """Compute one slice of what each of ``rows`` (distinct) has begun; nothing happens without any."""
+        writes: list[Write] = []
+        for row in rows:
+            session = self._sessions[row]
+            if session.encoding is not None and session.encoding.slices:
+                session.encoding.step()
+                self._learn_from(row, session.encoding)
+            elif session.write is not None and session.write.slices:
+                writes.append(session.write)
+        with torch.inference_mode(False):
+            step_together(self.model, writes)
 
     @torch.inference_mode()
     def state(self, row: int) -> State:
@@ -201,7 +205,7 @@ class SessionRows:
     def settle(self, row: int) -> None:
         """Compute all that the row has begun; it becomes active at its own position."""
         while self.slices(row):
-            self.work(row)
+            self.work([row])
 
     def _outputs(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
         """Read tokens of one session; the last block's output ``[T, D]``."""
@@ -321,6 +325,13 @@ class SessionRows:
         if last - first == len(rows):
             return {name: tensor[first:last] for name, tensor in self._active.items()}
         return {name: tensor[list(rows)] for name, tensor in self._active.items()}
+
+    def _deltas_of_batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+        """What the rows have learned: on a GPU all rows' deltas and which are meant, else their own."""
+        device = self.model.backbone.device
+        if device.type != "cuda" or not any(self._sessions[row].learned for row in rows):
+            return self._deltas(rows), None
+        return self._active, torch.tensor(list(rows), device=device)
 
     def _refresh(self, row: int) -> None:
         for name, tensor in self._active.items():

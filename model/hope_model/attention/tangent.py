@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hope_model.attention.memory import Deltas, Geometry, Site
 from hope_model.attention.model import HopeAttention
@@ -140,16 +141,30 @@ class Alternatives:
         return logits.gather(-1, place)[:, 0] - torch.logaddexp(rest, others)
 
 
-def tangent_of(
-    model: HopeAttention, lesson: Lesson, alternatives: Alternatives, deltas: Deltas, sites: Iterable[Site]
-) -> Tangent:
-    """The margins of a lesson's tokens and their gradients.
+@dataclass(frozen=True)
+class Question:
+    """What one session asks: the margins of a lesson's tokens and their gradients.
 
-    Args:
-        deltas: the memory there, ``[1, r, out]`` by site, in the weights' type.
-        sites: those to differentiate.
+    deltas: the memory there, ``[1, r, out]`` by site, in the weights' type. sites: those to differentiate.
     """
-    sites = tuple(sites)
+
+    lesson: Lesson
+    alternatives: Alternatives
+    deltas: Deltas
+    sites: tuple[Site, ...]
+
+
+def tangents_of(model: HopeAttention, questions: Sequence[Question]) -> list[Tangent]:
+    """The answers to questions about the same sites, from one forward and one backward pass.
+
+    Shorter lessons are filled up with tokens that are not read again. On a CPU with bf16 an answer's bits do
+    not depend on the other questions.
+    """
+    sites = questions[0].sites
+    lesson = _side_by_side([question.lesson for question in questions])
+    deltas = {
+        name: torch.cat([question.deltas[name] for question in questions]) for name in questions[0].deltas
+    }
     inputs: dict[str, Tensor] = {}
     probes: dict[str, Tensor] = {}
     with torch.enable_grad():
@@ -161,10 +176,55 @@ def tangent_of(
             deltas,
             adapters=lambda layer: _probing(model, layer, deltas, sites, inputs, probes),
         )
-        margins = alternatives.margins(model.backbone.final(x)[0])
-        gradients = torch.autograd.grad(margins.sum(), [probes[site.name] for site in sites])
-    slopes = {site.name: gradient[0].float() for site, gradient in zip(sites, gradients, strict=True)}
-    return Tangent(margins.detach(), {name: value[0].float() for name, value in inputs.items()}, slopes)
+        rows = model.backbone.final(x)
+        margins = [
+            question.alternatives.margins(row[: question.lesson.targets.shape[1]])
+            for question, row in zip(questions, rows, strict=True)
+        ]
+        gradients = torch.autograd.grad(
+            _total(each.sum() for each in margins), [probes[site.name] for site in sites]
+        )
+    slopes = {site.name: gradient for site, gradient in zip(sites, gradients, strict=True)}
+
+    def answer(row: int, own: Tensor) -> Tangent:
+        count = len(own)
+        return Tangent(
+            own.detach(),
+            {name: value[row, :count].float() for name, value in inputs.items()},
+            {name: value[row, :count].float() for name, value in slopes.items()},
+        )
+
+    return [answer(row, own) for row, own in enumerate(margins)]
+
+
+def _side_by_side(lessons: Sequence[Lesson]) -> Lesson:
+    """Lessons as rows of one; tokens and keys are filled up at the end."""
+    if len(lessons) == 1:
+        return lessons[0]
+    tokens = max(lesson.targets.shape[1] for lesson in lessons)
+    span = max(lesson.bias.shape[2] for lesson in lessons)
+
+    def along(dim: int, size: int, parts: Iterable[Tensor], value: float = 0.0) -> Tensor:
+        return torch.cat([_filled(part, dim, size, value) for part in parts])
+
+    biases = [_filled(lesson.bias, 2, span, -torch.inf) for lesson in lessons]
+    layers = zip(*(lesson.keys for lesson in lessons), strict=True)
+    return Lesson(
+        hidden=along(1, tokens, [lesson.hidden for lesson in lessons]),
+        outputs=along(1, tokens, [lesson.outputs for lesson in lessons]),
+        positions=along(1, tokens, [lesson.positions for lesson in lessons]),
+        targets=along(1, tokens, [lesson.targets for lesson in lessons]),
+        bias=along(1, tokens, biases),  # a row that saw nothing at all would be NaN
+        keys=[
+            (along(2, span, [k for k, _ in layer]), along(2, span, [v for _, v in layer])) for layer in layers
+        ],
+        text=all(lesson.text for lesson in lessons),
+    )
+
+
+def _filled(x: Tensor, dim: int, size: int, value: float) -> Tensor:
+    """``x`` with ``value`` after its end along ``dim``, up to ``size``."""
+    return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, size - x.shape[dim]), value=value)
 
 
 def _probing(

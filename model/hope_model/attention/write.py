@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Tangent, tangent_of
+from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Question, Tangent, tangents_of
 from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
 
@@ -70,20 +70,30 @@ class Write:
 
     def step(self) -> None:
         """One slice: a survey of some tokens, margins of some, or the last look at what has become of it."""
-        if self._left:
+        if (question := self.question) is not None:
+            self.answer(*tangents_of(self._model, [question]))
+        elif self._left:
             self._look(self._left.pop(0))
             if not self._left:
                 self._choose()
-        elif self._round < self._rounds and self._parts:
-            part, alternatives = self._parts[len(self._tangents)]
-            tangent = tangent_of(self._model, part, alternatives, self._deltas(), self._active)
-            self._tangents.append(tangent)
-            if len(self._tangents) == len(self._parts):
-                self._learn(Tangent.join(self._tangents))
-                self._tangents = []
-                self._round += 1
         else:
             self._check()
+
+    @property
+    def question(self) -> Question | None:
+        """What the next slice has to know, so that it can share a pass; None for a slice of another kind."""
+        if self._left or self._round >= self._rounds or not self._parts:
+            return None
+        part, alternatives = self._parts[len(self._tangents)]
+        return Question(part, alternatives, self._deltas(), tuple(self._active))
+
+    def answer(self, tangent: Tangent) -> None:
+        """The slice that :attr:`question` stands for."""
+        self._tangents.append(tangent)
+        if len(self._tangents) == len(self._parts):
+            self._learn(Tangent.join(self._tangents))
+            self._tangents = []
+            self._round += 1
 
     def finish(self) -> Written:
         """Every slice that is left, then :meth:`result`."""
@@ -185,6 +195,21 @@ class Write:
     def _cut(self, tokens: int) -> list[slice]:
         rows = self._model.config.memory.rows
         return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+
+
+def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
+    """One slice of each; questions about the same sites share a pass. Each comes to the bits it has alone."""
+    asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
+    for write in writes:
+        question = write.question
+        if question is None:
+            write.step()
+        else:
+            asking.setdefault(question.sites, []).append((write, question))
+    for group in asking.values():
+        tangents = tangents_of(model, [question for _, question in group])
+        for (write, _), tangent in zip(group, tangents, strict=True):
+            write.answer(tangent)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from hope_model.config import HopeConfig
-from hope_model.state import LevelSpec, State, TensorSpec
+from hope_model.state import LevelSpec, State, TensorSpec, gather_state, scatter_state
 
 
 class MemoryRule(nn.Module, ABC):
@@ -38,6 +38,14 @@ class MemoryRule(nn.Module, ABC):
     @abstractmethod
     def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
         """``x [B, D]``, ``position [B]`` tokens read before this one -> ``(y [B, D], state', applied)``."""
+
+    def step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`step` on rows ``slots [B]`` of a slab, in place; a padded row, -1, reads nothing of use."""
+        y, after, applied = self.step(x, gather_state(slab, slots), position)
+        scatter_state(slab, slots, after)
+        return y, applied
 
     @abstractmethod
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:

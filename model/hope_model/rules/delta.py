@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hope_kernels import delta_chunk, delta_chunk_write, delta_step
+from hope_kernels.memory_step import memory_step
+from hope_kernels.slab_rows import gather_rows, scatter_rows
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
 from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
@@ -89,8 +91,8 @@ class DeltaRule(MemoryRule):
         )
         due = (position + 1) % self.config.chunk == 0
         memory, pending = self._bounded(memory, due), self._bounded(pending, due)
-        memory, wrote = keep_finite(memory, state["memory"])
-        pending, projected = keep_finite(pending, state["projections_next"])
+        memory, wrote = _keep_finite(memory, state["memory"])
+        pending, projected = _keep_finite(pending, state["projections_next"])
         state = {
             "memory": memory,
             "window": window,
@@ -99,6 +101,32 @@ class DeltaRule(MemoryRule):
         }
         applied = {"phi": wrote.long(), "projections": (projected & due).long()}
         return self._emit(read + q, gate), state, applied
+
+    def step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        inner, window = self.convolution.step(self.inputs(x), gather_rows(slab["window"], slots))
+        scatter_rows(slab["window"], slots, window)
+        due = (position + 1) % self.config.chunk == 0
+        read, wrote, projected = memory_step(
+            slab["memory"],
+            slab["projections"],
+            slab["projections_next"],
+            slots,
+            due,
+            self._heads(inner),
+            l2_normalize(self._heads(self.query(inner))),
+            self.memory_initial,
+            self.projections_initial,
+            self.rate_bias,
+            self.retention_bias,
+            self.projection_rate,
+            self.projection_retention,
+            max_rate=MAX_RATE,
+            max_norm=MAX_NORM,
+        )
+        applied = {"phi": wrote.all(1).long(), "projections": (projected.all(1) & due).long()}
+        return self._emit(read, self.gate(x)), applied
 
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
         rows, tokens = x.shape[:2]
@@ -117,8 +145,8 @@ class DeltaRule(MemoryRule):
             due = (phase + read_tokens) % self.config.chunk == 0
             if due:
                 new_memory, new_pending = _bound(new_memory), _bound(new_pending)
-            memory, kept = keep_finite(new_memory, memory)
-            pending, kept_projections = keep_finite(new_pending, pending)
+            memory, kept = _keep_finite(new_memory, memory)
+            pending, kept_projections = _keep_finite(new_pending, pending)
             wrote = wrote + kept.long() * part.shape[2]
             if due:
                 anchor, projected = pending, projected + kept_projections.long()
@@ -201,6 +229,12 @@ class DeltaRule(MemoryRule):
         normed = split * torch.rsqrt(split.square().mean(-1, keepdim=True) + 1e-6)
         result: Tensor = self.output(normed.flatten(-2) * self.output_gain * F.silu(gate.to(read.dtype)))
         return result
+
+
+def _keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's new matrix where it is finite, else its old one; and rows whose heads all were, ``[B]``."""
+    kept, applied = keep_finite(new.flatten(0, 1), old.flatten(0, 1))
+    return kept.view_as(new), applied.view(new.shape[:2]).all(1)
 
 
 def _bound(delta: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from hope_kernels.associative_memory import Rule
 from hope_model.state import State, TensorSpec
 from hope_model.write_rules.base import WriteRule, moment
 
@@ -12,6 +13,10 @@ class Adam(WriteRule):
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    @property
+    def kernel(self) -> Rule:
+        return Rule("adam", self.beta1, self.beta2, self.epsilon)
 
     def spec(self, level: str, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
         return (

@@ -5,11 +5,17 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from hope_kernels.associative_memory import Rule
 from hope_model.state import State, TensorSpec
 
 
 class WriteRule(ABC):
     """A pure function of gradient and moments; per-row step sizes come from the level."""
+
+    @property
+    @abstractmethod
+    def kernel(self) -> Rule | None:
+        """The rule as a kernel knows it, moments in the order of :meth:`spec`; None if none knows it."""
 
     @abstractmethod
     def spec(self, level: str, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hope_kernels.associative_memory import Rule
 from hope_model.state import State, TensorSpec
 from hope_model.write_rules.base import WriteRule, moment
 
@@ -11,6 +12,10 @@ class Momentum(WriteRule):
 
     def __init__(self, beta: float = 0.9) -> None:
         self.beta = beta
+
+    @property
+    def kernel(self) -> Rule:
+        return Rule("momentum", self.beta)
 
     def spec(self, level: str, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
         return (moment("velocity", level, shape),)

@@ -13,6 +13,7 @@ from hope_server.api import (
     sessions,
     time_travel,
     tokens,
+    transfer,
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -23,6 +24,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     sessions.router,
     time_travel.router,
+    transfer.router,
     tokens.router,
     health.router,
     metrics.router,

@@ -11,6 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from hope_client.wire import OCTET_STREAM
 from hope_server.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 T = TypeVar("T", bound=BaseModel)
@@ -32,13 +33,11 @@ async def read_json(request: Request, model: type[T], *, limit: int) -> T:
         UnsupportedMediaType: It is not declared as JSON (a browser may send other types across sites).
         InvalidRequest: It is not UTF-8, not JSON, or does not fit the model.
     """
-    body = await _read(request, limit)
+    body = bytes(await _read(request, limit))
     request.state.body_sha256 = hashlib.sha256(body).hexdigest()
     if not body:
         return _validate(model, {})
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMediaType(f"expected Content-Type application/json, found {media_type or 'none'!r}")
+    _require_type(request, "application/json")
     try:
         data = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -48,7 +47,23 @@ async def read_json(request: Request, model: type[T], *, limit: int) -> T:
     return _validate(model, data)
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_octets(request: Request, *, limit: int) -> bytearray:
+    """The request's body as it is, held once.
+
+    Raises:
+        BodyTooLarge, UnsupportedMediaType: As `read_json`.
+    """
+    _require_type(request, OCTET_STREAM)
+    return await _read(request, limit)
+
+
+def _require_type(request: Request, expected: str) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != expected:
+        raise UnsupportedMediaType(f"expected Content-Type {expected}, found {media_type or 'none'!r}")
+
+
+async def _read(request: Request, limit: int) -> bytearray:
     announced = request.headers.get("content-length", "0")
     if not re.fullmatch(r"[0-9]{1,18}", announced) or int(announced) > limit:
         raise _too_large(limit)
@@ -57,7 +72,7 @@ async def _read(request: Request, limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             raise _too_large(limit)
-    return bytes(body)
+    return body
 
 
 def _too_large(limit: int) -> BodyTooLarge:

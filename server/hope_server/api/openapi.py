@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from hope_client.wire import (
     IDEMPOTENCY_HEADER,
     IDEMPOTENCY_KEY_PATTERN,
+    OCTET_STREAM,
     SESSION_HEADER,
     SESSION_ID_PATTERN,
     ChatCompletionRequest,
@@ -49,6 +50,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ResponseRequest,
     ErrorBody,
 )
+_OCTETS = {OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
 
 
 def accepts(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
@@ -58,6 +60,16 @@ def accepts(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     if examples := examples_of(model):
         content["examples"] = examples
     return {"requestBody": {"required": required, "content": {"application/json": content}}}
+
+
+def accepts_octets() -> dict[str, Any]:
+    """A route's `openapi_extra`: its body is a file."""
+    return {"requestBody": {"required": True, "content": _OCTETS}}
+
+
+def answers_octets() -> dict[int | str, dict[str, Any]]:
+    """A route's `responses`: its answer is a file."""
+    return {200: {"description": "The file", "content": _OCTETS}}
 
 
 def accepts_turn(model: type[BaseModel]) -> dict[str, Any]:

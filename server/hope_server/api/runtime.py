@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
@@ -14,10 +16,19 @@ from hope_server.api.repeats import Refusals
 from hope_server.chat import ChatFormat, TextTokenizer
 from hope_server.config import ServerConfig
 from hope_server.constrained import Grammars
-from hope_server.engine.request import EngineStats, GenerationRequest, LevelStatus, TokenEvent, Verification
-from hope_server.errors import SessionBusy, ShuttingDown
+from hope_server.engine.request import (
+    Difference,
+    EngineStats,
+    GenerationRequest,
+    LevelStatus,
+    TokenEvent,
+    Verification,
+)
+from hope_server.errors import SessionBusy, ShuttingDown, TooManyTransfers
 from hope_server.metrics import Metrics
+from hope_server.sessions.container import Importable
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.reading import Buffer
 from hope_server.sessions.session import JournalRecord, SessionMeta
 from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
@@ -36,6 +47,10 @@ class Engine(Protocol):
     ) -> SessionMeta: ...
     async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta: ...
     async def verify_session(self, session: SessionKey) -> Verification: ...
+    async def diff_session(self, session: SessionKey, *, first: int, last: int | None) -> Difference: ...
+    def export_session(self, session: SessionKey) -> AsyncGenerator[bytes]: ...
+    async def open_export(self, data: Buffer) -> Importable: ...
+    async def import_session(self, tenant: str, found: Importable) -> SessionMeta: ...
     async def levels(self, session: SessionKey) -> list[LevelStatus]: ...
     async def events(
         self, session: SessionKey, *, after: int, limit: int
@@ -74,6 +89,26 @@ class SessionTurns:
             self._held.remove(session)
 
 
+class Transfers:
+    """How many exports and imports run: `most` in all, of one tenant half as many (at least one)."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, tenant: str) -> Iterator[None]:
+        """A place for one. Raises TooManyTransfers."""
+        if self._running.total() >= self._most or self._running[tenant] >= max(1, self._most // 2):
+            raise TooManyTransfers("expected fewer exports and imports at once")
+        self._running[tenant] += 1
+        try:
+            yield
+        finally:
+            self._running[tenant] -= 1
+            self._running += Counter()  # forgets tenants that have none
+
+
 @dataclass
 class Runtime:
     """The wired parts of one server. `stopping` is set once; nothing is admitted afterwards."""
@@ -95,6 +130,11 @@ class Runtime:
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     refusals: Refusals = field(default_factory=Refusals)
     stopping: bool = False
+
+    @cached_property
+    def transfers(self) -> Transfers:
+        """The exports and imports of all tenants."""
+        return Transfers(self.config.max_transfers)
 
     @property
     def fingerprint(self) -> str:

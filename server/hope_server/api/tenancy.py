@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hope_client.wire import MAX_PAGE_SESSIONS
+from hope_client.wire import MAX_NAME_CHARS, MAX_PAGE_SESSIONS
 from hope_server.api.context import caller_of
 from hope_server.api.runtime import Runtime
-from hope_server.engine.request import GenerationRequest, LevelStatus, TokenEvent, Verification
+from hope_server.engine.request import Difference, GenerationRequest, LevelStatus, TokenEvent, Verification
 from hope_server.errors import Forbidden
+from hope_server.sessions.container import invalid_export
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.reading import Buffer
 from hope_server.sessions.session import MAX_DOCUMENTS_READ, JournalRecord, SessionMeta, list_cursor
 from hope_server.tenants.account import Account
 from hope_server.tenants.stored import SESSION_BYTES, Stored, journal_bytes, snapshot_bytes
@@ -30,6 +32,7 @@ class TenantSessions:
     def __init__(self, runtime: Runtime, tenant: str, account: Account | None) -> None:
         self._engine = runtime.engine
         self._turns = runtime.turns
+        self._transfers = runtime.transfers
         self._state_bytes = runtime.state_bytes
         self._tenant = tenant
         self._account = account
@@ -43,9 +46,8 @@ class TenantSessions:
 
     async def create(self, name: str | None) -> SessionMeta:
         """A new session with a random 128-bit id. Raises SessionQuotaExceeded, StorageQuotaExceeded."""
-        if self._account is not None:
-            await self._account.book(Stored(1, SESSION_BYTES), self._count)
-        return await self._engine.create_session(self._tenant, name)
+        async with self._room(Stored(1, SESSION_BYTES)):
+            return await self._engine.create_session(self._tenant, name)
 
     async def get(self, session_id: str) -> SessionMeta:
         return await self._engine.get_session(self.key(session_id))
@@ -71,10 +73,32 @@ class TenantSessions:
     async def fork(self, session_id: str, *, seq: int | None, name: str | None) -> SessionMeta:
         """A copy of one's own session, which may be in a turn. Raises as `create` does."""
         source = await self.get(session_id)
-        if self._account is not None:
-            copied = Stored.of([source], self._state_bytes)
-            await self._account.book(copied, self._count)
-        return await self._engine.fork_session(source.key, seq=seq, name=name)
+        async with self._room(Stored.of([source], self._state_bytes)):
+            return await self._engine.fork_session(source.key, seq=seq, name=name)
+
+    @contextmanager
+    def transfer(self) -> Iterator[None]:
+        """One export or import. Raises TooManyTransfers."""
+        with self._transfers.hold(self._tenant):
+            yield
+
+    def export(self, session_id: str) -> AsyncGenerator[bytes]:
+        """The session as one file, in pieces."""
+        return self._engine.export_session(self.key(session_id))
+
+    async def import_(self, data: Buffer) -> SessionMeta:
+        """A new session from an exported one. To a quota it is a turn that reads the whole journal: that is
+        what its first turn may have to do. Raises as `create` does too, before anything is stored.
+        """
+        with self._account.turn() if self._account else nullcontext():
+            found = await self._engine.open_export(data)
+            if len(found.name or "") > MAX_NAME_CHARS:
+                raise invalid_export(ValueError(f"its name has more than {MAX_NAME_CHARS} characters"))
+            state = snapshot_bytes(self._state_bytes) if found.has_state else 0
+            async with self._room(Stored(1, SESSION_BYTES + journal_bytes(found.seq) + state)):
+                if self._account is not None:
+                    self._account.charge(found.seq)
+                return await self._engine.import_session(self._tenant, found)
 
     async def verify(self, session_id: str) -> Verification:
         """Replays the whole journal: to a quota it is a turn, which reads it twice."""
@@ -83,6 +107,15 @@ class TenantSessions:
             if self._account is not None:
                 self._account.charge(2 * meta.position)
             return await self._engine.verify_session(meta.key)
+
+    async def diff(self, session_id: str, *, first: int, last: int | None) -> Difference:
+        """To a quota it is a turn that reads up to both numbers, though snapshots may spare it most."""
+        meta = await self.get(session_id)
+        with self._account.turn() if self._account else nullcontext():
+            if self._account is not None:
+                end = meta.seq if last is None else last
+                self._account.charge(min(first, meta.seq) + min(end, meta.seq))
+            return await self._engine.diff_session(meta.key, first=first, last=last)
 
     async def levels(self, session_id: str) -> Levels:
         return await self._engine.levels(self.key(session_id))
@@ -145,6 +178,10 @@ class TenantSessions:
         """One turn a session; see SessionTurns."""
         with self._turns.hold(None if session_id is None else self.key(session_id)):
             yield
+
+    def _room(self, more: Stored) -> AbstractAsyncContextManager[None]:
+        """Booked before anything is written, and given back if that fails."""
+        return self._account.booked(more, self._count) if self._account else nullcontext()
 
     async def _count(self) -> Stored:
         total, after = Stored(), None

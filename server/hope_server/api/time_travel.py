@@ -1,18 +1,19 @@
-"""/v1/sessions/{id}/fork, /rollback and /verify: what can be done because the journal is the truth."""
+"""/v1/sessions/{id}/fork, /rollback, /verify and /diff: what can be done because the journal is the truth."""
 
 from __future__ import annotations
 
-import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
-from hope_client.wire import Session, SessionFork, SessionRollback, Verification
+from hope_client.wire import MAX_SEQ, Diff, LevelDiff, Session, SessionFork, SessionRollback, Verification
 from hope_server.api.body import read_json
+from hope_server.api.leaving import WhileConnected
 from hope_server.api.openapi import accepts
 from hope_server.api.runtime import RuntimeOf
 from hope_server.api.sessions import described
 from hope_server.api.tenancy import SessionsOf
-from hope_server.errors import TurnTimeout
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["sessions"])
 
@@ -33,22 +34,55 @@ async def rollback(session_id: str, request: Request, runtime: RuntimeOf, sessio
     return described(runtime, await sessions.rollback(session_id, seq=body.seq))
 
 
-@router.post("/verify")
-async def verify(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Verification:
+@router.post("/verify", response_model=Verification)
+async def verify(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Compute the state from the journal alone and compare; the session itself is only read."""
     runtime.admit()
-    limit_s = runtime.config.turn_timeout_s
-    try:
-        async with asyncio.timeout(limit_s):
-            found = await sessions.verify(session_id)
-    except TimeoutError:
-        raise TurnTimeout(f"expected a verification of at most {limit_s:g} seconds") from None
-    return Verification(
-        seq=found.seq,
-        tokens=found.position,
-        head_sha256=found.head_sha256,
-        replayed_sha256=found.replayed_sha256,
-        restored_sha256=found.restored_sha256,
-        snapshot_seq=found.snapshot_seq,
-        equal=found.equal,
-    )
+
+    async def work() -> Verification:
+        found = await sessions.verify(session_id)
+        return Verification(
+            seq=found.seq,
+            tokens=found.position,
+            head_sha256=found.head_sha256,
+            replayed_sha256=found.replayed_sha256,
+            restored_sha256=found.restored_sha256,
+            snapshot_seq=found.snapshot_seq,
+            equal=found.equal,
+        )
+
+    return WhileConnected(work, limit_s=runtime.config.turn_timeout_s)
+
+
+@router.get("/diff", response_model=Diff)
+async def diff(
+    session_id: str,
+    runtime: RuntimeOf,
+    sessions: SessionsOf,
+    first: Annotated[int, Query(alias="from", ge=0, le=MAX_SEQ)] = 0,
+    last: Annotated[int | None, Query(alias="to", ge=0, le=MAX_SEQ)] = None,
+) -> Response:
+    """How each level changed from the journal entry `from` (0: the beginning) to `to` (the last one)."""
+    runtime.admit()
+
+    async def work() -> Diff:
+        found = await sessions.diff(session_id, first=first, last=last)
+        return Diff(
+            from_seq=found.first_seq,
+            to_seq=found.last_seq,
+            from_tokens=found.first_position,
+            to_tokens=found.last_position,
+            levels=[
+                LevelDiff(
+                    name=level.name,
+                    writes=level.writes,
+                    norm=level.norm,
+                    relative=level.relative,
+                    max_abs=level.max_abs,
+                    cosine=level.cosine,
+                )
+                for level in found.levels
+            ],
+        )
+
+    return WhileConnected(work, limit_s=runtime.config.turn_timeout_s)

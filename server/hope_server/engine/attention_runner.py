@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from hope_model.attention.config import GRID
@@ -11,6 +10,7 @@ from hope_model.attention.model import HopeAttention
 from hope_model.attention.rows import SessionRows
 from hope_model.state import State
 from hope_server.engine.runner import Backlog, Counts, Output
+from hope_server.engine.sampling import finite_rows
 from hope_server.engine.units import TokenRun, Unit, cut_to_grid
 
 
@@ -54,15 +54,19 @@ class AttentionRunner:
     def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
         """Read a run of tokens, or one step."""
         if every:
-            logits = self._rows.read_all(slot, unit.tokens, unit.origins)
-            return replace(self._output(slot, logits[-1]), every=logits)
-        return self._output(slot, self._rows.read(slot, unit.tokens, unit.origins))
+            every_logits = self._rows.read_all(slot, unit.tokens, unit.origins)
+            (finite,) = finite_rows(every_logits[-1:])
+            return replace(self._output(slot, every_logits[-1], finite), every=every_logits)
+        logits = self._rows.read(slot, unit.tokens, unit.origins)
+        (finite,) = finite_rows(logits[None])
+        return self._output(slot, logits, finite)
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
         """One token for each of ``slots`` in one launch."""
         order = sorted(range(len(slots)), key=slots.__getitem__)
         logits = self._rows.decode([slots[i] for i in order], [tokens[i] for i in order])
-        outputs = {i: self._output(slots[i], row) for i, row in zip(order, logits, strict=True)}
+        rows = zip(order, logits, finite_rows(logits), strict=True)
+        outputs = {i: self._output(slots[i], row, finite) for i, row, finite in rows}
         return [outputs[i] for i in range(len(slots))]
 
     def boundary(self, slot: int) -> State:
@@ -85,16 +89,15 @@ class AttentionRunner:
         slices = self._rows.slices(slot)
         return Backlog(slices, self._rows.deadline(slot)) if slices else None
 
-    def work(self, slot: int) -> None:
-        """One slice."""
-        self._rows.work(slot)
+    def work(self, slots: Sequence[int]) -> None:
+        """One slice of each."""
+        self._rows.work(slots)
 
-    def _output(self, slot: int, logits: Tensor) -> Output:
+    def _output(self, slot: int, logits: Tensor, finite: bool) -> Output:
         boundary = None
         if slot in self._new_boundary:
             self._new_boundary.remove(slot)
             boundary = self._boundaries[slot][0]
-        finite = bool(torch.isfinite(logits).all())
         return Output(logits, finite, self.counts(slot), boundary, self._rows.take_update_norms(slot))
 
     def _keep_boundary(self, slot: int, position: int, state: State) -> None:

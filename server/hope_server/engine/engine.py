@@ -236,23 +236,33 @@ class Engine:
                 yield from zip(sessions, outputs, strict=True)
 
     def _learn(self, plan: BatchPlan, prompt_tokens: int) -> bool:
-        """Slices of begun writes: as many as their deadlines ask for, one at a time without other work."""
+        """Slices of begun writes: as many as their deadlines ask for, one without other work."""
         backlogs = {
             session: backlog
             for session, row in self._rows.items()
             if (backlog := self._runner.backlog(row.slot)) is not None
         }
         advanced = dict.fromkeys((*plan.decode, *filter(None, (plan.block,))), 1)
-        if plan.prompt is not None:
-            advanced[plan.prompt] = prompt_tokens
-        chosen = self._pace.choose(backlogs, advanced) if plan else list(backlogs)[:1]
-        for session in chosen:
-            try:
-                self._runner.work(self._rows[session].slot)
-            except Exception as error:
-                self._break((session,), error)
-                self.drop(session)
-        return bool(chosen)
+        if plan.prompt is not None:  # one that has been read goes on in steps, and pays at their rate
+            job = self._jobs.get(plan.prompt)
+            reading = job is not None and job.units and job.units[0].kind != "step"
+            advanced[plan.prompt] = prompt_tokens if reading else 1
+        groups = self._pace.choose(backlogs, advanced) if plan else [[name] for name in list(backlogs)[:1]]
+        for group in groups:
+            self._work(group)
+        return bool(groups)
+
+    def _work(self, sessions: Sequence[str]) -> None:
+        """A slice of each; of a pass that fails, each alone, so that only the one whose fault it is fails."""
+        try:
+            self._runner.work([self._rows[session].slot for session in sessions])
+        except Exception as error:
+            if len(sessions) > 1:
+                for session in sessions:
+                    self._work([session])
+            else:
+                self._break(sessions, error)
+                self.drop(sessions[0])
 
     def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
         row, job = self._rows[sessions[0]], self._jobs[sessions[0]]

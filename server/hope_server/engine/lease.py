@@ -15,11 +15,13 @@ from hope_server.engine.restore import restore
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.units import TokenRun
-from hope_server.errors import ModelNotFound, SessionCorrupted
+from hope_server.errors import ModelNotFound, SessionCorrupted, ShuttingDown
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import quarantined
 from hope_server.sessions.session import Fence, SessionMeta
 from hope_server.sessions.store import SessionStore
+
+_CLOSED = "the server is shutting down; the request did not come to its end"
 
 
 class Cancelled(Exception):
@@ -45,6 +47,7 @@ class Desk:
         self.observer, self.clock = observer, clock
         self.mailboxes: dict[str, asyncio.Queue[Event]] = {}
         self.slow_weights_sha256 = ""
+        self._closed = False
 
     async def meta(self, session: SessionKey) -> SessionMeta:
         """The head of a session that learned on these slow weights.
@@ -72,6 +75,18 @@ class Desk:
                 f"this server has {self.slow_weights_sha256[:12]}",
                 code="session_model_mismatch",
             )
+
+    def open(self, session: str, mailbox: asyncio.Queue[Event]) -> None:
+        """Events of ``session`` go to ``mailbox``. Raises ShuttingDown after :meth:`close`."""
+        if self._closed:
+            raise ShuttingDown(_CLOSED)
+        self.mailboxes[session] = mailbox
+
+    def close(self) -> None:
+        """The engine is about to end: whoever still waits for it is told, whoever comes is refused."""
+        self._closed = True
+        for mailbox in self.mailboxes.values():
+            mailbox.put_nowait(Failed(ShuttingDown(_CLOSED)))
 
     def deliver(self, events: list[tuple[str, Event]]) -> None:
         """Called on the loop with what the engine emitted; events of a released session have no reader."""
@@ -102,9 +117,10 @@ class Lease:
 
         Raises:
             QueueFull: too many wait.
+            ShuttingDown: the engine has ended.
         """
         self.check_cancelled()
-        self._desk.mailboxes[self._session] = self._mailbox
+        self._desk.open(self._session, self._mailbox)
         self._desk.thread.post(partial(self._desk.engine.open, self._session))
         event = await self._next()
         if not isinstance(event, Granted):
@@ -138,6 +154,11 @@ class Lease:
         while not self._mailbox.empty():
             events.append(self._mailbox.get_nowait())
         return events
+
+    async def done(self) -> None:
+        """The end of the work, whatever it emits until then; raises what ended it early."""
+        while not isinstance(await self._next(), Done):
+            pass
 
     def committed(self, tokens: int) -> None:
         """Sampled tokens became durable."""
@@ -176,7 +197,7 @@ class Lease:
             if isinstance(event, Boundary) and fence is not None:
                 seq = meta.path.seq(event.position)
                 if seq > meta.snapshot_seq:
-                    desk.snapshots.offer(meta.key, fence, seq, event.row)
+                    desk.snapshots.offer(meta.key, fence, seq, event.row, meta.head)
         desk.observer.on_load(desk.clock() - started, replayed_tokens=found.tokens)
 
     async def _next(self) -> Event:

@@ -185,6 +185,32 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelChange:
+    """From one state of a session to another: Euclidean ``norm`` of the change, that over the norm of the
+    first state (None: it is zero), its largest absolute value, and the cosine of the two states (None: one
+    is zero). ``writes``: the difference of their counters, negative for a later state that has fewer.
+    """
+
+    name: str
+    writes: int
+    norm: float
+    relative: float | None
+    max_abs: float
+    cosine: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two points of a journal and, for each level that learns, the change between them."""
+
+    first_seq: int
+    last_seq: int
+    first_position: int
+    last_position: int
+    levels: tuple[LevelChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one."""
 

@@ -41,7 +41,7 @@ async def restore(
         SessionCorrupted: the journal itself is damaged.
         StoreUnavailable, SessionNotFound: as the store says.
     """
-    row, seq = await _snapshot(store, spec, meta, on_corrupt)
+    row, seq = await newest_snapshot(store, spec, meta, on_corrupt)
     runs = [run async for run in runs_between(store, meta.key, meta.path, after=seq, head=meta.seq)]
     await _check_head(store, meta)
     return Restored(row, meta.path.position(seq) if seq else 0, runs)
@@ -64,10 +64,12 @@ async def _check_head(store: SessionStore, meta: SessionMeta) -> None:
             raise corrupt(meta.key, f"it does not end with {meta.head.sha256[:12]} at {meta.seq}")
 
 
-async def _snapshot(
+async def newest_snapshot(
     store: SessionStore, spec: StateSpec, meta: SessionMeta, on_corrupt: Callable[[HopeError], None]
 ) -> tuple[State | None, int]:
-    """The newest generation that holds, as a row and its sequence number; (None, 0) if there is none."""
+    """The newest generation on ``meta``'s path that holds, as a row and its sequence number; (None, 0) if
+    there is none.
+    """
     newest = min(meta.snapshot_seq, meta.seq)
     for _generation in range(2):
         if newest < 1:

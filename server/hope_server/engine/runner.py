@@ -114,8 +114,8 @@ class Runner(Protocol):
         """What the row has begun and not computed, None for nothing."""
         ...
 
-    def work(self, slot: int) -> None:
-        """Compute one slice of the backlog."""
+    def work(self, slots: Sequence[int]) -> None:
+        """Compute one slice of the backlog of each of ``slots``, in one pass where they can share it."""
         ...
 
 

@@ -32,6 +32,12 @@ def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
     return int(tokens[index]) if tokens is not None else index
 
 
+def finite_rows(logits: Tensor) -> list[bool]:
+    """Of ``[B, vocab]``, which rows hold no infinity and no NaN: these reach the spread of a row."""
+    finite: list[bool] = torch.isfinite(logits.amax(-1) - logits.amin(-1)).tolist()
+    return finite
+
+
 def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:
     """Weights in fp64 (not normalised) and their tokens, best first; None stands for all tokens in order."""
     # Subtracting the best before dividing keeps a tiny temperature from overflowing.

@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from weakref import WeakValueDictionary
 
+from hope_server.engine.diff import diff
 from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
-from hope_server.engine.exchange import export_session, import_session
+from hope_server.engine.exchange import export_session, import_session, open_export
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.request import (
+    Difference,
     EngineConfig,
     EngineStats,
     GenerationRequest,
@@ -35,9 +37,11 @@ from hope_server.errors import (
     SessionBusy,
     ShuttingDown,
 )
+from hope_server.sessions.container import Importable
 from hope_server.sessions.copying import fork
 from hope_server.sessions.history import point_at
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.reading import Buffer
 from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.session import JournalRecord, SessionMeta
 from hope_server.sessions.store import SessionStore
@@ -124,6 +128,7 @@ class EngineService:
         for task in self._tasks:
             task.cancel()
         await self._wait_for_turns(FLUSH_RESERVE_S)
+        self._desk.close()
         flush = asyncio.create_task(self._snapshots.flush())
         await asyncio.wait({flush}, timeout=max(0.0, end - self._clock()))
         await self._snapshots.close()
@@ -186,21 +191,29 @@ class EngineService:
         target = _new_key(session.tenant)
         return await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
 
-    async def export_session(self, session: SessionKey) -> bytes:
-        """The session as one file: journal, and the newest snapshot; see ``sessions.container``.
+    def export_session(self, session: SessionKey) -> AsyncGenerator[bytes]:
+        """The session as one file, in pieces: the newest snapshot, and the journal; see
+        ``sessions.container``. It may be in a turn: the file has what was committed before.
 
-        Raises SessionNotFound, InvalidRequest if it is too large for one file, SessionCorrupted.
+        Raises, before the first piece or later, SessionNotFound, SessionQuarantined, SessionCorrupted.
         """
-        return await export_session(self._store, session)
+        return export_session(self._store, session)
 
-    async def import_session(self, tenant: str, data: bytes) -> SessionMeta:
-        """A new session of ``tenant`` from an exported one; its state is that of its journal, bit for bit.
+    async def open_export(self, data: Buffer) -> Importable:
+        """Check an exported file, which must not change afterwards; nothing is stored.
 
         Raises InvalidRequest for a file that is none, ModelNotFound for one of other slow weights.
         """
         self._admit()
-        vocab_size = self._model.config.vocab_size
-        return await import_session(self._desk, _new_key(tenant), data, vocab_size=vocab_size)
+        return await open_export(self._desk, data, vocab_size=self._model.config.vocab_size)
+
+    async def import_session(self, tenant: str, found: Importable) -> SessionMeta:
+        """A new session of ``tenant`` from an exported one; its state is that of its journal, bit for bit.
+
+        Cancelled or failed, it leaves nothing.
+        """
+        self._admit()
+        return await import_session(self._desk, _new_key(tenant), found)
 
     async def verify_session(self, session: SessionKey) -> Verification:
         """Recompute the state from the journal and compare hashes; the session itself is only read.
@@ -209,7 +222,19 @@ class EngineService:
         """
         self._admit()
         self._ephemeral += 1
-        return await verify(self._desk, await self._desk.meta(session), f"ephemeral:{self._ephemeral}")
+        name = f"ephemeral:{self._ephemeral}"  # before anything is awaited: the next caller counts on
+        return await verify(self._desk, await self._desk.meta(session), name)
+
+    async def diff_session(self, session: SessionKey, *, first: int, last: int | None) -> Difference:
+        """How each level changed from the number ``first`` to ``last`` (None: the head).
+
+        Raises SessionNotFound, InvalidRequest, SessionCorrupted, QueueFull, ModelNotFound.
+        """
+        self._admit()
+        meta = await self._desk.meta(session)
+        self._ephemeral += 1
+        name, end = f"ephemeral:{self._ephemeral}", meta.seq if last is None else last
+        return await diff(self._desk, meta, name, first=first, last=end)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.

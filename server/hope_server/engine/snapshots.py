@@ -9,7 +9,7 @@ from hope_server.engine.observer import EngineObserver
 from hope_server.errors import Fenced, HopeError, SequenceConflict, SessionNotFound
 from hope_server.sessions.codec import encode_row
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.session import Fence
+from hope_server.sessions.session import Fence, Head
 from hope_server.sessions.store import SessionStore
 
 MAX_PENDING = 64
@@ -30,13 +30,15 @@ class SnapshotWriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._spec, self._observer, self._clock = store, spec, observer, clock
-        self._pending: dict[SessionKey, tuple[Fence, int, State]] = {}
+        self._pending: dict[SessionKey, tuple[Fence, int, State, Head]] = {}
         self._worker: asyncio.Task[None] | None = None
 
-    def offer(self, session: SessionKey, fence: Fence, seq: int, row: State) -> None:
-        """Store ``row`` (``[1, ...]``, not to be changed) as the state after ``seq``, which is committed."""
+    def offer(self, session: SessionKey, fence: Fence, seq: int, row: State, head: Head) -> None:
+        """Store ``row`` (``[1, ...]``, not to be changed) as the state after ``seq``, which is committed, in
+        the journal that led to ``head``.
+        """
         self._pending.pop(session, None)
-        self._pending[session] = (fence, seq, row)
+        self._pending[session] = (fence, seq, row, head)
         if len(self._pending) > MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         if self._worker is None or self._worker.done():
@@ -61,16 +63,16 @@ class SnapshotWriter:
     async def _drain(self) -> None:
         while self._pending:
             session = next(iter(self._pending))
-            fence, seq, row = self._pending.pop(session)
+            fence, seq, row, head = self._pending.pop(session)
             try:
-                await self._write(session, fence, seq, row)
+                await self._write(session, fence, seq, row, head)
             except (Fenced, SessionNotFound, SequenceConflict):
                 pass  # taken over, deleted, rolled back or overtaken meanwhile
             except HopeError as error:
                 self._observer.on_snapshot_failed(error)
 
-    async def _write(self, session: SessionKey, fence: Fence, seq: int, row: State) -> None:
+    async def _write(self, session: SessionKey, fence: Fence, seq: int, row: State, head: Head) -> None:
         started = self._clock()
         parts = await asyncio.to_thread(encode_row, self._spec, row, seq)
-        await self._store.put_snapshot(session, fence, seq=seq, parts=parts)
+        await self._store.put_snapshot(session, fence, seq=seq, parts=parts, head=head)
         self._observer.on_snapshot(self._clock() - started, bytes_written=sum(map(len, parts.values())))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hope_model.state import COUNTERS, State, StateSpec
 from hope_server.engine.runner import Counts, ModelShape, Output
+from hope_server.engine.sampling import finite_rows
 from hope_server.engine.slab import LiveRows, Slab
 from hope_server.engine.units import TokenRun, Unit, cut
 
@@ -77,7 +78,7 @@ class StateRunner:
     def backlog(self, _slot: int) -> None:
         """Nothing is ever left for later."""
 
-    def work(self, _slot: int) -> None:
+    def work(self, _slots: Sequence[int]) -> None:
         """Never has anything to do."""
 
     @torch.inference_mode()
@@ -100,7 +101,7 @@ class StateRunner:
         before = self._boundary.view(slot)
         logits, state = self._model.block_pass(self._tokens([tokens]), before)
         norms = self._change(before, state)
-        finite = _finite(logits)[0] and all(map(math.isfinite, norms.values()))
+        finite = finite_rows(logits)[0] and all(map(math.isfinite, norms.values()))
         counts = _counts(state)[0]
         output = Output(logits[0], finite, counts, counts.position, norms)
         self._boundary.write(slot, state)
@@ -112,7 +113,7 @@ class StateRunner:
         """One forward over ``tokens`` (``[1, n]``) inside the block."""
         logits, state = self._model.prefill(self._tokens([tokens]), self._live.row(slot))
         self._live.write(slot, state)
-        return Output(logits[0], _finite(logits)[0], _counts(state)[0])
+        return Output(logits[0], finite_rows(logits)[0], _counts(state)[0])
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
@@ -157,7 +158,7 @@ class StateRunner:
         padded = tokens + [0] * (self._decode_rows - len(tokens))
         logits, state = self._model.step(self._tokens(padded), self._live.group(slots))
         self._live.put_group(slots, state)
-        rows = zip(logits, _finite(logits), _counts(state), strict=True)
+        rows = zip(logits, finite_rows(logits), _counts(state), strict=True)
         return [Output(*row) for row, _ in zip(rows, slots, strict=False)]
 
     def _change(self, before: State, after: State) -> dict[str, float]:
@@ -170,11 +171,6 @@ class StateRunner:
 
     def _tokens(self, tokens: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self._device)
-
-
-def _finite(logits: Tensor) -> list[bool]:
-    finite: list[bool] = logits.isfinite().all(dim=-1).tolist()
-    return finite
 
 
 def _counts(state: State) -> list[Counts]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hope_server.engine.engine import Engine
-from hope_server.errors import InternalError
+from hope_server.errors import InternalError, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,8 @@ class EngineThread:
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
         self._loop = loop
+        self._ending = threading.Lock()
+        self._ended = False
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="hope-engine", daemon=True)
 
@@ -28,8 +30,10 @@ class EngineThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after what was posted so far, and wait for it (blocks)."""
-        self._inbox.put(None)
+        """End after what was posted so far, and wait for it (blocks); whoever calls later is refused."""
+        with self._ending:
+            self._ended = True
+            self._inbox.put(None)
         self._thread.join()
 
     def post(self, work: Callable[[], None]) -> None:
@@ -37,7 +41,10 @@ class EngineThread:
         self._inbox.put(work)
 
     def call(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        """What ``work``, run between two steps, returns or raises. Events that it caused come before it."""
+        """What ``work``, run between two steps, returns or raises. Events that it caused come before it.
+
+        Raises ShuttingDown once the thread was told to end.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
@@ -50,7 +57,11 @@ class EngineThread:
                 self._engine.flush()
                 self._loop.call_soon_threadsafe(_set_result, future, result)
 
-        self._inbox.put(run)
+        with self._ending:
+            if self._ended:
+                future.set_exception(ShuttingDown("the engine has ended"))
+            else:
+                self._inbox.put(run)
         return future
 
     def _main(self) -> None:

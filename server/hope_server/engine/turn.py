@@ -193,8 +193,9 @@ class Turn:
                     self._request.scored(event.logprobs)
                 elif isinstance(event, Boundary) and self._meta is not None:
                     assert self._fence is not None
+                    assert self._head is not None
                     seq = self._meta.path.seq(event.position)
-                    self._desk.snapshots.offer(self._meta.key, self._fence, seq, event.row)
+                    self._desk.snapshots.offer(self._meta.key, self._fence, seq, event.row, self._head)
                 elif isinstance(event, Failed):
                     raise event.error
                 elif isinstance(event, Done):

@@ -6,11 +6,11 @@ from hashlib import sha256
 import torch
 
 from hope_model.state import State
-from hope_server.engine.events import Done
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.request import Verification
 from hope_server.engine.restore import Restored, restore, runs_between
 from hope_server.errors import HopeError, SessionCorrupted
+from hope_server.sessions.history import History
 from hope_server.sessions.records import corrupt
 from hope_server.sessions.session import JournalRecord, SessionMeta
 from hope_server.sessions.store import journal
@@ -35,10 +35,10 @@ async def verify(desk: Desk, meta: SessionMeta, name: str) -> Verification:
     """
     await _check_journal(desk, meta)
     runs = [run async for run in runs_between(desk.store, meta.key, meta.path, after=0, head=meta.seq)]
-    replayed = await _state(desk, name, Restored(None, 0, runs))
+    replayed = await state_after(desk, name, Restored(None, 0, runs))
     failed: list[HopeError] = []
     found = await restore(desk.store, desk.spec, meta, failed.append)
-    restored = await _state(desk, name, found)
+    restored = await state_after(desk, name, found)
     return Verification(
         seq=meta.seq,
         position=meta.position,
@@ -50,9 +50,15 @@ async def verify(desk: Desk, meta: SessionMeta, name: str) -> Verification:
 
 
 async def _check_journal(desk: Desk, meta: SessionMeta) -> None:
+    """What ``meta`` says of the past, which nothing seals, must be what the journal says."""
     last: JournalRecord | None = None
+    history = History()
     async for record in journal(desk.store, meta.key, after=0, head=meta.seq):
         last = record
+        try:
+            history.read(record)
+        except ValueError as error:
+            raise corrupt(meta.key, str(error)) from error
         on_path = meta.path.holds(record.first_seq) and record.tokens
         if on_path and record.sampler is not None:
             position = meta.path.position(record.first_seq) - 1
@@ -60,16 +66,17 @@ async def _check_journal(desk: Desk, meta: SessionMeta) -> None:
                 raise corrupt(meta.key, f"a draw at {record.first_seq} says {record.sampler.counter}")
     if last is not None and last.chain != meta.head.sha256:
         raise SessionCorrupted(f"the journal of session {meta.session_id} does not end with its head")
+    if history.at(meta.seq).path != meta.path:
+        raise corrupt(meta.key, f"its resets and rollbacks do not lead to the path {meta.path}")
 
 
-async def _state(desk: Desk, name: str, start: Restored) -> State:
-    """The row after ``start``'s runs, computed in a slot that is given back."""
+async def state_after(desk: Desk, name: str, start: Restored) -> State:
+    """The row after ``start``'s runs, computed in a slot that is given back, also when this is cancelled."""
     lease = Lease(desk, name)
     try:
         await lease.seat()
         desk.thread.post(partial(desk.engine.load, name, start.row, start.position, start.runs))
-        while not any(isinstance(event, Done) for event in await lease.take()):
-            pass
+        await lease.done()
         return await desk.thread.call(partial(desk.engine.live_row, name))
     finally:
         await lease.release(None)

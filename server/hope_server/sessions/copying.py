@@ -86,7 +86,9 @@ class _Filling:
         if plan.snapshot is not None:
             seq, parts = plan.snapshot
             with suppress(SequenceConflict):  # a rollback may have left it behind: it is only a cache
-                await self._store.put_snapshot(self._target, self._fence, seq=seq, parts=parts)
+                await self._store.put_snapshot(
+                    self._target, self._fence, seq=seq, parts=parts, head=self._head
+                )
 
     async def _add(self, record: JournalRecord) -> None:
         tokens = sum(len(one.tokens) for one in self._batch) + len(record.tokens)
@@ -108,7 +110,12 @@ async def _upto(store: SessionStore, session: SessionKey, seq: int) -> AsyncIter
 
 
 async def usable_snapshot(store: SessionStore, source: SessionMeta, seq: int) -> Snapshot | None:
-    """The newest one at or before ``seq`` that can be read; the journal alone makes the same state."""
+    """The newest one at or before ``seq`` that can be read and is of this journal, which makes the same state
+    alone.
+    """
     with suppress(HopeError):
-        return await store.get_snapshot(source.key, at_most_seq=seq)
+        snapshot = await store.get_snapshot(source.key, at_most_seq=seq)
+        if snapshot is not None:
+            (record,) = await store.records(source.key, after=snapshot.seq - 1, limit=1)
+            return snapshot if record.chain == snapshot.chain else None
     return None

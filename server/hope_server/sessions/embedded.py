@@ -1,7 +1,7 @@
 """The default store: a Valkey server of our own, as a child process behind a unix socket.
 
-It keeps an append-only file, synced before every reply, in a directory of its own; it dies with us and is
-started again when it dies alone.
+It keeps an append-only file, synced before every reply unless asked otherwise, in a directory of its own; it
+dies with us and is started again when it dies alone.
 """
 
 import asyncio
@@ -13,11 +13,14 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from hope_server.errors import StoreConfigError
+from hope_server.sessions.aof_rewrite import remove_leftovers, rewrite_aof
 from hope_server.sessions.binary import find_binary
 from hope_server.sessions.data_lock import DataLock
+from hope_server.sessions.erasure import SETTLE_S, Erasure
 from hope_server.sessions.valkey_process import Address, ValkeyProcess
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ logfile ""
 loglevel notice
 save ""
 appendonly yes
-appendfsync always
+appendfsync {appendfsync}
 no-appendfsync-on-rewrite no
 aof-load-truncated yes
 auto-aof-rewrite-percentage 100
@@ -54,8 +57,10 @@ class EmbeddedValkey:
     Args:
         data_dir: Its directory; created with mode 0700, used by one server at a time.
         maxmemory: Valkey's memory limit, such as ``2gb``; 0 for none.
+        appendfsync: Whether the disk has a commit before it is acknowledged, or a second later.
         binary: The server; found by ``find_binary`` if not given.
         start_timeout_s: The longest wait for it to load its data and answer.
+        settle_s: From a deletion to the rewrite that removes it from the disk.
     """
 
     def __init__(
@@ -63,8 +68,10 @@ class EmbeddedValkey:
         data_dir: Path,
         *,
         maxmemory: str = "0",
+        appendfsync: Literal["always", "everysec"] = "always",
         binary: Path | None = None,
         start_timeout_s: float = 120.0,
+        settle_s: float = SETTLE_S,
     ) -> None:
         if not re.fullmatch(r"\d+([kmg]b?|b)?", maxmemory, re.IGNORECASE):
             message = f"maxmemory is a number with kb, mb or gb, found {maxmemory!r}"
@@ -72,12 +79,14 @@ class EmbeddedValkey:
         self.data_dir = data_dir.absolute()
         self.restarts = 0
         self._maxmemory = maxmemory
+        self._appendfsync = appendfsync
         self._binary = binary
         self._start_timeout_s = start_timeout_s
         self._lock = DataLock(self.data_dir)
         self._address: Address | None = None
         self._child: ValkeyProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self.erasure = Erasure(self.data_dir / "erasure-due", self._rewrite, settle_s=settle_s)
 
     @property
     def url(self) -> str:
@@ -104,6 +113,7 @@ class EmbeddedValkey:
             self._release()
             raise
         self._supervisor = asyncio.create_task(self._supervise())
+        self.erasure.start()
 
     async def stop(self) -> None:
         """End the child after it has written what it has; safe to call twice."""
@@ -111,6 +121,7 @@ class EmbeddedValkey:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
+        await self.erasure.stop()
         if self._child is not None:
             await self._child.stop()
             self._child = None
@@ -124,6 +135,7 @@ class EmbeddedValkey:
         assert self._binary is not None
         assert self._address is not None
         self._rotate_log()
+        remove_leftovers(self.data_dir)
         self._child = await ValkeyProcess.start(
             self._binary,
             self._config,
@@ -132,6 +144,10 @@ class EmbeddedValkey:
             lock_fd=self._lock.child_fd,
             timeout_s=self._start_timeout_s,
         )
+
+    async def _rewrite(self) -> None:
+        assert self._address is not None
+        await rewrite_aof(self._address, self.data_dir)
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
@@ -173,6 +189,7 @@ class EmbeddedValkey:
             password=address.password,
             directory=_quoted(self.data_dir),
             maxmemory=self._maxmemory,
+            appendfsync=self._appendfsync,
         )
         runtime = json.dumps({"socket": str(address.socket), "password": address.password})
         for path, content in ((self._config, text), (self._runtime, runtime)):

@@ -263,13 +263,17 @@ local function missing(keys, args)
   return reply
 end
 
--- ARGV: fence, nonce, seq, sealed manifest, chunk ids separated by blanks. Keeps the generation before, drops
--- the one before that
+-- ARGV: fence, nonce, seq, sealed manifest, chunk ids separated by blanks, the seq and chain of a record at or
+-- after seq, which the journal must still have. Keeps the generation before, drops the one before that
 local function publish_snapshot(keys, args)
   local meta, seq = keys[1], tonumber(args[3])
   local at = redis.call('HMGET', meta, 'seq', 'start_seq', 'spans', 'snap_seq', 'snap_manifest', 'snap_chunks',
     'snap_chain', 'prev_chunks', 'state')
   if seq < 1 or seq > tonumber(at[1]) or seq < tonumber(at[4]) or not on_path(tonumber(at[2]), at[3], seq) then
+    return { 'SEQ', at[1], at[4] }
+  end
+  local known = redis.call('XRANGE', keys[2], args[6] .. '-0', args[6] .. '-0')[1]
+  if tonumber(args[6]) < seq or not known or string.sub(known[2][2], 1, CHAIN_BYTES) ~= args[7] then
     return { 'SEQ', at[1], at[4] }
   end
   local record = redis.call('XRANGE', keys[2], args[3] .. '-0', '+', 'COUNT', 1)[1]

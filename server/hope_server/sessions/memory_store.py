@@ -4,6 +4,7 @@ import secrets
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -42,7 +43,7 @@ from hope_server.sessions.session import (
     check_document,
     list_cursor,
 )
-from hope_server.sessions.store import RecordPage, SessionPage
+from hope_server.sessions.store import Deleting, RecordPage, SessionPage
 
 NOBODY = Fence(0, "")
 
@@ -63,14 +64,20 @@ class _Session:
 class MemoryStore:
     """``SessionStore`` without a server. ``clock``: the seconds that leases last by."""
 
-    def __init__(self, keys: Keyring | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        keys: Keyring | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        deleting: Deleting = nullcontext,
+    ) -> None:
+        self._deleting = deleting
         self.keys = keys or Keyring([secrets.token_bytes(KEY_BYTES)])
         self._clock = clock
         self._sessions: dict[SessionKey, _Session] = {}
 
     @classmethod
-    async def open(cls, url: str, keys: Keyring) -> Self:
-        return cls(keys)
+    async def open(cls, url: str, keys: Keyring, *, deleting: Deleting = nullcontext) -> Self:
+        return cls(keys, deleting=deleting)
 
     def _session(self, session: SessionKey, fence: Fence | None = None) -> _Session:
         """A write names its fence."""
@@ -189,12 +196,15 @@ class MemoryStore:
         return records
 
     async def put_snapshot(
-        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]
+        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes], head: Head
     ) -> None:
         manifest, chunks = cut(self.keys, session, seq, parts)
         entry = self._session(session, fence)
         meta = entry.meta
         if not max(1, meta.snapshot_seq) <= seq <= meta.seq or not meta.path.holds(seq):
+            raise outside(seq, head=meta.seq, last=meta.snapshot_seq)
+        known = {last: stored[:CHAIN_BYTES].hex() for last, stored in entry.journal}
+        if head.seq < seq or known.get(head.seq) != head.sha256:
             raise outside(seq, head=meta.seq, last=meta.snapshot_seq)
         for chunk_id in chunks.keys() - entry.chunks.keys():
             entry.chunks[chunk_id] = seal_chunk(self.keys, session, chunk_id, chunks[chunk_id])
@@ -239,8 +249,9 @@ class MemoryStore:
         entry.meta = replace(entry.meta, quarantined=True)
 
     async def delete(self, session: SessionKey, fence: Fence) -> None:
-        self._session(session, fence)
-        del self._sessions[session]
+        async with self._deleting():
+            self._session(session, fence)
+            del self._sessions[session]
 
     async def ping(self) -> None:
         return

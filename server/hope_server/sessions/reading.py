@@ -3,20 +3,22 @@
 import struct
 from typing import Any
 
+Buffer = bytes | bytearray | memoryview
+
 
 class Reader:
     """Raises ``ValueError`` where the bytes end too early or too late; allocates only what is there."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
+    def __init__(self, data: Buffer, at: int = 0) -> None:
+        self._data, self.at = data, at
 
     def raw(self, size: int) -> bytes:
         """The next ``size`` bytes."""
-        left = len(self._data) - self._at
+        left = len(self._data) - self.at
         if size > left:
             raise ValueError(f"expected {size} more bytes, found {left}")
-        self._at += size
-        return self._data[self._at - size : self._at]
+        self.at += size
+        return bytes(self._data[self.at - size : self.at])
 
     def take(self, layout: struct.Struct) -> tuple[Any, ...]:
         """The fields of ``layout``."""
@@ -24,5 +26,5 @@ class Reader:
 
     def end(self) -> None:
         """Nothing may be left."""
-        if self._at != len(self._data):
-            raise ValueError(f"expected {self._at} bytes, found {len(self._data)}")
+        if self.at != len(self._data):
+            raise ValueError(f"expected {self.at} bytes, found {len(self._data)}")

@@ -23,6 +23,14 @@ def check_server(info: Mapping[str, Any]) -> None:
         logger.warning("the Redis server runs with appendonly no: a restart of it loses sessions")
 
 
+def check_fsync(setting: str | None) -> None:
+    """Say what ``appendfsync`` promises; ``None``: the server does not tell."""
+    if setting not in (None, "always"):
+        logger.warning(
+            "the Redis server runs with appendfsync %s: a crash of it loses acknowledged tokens", setting
+        )
+
+
 def check_policy(info: Mapping[str, Any]) -> None:
     """What can change at run time; raises ``StoreConfigError`` if sessions are no longer safe."""
     policy = info.get("maxmemory_policy")

@@ -54,6 +54,14 @@ class Link:
         source = resources.files(__package__).joinpath("hope_v1.lua").read_text(encoding="utf-8")
         await self._redis.execute_command("FUNCTION LOAD", "REPLACE", source)
 
+    async def setting(self, name: str) -> str | None:
+        """A setting of the server; None where it does not tell this user."""
+        try:
+            found = await self.send("CONFIG", "GET", name)
+        except redis_errors.ResponseError:
+            return None
+        return found[1].decode() if len(found) == 2 else None
+
     async def send(self, *command: Any) -> Any:
         """One command, sent once; a failure keeps redis-py's own type."""
         return await self._redis.execute_command(*command)

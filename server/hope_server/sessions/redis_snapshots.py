@@ -1,5 +1,9 @@
-"""A session's snapshots on Redis: chunks are staged first, then one call publishes them all."""
+"""A session's snapshots on Redis: chunks are staged first, then one call publishes them all.
 
+Hashing and sealing many megabytes happens on threads: other sessions' tokens go on meanwhile.
+"""
+
+import asyncio
 from collections.abc import Mapping
 
 from hope_server.errors import StoreUnavailable
@@ -17,7 +21,7 @@ from hope_server.sessions.redis_link import Link
 from hope_server.sessions.redis_meta import check_reply, chunk_key, fence_args, keys_of, meta_key
 from hope_server.sessions.refusals import not_found, outside
 from hope_server.sessions.sealing import Keyring
-from hope_server.sessions.session import Fence, Snapshot
+from hope_server.sessions.session import Fence, Head, Snapshot
 
 _STAGED_S = 600
 _GENERATIONS = ("snap_seq", "snap_manifest", "snap_chain", "prev_seq", "prev_manifest", "prev_chain")
@@ -30,11 +34,13 @@ class RedisSnapshots:
     def __init__(self, link: Link, keys: Keyring) -> None:
         self._link, self._keys = link, keys
 
-    async def put(self, session: SessionKey, fence: Fence, seq: int, parts: Mapping[str, bytes]) -> None:
-        manifest, chunks = cut(self._keys, session, seq, parts)
+    async def put(
+        self, session: SessionKey, fence: Fence, seq: int, parts: Mapping[str, bytes], head: Head
+    ) -> None:
+        manifest, chunks = await asyncio.to_thread(cut, self._keys, session, seq, parts)
         for _ in range(_TRIES):
             await self._stage(session, fence, chunks)
-            if await self._publish(session, fence, manifest):
+            if await self._publish(session, fence, manifest, head):
                 return
         raise StoreUnavailable("the session store does not keep a snapshot's chunks until they are published")
 
@@ -43,13 +49,15 @@ class RedisSnapshots:
         reply = await self._link.ask_function("missing", keys_of(session), [*fence_args(fence), *chunks])
         check_reply(session, reply)
         for chunk_id in map(bytes.decode, reply[1:]):
-            sealed = seal_chunk(self._keys, session, chunk_id, chunks[chunk_id])
+            chunk = chunks[chunk_id]
+            sealed = await asyncio.to_thread(seal_chunk, self._keys, session, chunk_id, chunk)
             await self._link.ask("SET", chunk_key(session, chunk_id), sealed, "EX", _STAGED_S)
 
-    async def _publish(self, session: SessionKey, fence: Fence, manifest: Manifest) -> bool:
+    async def _publish(self, session: SessionKey, fence: Fence, manifest: Manifest, head: Head) -> bool:
         """Whether every chunk was there."""
         sealed = encode_manifest(self._keys, session, manifest)
         args = [*fence_args(fence), manifest.seq, sealed, " ".join(manifest.chunk_ids)]
+        args += [head.seq, bytes.fromhex(head.sha256)]
         reply = await self._link.ask_function("publish_snapshot", keys_of(session), args)
         check_reply(session, reply)
         match reply:
@@ -63,7 +71,8 @@ class RedisSnapshots:
             manifest, chain = found
             chunks = await self._chunks(session, manifest)
             if len(chunks) == len(manifest.chunk_ids):
-                return Snapshot(manifest.seq, join(session, manifest, chunks), chain)
+                parts = await asyncio.to_thread(join, session, manifest, chunks)
+                return Snapshot(manifest.seq, parts, chain)
             # A publication in between may have dropped chunks of this generation.
             newest = await self._manifest(session, at_most_seq)
             if newest == found:
@@ -91,7 +100,7 @@ class RedisSnapshots:
             sealed = await self._link.ask("GET", key)
             if sealed is None:
                 continue
-            chunk = open_chunk(self._keys, session, chunk_id, sealed)
+            chunk = await asyncio.to_thread(open_chunk, self._keys, session, chunk_id, sealed)
             if chunk is None:
                 await self._link.ask("UNLINK", key)
             else:

@@ -7,13 +7,14 @@ All of them may be sent again when a reply is lost: the second time changes noth
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Self
 
 from hope_server.errors import SessionCorrupted, StoreConfigError, StoreUnavailable
 from hope_server.sessions.documents import RedisDocuments
 from hope_server.sessions.history import reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.redis_check import check_policy, check_server
+from hope_server.sessions.redis_check import check_fsync, check_policy, check_server
 from hope_server.sessions.redis_journal import RedisJournal
 from hope_server.sessions.redis_link import LOST, REFUSED, Link
 from hope_server.sessions.redis_meta import (
@@ -42,7 +43,7 @@ from hope_server.sessions.session import (
     check_append,
     list_cursor,
 )
-from hope_server.sessions.store import RecordPage, SessionPage
+from hope_server.sessions.store import Deleting, RecordPage, SessionPage
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ _STATE = META_FIELDS.index("state")
 class RedisStore:
     """``SessionStore`` on one Redis primary; the protocol says what each method promises."""
 
-    def __init__(self, link: Link, keys: Keyring) -> None:
-        self._link, self.keys = link, keys
+    def __init__(self, link: Link, keys: Keyring, deleting: Deleting = nullcontext) -> None:
+        self._link, self.keys, self._deleting = link, keys, deleting
         self._journal = RedisJournal(link, keys)
         self._snapshots = RedisSnapshots(link, keys)
         self._documents = RedisDocuments(link, keys)
@@ -68,13 +69,15 @@ class RedisStore:
         timeout_s: float = 5.0,
         patience_s: float = 3.0,
         connections: int = 32,
+        deleting: Deleting = nullcontext,
     ) -> Self:
         """Connect, check the server's settings and load the function library.
 
         ``timeout_s`` bounds one reply; a lost connection is tried again for ``patience_s``. Raises
         ``StoreConfigError`` naming the setting at fault, ``StoreUnavailable`` if nobody answers.
         """
-        store = cls(Link(url, timeout_s=timeout_s, patience_s=patience_s, connections=connections), keys)
+        link = Link(url, timeout_s=timeout_s, patience_s=patience_s, connections=connections)
+        store = cls(link, keys, deleting)
         try:
             await store._link.owned(store._start())
         except BaseException:
@@ -85,6 +88,7 @@ class RedisStore:
     async def _start(self) -> None:
         try:
             check_server(await self._link.ask("INFO"))
+            check_fsync(await self._link.setting("appendfsync"))
             await self._link.load_functions()
         except REFUSED as error:
             message = "the Redis server refuses the user or password in redis_url"
@@ -220,9 +224,9 @@ class RedisStore:
         return await self._link.owned(self._journal.records(session, after, limit, upto))
 
     async def put_snapshot(
-        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]
+        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes], head: Head
     ) -> None:
-        await self._link.owned(self._snapshots.put(session, fence, seq, parts))
+        await self._link.owned(self._snapshots.put(session, fence, seq, parts, head))
 
     async def get_snapshot(self, session: SessionKey, *, at_most_seq: int | None = None) -> Snapshot | None:
         return await self._link.owned(self._snapshots.get(session, at_most_seq))
@@ -243,6 +247,10 @@ class RedisStore:
         await self._link.owned(self._delete(session, fence))
 
     async def _delete(self, session: SessionKey, fence: Fence) -> None:
+        async with self._deleting():
+            await self._delete_all(session, fence)
+
+    async def _delete_all(self, session: SessionKey, fence: Fence) -> None:
         created_us = await self._link.ask("HGET", meta_key(session), "created_us")
         if created_us is None:
             raise not_found(session)

@@ -45,7 +45,9 @@ def lease_held(session: SessionKey, seconds: float) -> LeaseHeld:
 
 
 def outside(seq: int, *, head: int, last: int) -> SequenceConflict:
-    return SequenceConflict(f"a snapshot must lie on the session's path, from {last} to {head}, found {seq}")
+    return SequenceConflict(
+        f"a snapshot must lie on the session's path, from {last} to {head}, and in its journal, found {seq}"
+    )
 
 
 def already_learned(first_seq: int, last_seq: int) -> AlreadyLearned:

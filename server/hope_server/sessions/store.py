@@ -3,7 +3,8 @@
 Neither torch nor redis is imported here.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from hope_server.errors import SessionCorrupted
@@ -24,6 +25,9 @@ from hope_server.sessions.session import (
 # A class with a method called list cannot use the built-in in its annotations.
 SessionPage = list[SessionMeta]
 RecordPage = list[JournalRecord]
+
+Deleting = Callable[[], AbstractAsyncContextManager[None]]
+"""What happens around each deletion of a session."""
 
 
 class SessionStore(Protocol):
@@ -126,12 +130,16 @@ class SessionStore(Protocol):
         ...
 
     async def put_snapshot(
-        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes]
+        self, session: SessionKey, fence: Fence, *, seq: int, parts: Mapping[str, bytes], head: Head
     ) -> None:
         """Publish the state after token ``seq``, all parts at once; the generation before it is kept.
 
+        ``head``: one that the journal had, at or after ``seq``. A store that lost its tail may hold other
+        tokens under the same numbers by now, and their state is another one.
+
         Parts are addressed by content: one that equals a stored one is not sent again. Raises
-        ``SequenceConflict`` unless the session's path holds ``seq``, at or above the last snapshot.
+        ``SequenceConflict`` unless the session's path holds ``seq``, at or above the last snapshot, and the
+        journal still leads through ``head``.
         """
         ...
 

@@ -32,12 +32,29 @@ class Address:
 
     async def talk(self, command: str) -> str:
         """The first line of the reply to ``command``; raises ``OSError`` if nobody answers."""
+        first, _ = await self._ask(command)
+        return first
+
+    async def info(self) -> dict[str, str]:
+        """The server's figures by name; raises ``OSError`` if there are none."""
+        first, body = await self._ask("INFO")
+        if not first.startswith("$"):
+            raise OSError(f"expected the figures of Valkey, found {first[:100]!r}")
+        pairs = (line.partition(":") for line in body.splitlines())
+        return {name: value for name, colon, value in pairs if colon}
+
+    async def _ask(self, command: str) -> tuple[str, str]:
+        """The first line of the reply and, if it announces a text, that text."""
         async with asyncio.timeout(_TALK_S):
             reader, writer = await asyncio.open_unix_connection(str(self.socket))
             try:
                 writer.write(f"AUTH {self.password}\r\n{command}\r\n".encode())
                 await reader.readline()
-                return (await reader.readline()).decode(errors="replace").strip()
+                first = (await reader.readline()).decode(errors="replace").strip()
+                size = int(first[1:]) if first.startswith("$") else 0
+                return first, (await reader.readexactly(size)).decode(errors="replace")
+            except asyncio.IncompleteReadError as error:
+                raise ConnectionResetError("Valkey ended within a reply") from error
             finally:
                 writer.close()
 

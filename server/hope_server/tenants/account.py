@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from hope_server.errors import (
     SessionQuotaExceeded,
@@ -35,6 +35,7 @@ class Account:
         self._tokens_at = clock()
         self._stored = Stored()
         self._counted_at = float("-inf")
+        self._counts = 0
         self._counting = asyncio.Lock()
 
     @property
@@ -78,6 +79,18 @@ class Account:
             self._require(more)
             self._stored += more
 
+    @asynccontextmanager
+    async def booked(self, more: Stored, count: CountStored) -> AsyncIterator[None]:
+        """As :meth:`book`, for what is stored inside; a failure gives the room back at once."""
+        await self.book(more, count)
+        counts = self._counts
+        try:
+            yield
+        except BaseException:
+            if self._counts == counts:  # a later count has found that it is not there
+                self._stored -= more
+            raise
+
     def forget_count(self) -> None:
         """Something was deleted: the next booking counts again."""
         self._counted_at = float("-inf")
@@ -93,6 +106,7 @@ class Account:
     async def _count(self, count: CountStored) -> None:
         self._stored = await count()
         self._counted_at = self._clock()
+        self._counts += 1
 
     def _fits(self, more: Stored) -> bool:
         quota, after = self._quota(), self._stored + more

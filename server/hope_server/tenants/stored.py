@@ -26,6 +26,9 @@ class Stored:
     def __add__(self, other: Stored) -> Stored:
         return Stored(self.sessions + other.sessions, self.stored_bytes + other.stored_bytes)
 
+    def __sub__(self, other: Stored) -> Stored:
+        return Stored(self.sessions - other.sessions, self.stored_bytes - other.stored_bytes)
+
     @classmethod
     def of(cls, metas: Iterable[SessionMeta], state_bytes: int) -> Self:
         """What these sessions count; `state_bytes` is the size of one snapshot."""

@@ -72,7 +72,7 @@ def act(sessions: Sessions, kind: str, row: int, count: int) -> None:
         sessions.rows.settle(row)
     elif kind == "work":
         for _ in range(count):
-            sessions.rows.work(row)
+            sessions.rows.work(range(row, len(LENGTHS)))
     else:
         for _ in range(min(count, sessions.left(row))):
             origin = sessions.origin(row)
@@ -84,7 +84,7 @@ def act(sessions: Sessions, kind: str, row: int, count: int) -> None:
 @given(st.lists(ACTIONS, max_size=40))
 def test_no_bit_depends_on_how_tokens_arrive(actions: list[tuple[str, int, int]]) -> None:
     """Cut anywhere, in runs or steps, alone or in a batch with others at other positions, what is learned
-    worked off early, in any order, or when its position comes.
+    worked off early, in any order and company, or when its position comes.
     """
     sessions = Sessions(tiny_model(), *(text(length, seed) for seed, length in enumerate(LENGTHS)))
     for action in actions:
@@ -135,7 +135,7 @@ def test_a_loaded_boundary_goes_on_as_the_session_did(length: int) -> None:
     assert loaded.rows.position(1) == position
     while loaded.left(1):
         loaded.read(1, min(23, loaded.left(1)))
-        loaded.rows.work(1)
+        loaded.rows.work([1])
     later = {boundary: row for boundary, row in it.boundaries[0].items() if boundary > position}
     assert loaded.boundaries[1].keys() == later.keys()
     for boundary, row in later.items():
@@ -447,7 +447,7 @@ def test_work_that_is_begun_has_a_deadline() -> None:
             begun += 1
             sessions.rows.settle(0)
             assert sessions.rows.slices(0) == 0
-            sessions.rows.work(0)
+            sessions.rows.work([0])
     # A write at every period and, at the boundary, the encoding of the window as well, which is offered the
     # tokens read meanwhile when they fill a run.
     assert begun == (USABLE + GRID) // PERIOD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -34,8 +35,8 @@ from hope_model.attention.lesson import gather_lesson
 from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.tangent import Alternatives, Lesson, Pushes, tangent_of
-from hope_model.attention.write import GUARDED, Write, Written
+from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Question, Tangent, tangents_of
+from hope_model.attention.write import GUARDED, Write, Written, step_together
 from hope_model.state import State
 
 SITE = "layers.2.down_proj"
@@ -86,6 +87,12 @@ def damped(moment: Tensor) -> Tensor:
     return moment + DAMPING * moment.diagonal().mean() * torch.eye(len(moment))
 
 
+def tangent_of(model: HopeAttention, *question: Any) -> Tangent:
+    """Of one question alone."""
+    (tangent,) = tangents_of(model, [Question(*question)])
+    return tangent
+
+
 def alternatives_of(model: HopeAttention, lesson: Lesson, size: int) -> Alternatives:
     x = model.adapted(lesson.hidden, lesson.positions, lesson.bias, lesson.keys, {})
     x = model.backbone.final(x)[0]
@@ -111,6 +118,30 @@ def test_a_tangent_has_the_margins_of_the_text_and_their_gradients(projection: s
         assert float(tangent.margins[number]) == pytest.approx(float(margin.detach()), abs=1e-4)
         found = torch.outer(tangent.inputs[name][number], tangent.slopes[name][number])
         torch.testing.assert_close(found, gradient[0], rtol=1e-3, atol=1e-5)
+
+
+def test_writes_in_company_come_to_what_they_come_to_alone() -> None:
+    """Lessons of other lengths and sights, and of another level, in one pass as far as they can be."""
+    fast, slow = level(first_layer=2), level(name="other", first_layer=1, last_layer=1)
+    model = HopeAttention(config(fast, slow), random_weights(config(fast, slow)))
+    states = [some_state(model, seed) for seed in range(4)]
+    lessons = [
+        lesson_of(model, text(length, seed)) for seed, length in enumerate((PERIOD, 3 * PERIOD, 90, 70))
+    ]
+    levels = [(fast, slow), (fast, slow), (slow,), (fast, slow)]
+
+    def begin(number: int) -> Write:
+        return Write(model, levels[number], states[number], lessons[number])
+
+    together = [begin(number) for number in range(4)]
+    together[3].step()  # one is ahead of the others
+    passes: list[int] = []
+    while waiting := [each for each in together if each.slices]:
+        passes.append(sum(each.question is not None for each in waiting))
+        step_together(model, waiting)
+    assert max(passes) >= 3
+    for number, each in enumerate(together):
+        assert_identical(each.result().state, begin(number).finish().state)
 
 
 def test_margins_follow_the_tangent() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,13 @@ from hope_server.app import create_app
 from hope_server.chat import NativeFormat
 from hope_server.config import ServerConfig
 from hope_server.constrained import Grammars
+from hope_server.engine.exchange import export_session
 from hope_server.engine.request import (
+    Difference,
     EngineStats,
     FinishReason,
     GenerationRequest,
+    LevelChange,
     LevelStatus,
     TokenEvent,
     TokenLogprob,
@@ -32,10 +35,12 @@ from hope_server.engine.request import (
     request_name,
 )
 from hope_server.metrics import Metrics
-from hope_server.sessions.copying import fork
+from hope_server.sessions.container import Importable, Opened
+from hope_server.sessions.copying import Blueprint, build, fork
 from hope_server.sessions.history import point_at
 from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
 from hope_server.sessions.memory_store import MemoryStore
+from hope_server.sessions.reading import Buffer
 from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.session import JournalRecord, SessionMeta, TurnKey
 from hope_server.tenants.account import Accounts
@@ -82,6 +87,8 @@ class ScriptedEngine:
         self.pause_at: int | None = None
         self.paused, self.resume, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.deleted = asyncio.Event()
+        self.export_paused: asyncio.Event | None = None
+        self.export_failure: Exception | None = None
         self.slow_weights_ok = True
         self.restored_sha256 = "1" * 64
 
@@ -137,7 +144,50 @@ class ScriptedEngine:
 
     async def verify_session(self, session: SessionKey) -> Verification:
         meta = await self.store.meta(session)
+        await self._pause()
         return Verification(meta.seq, meta.position, meta.head.sha256, "1" * 64, self.restored_sha256, 0)
+
+    async def diff_session(self, session: SessionKey, *, first: int, last: int | None) -> Difference:
+        head = (await self.store.meta(session)).seq
+        if first > head or (last or 0) > head:
+            raise no_such_seq(max(first, last or 0), head)
+        await self._pause()
+        change = LevelChange("phi", 3, 2.0, None, 1.5, None)
+        return Difference(first, head if last is None else last, 0, head, (change,))
+
+    async def _pause(self) -> None:
+        if self.pause_at is not None:
+            try:
+                self.paused.set()
+                await self.resume.wait()
+            except asyncio.CancelledError:
+                self.closed.set()
+                raise
+
+    async def export_session(self, session: SessionKey) -> AsyncGenerator[bytes]:
+        async for piece in export_session(self.store, session):
+            yield piece
+            if self.export_paused is not None:
+                self.paused.set()
+                await self.export_paused.wait()
+            if self.export_failure is not None:
+                raise self.export_failure
+
+    async def open_export(self, data: Buffer) -> Importable:
+        opened = Opened(self.store.keys, data, part_names=["head"], max_part_bytes=1024)
+        return Importable(opened, max((record.last_seq for record in opened.records()), default=0))
+
+    async def import_session(self, tenant: str, found: Importable) -> SessionMeta:
+        async def records() -> AsyncIterator[JournalRecord]:
+            for record in found.opened.records():
+                yield record
+                if self.pause_at is not None:
+                    self.paused.set()
+                    await self.resume.wait()
+
+        preface = found.opened.preface
+        plan = Blueprint(preface.model, preface.name, records(), None)
+        return await build(self.store, SessionKey(tenant, secrets.token_hex(16)), plan, nonce=NONCE)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         tokens = (await self.store.meta(session)).position

@@ -116,3 +116,46 @@ async def test_a_verification_is_paid_for(
     assert (await http.post(f"{URL}/{session}/verify", headers=acme)).status_code == 200
     refused = await http.post(f"{URL}/{session}/verify", headers=acme)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "token_quota_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("query", "points"), [("", (0, 10)), ("?from=3&to=5", (3, 5)), ("?from=5&to=0", (5, 0))]
+)
+async def test_a_difference(http: httpx.AsyncClient, told: str, query: str, points: tuple[int, int]) -> None:
+    found = (await http.get(f"{URL}/{told}/diff{query}")).json()
+    assert (found["from_seq"], found["to_seq"], found["to_tokens"]) == (*points, 10)
+    level = {"name": "phi", "writes": 3, "norm": 2.0, "relative": None, "max_abs": 1.5, "cosine": None}
+    assert found["levels"] == [level]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"), [("from=11", "seq"), ("to=11", "seq"), ("from=-1", "from"), ("to=x", "to")]
+)
+async def test_a_difference_needs_numbers_of_the_journal(
+    http: httpx.AsyncClient, told: str, query: str, param: str
+) -> None:
+    refused = await http.get(f"{URL}/{told}/diff?{query}")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+async def test_a_difference_is_paid_for(http: httpx.AsyncClient, keys: KeyFile) -> None:
+    acme = {"Authorization": f"Bearer {keys.create('acme')[1]}"}
+    (keys.directory / "quotas.toml").write_text("[default]\ntokens_per_minute = 20\n")
+    session = (await http.post(URL, headers=acme)).json()["id"]
+    await http.post(TEXT, json={"prompt": "a" * 8, "max_tokens": 4, "session_id": session}, headers=acme)
+    asked = f"{URL}/{session}/diff?from=5"
+    assert (await http.get(asked, headers=acme)).status_code == 200
+    refused = await http.get(asked, headers=acme)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "token_quota_exceeded")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "verify"), ("GET", "diff")])
+async def test_what_is_computed_for_a_client_ends_when_it_leaves(
+    engine: ScriptedEngine, port: int, told: str, method: str, path: str
+) -> None:
+    engine.pause_at = 0
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{method} {URL}/{told}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    await engine.paused.wait()
+    writer.close()
+    await asyncio.wait_for(engine.closed.wait(), 10)

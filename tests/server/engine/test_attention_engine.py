@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -285,10 +285,10 @@ def break_work(monkeypatch: pytest.MonkeyPatch, steps: Steps, session: str) -> N
     """Every slice of one session fails."""
     work, sick = steps.runner.work, steps.engine._rows[session].slot
 
-    def broken(slot: int) -> None:
-        if slot == sick:
+    def broken(slots: Sequence[int]) -> None:
+        if sick in slots:
             raise RuntimeError("a slice failed")
-        work(slot)
+        work(slots)
 
     monkeypatch.setattr(steps.runner, "work", broken)
 

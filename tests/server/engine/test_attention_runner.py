@@ -98,7 +98,7 @@ def test_a_backlog_is_worked_off_slice_by_slice() -> None:
     assert backlog is not None
     assert backlog.tokens == DELAY
     for left in range(backlog.slices - 1, -1, -1):
-        own.work(0)
+        own.work([0])
         now = own.backlog(0)
         assert (0 if now is None else now.slices) == left
     assert own.backlog(1) is None

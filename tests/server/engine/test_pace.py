@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_server.engine.pace import LearningPace
+from hope_server.engine.pace import TOGETHER, LearningPace
 
 EPSILON = 1e-6
 
@@ -21,14 +22,19 @@ class Work:
     tokens: int
 
 
-def step(pace: LearningPace, works: dict[str, Work], advanced: dict[str, int]) -> list[str]:
+def step(pace: LearningPace, works: dict[str, Work], advanced: dict[str, int]) -> list[list[str]]:
     """Sessions read tokens; what the pace chooses is worked off."""
     for session, tokens in advanced.items():
         works[session].tokens -= tokens
-    chosen = pace.choose({name: work for name, work in works.items() if work.slices}, advanced)
-    for session in chosen:
+    groups = pace.choose({name: work for name, work in works.items() if work.slices}, advanced)
+    for session in itertools.chain(*groups):
         works[session].slices -= 1
-    return chosen
+        assert works[session].slices >= 0
+    return groups
+
+
+def slices(groups: list[list[str]]) -> int:
+    return sum(map(len, groups))
 
 
 SESSIONS = st.dictionaries(
@@ -71,18 +77,33 @@ def test_who_reads_a_token_a_step_is_done_in_time(
 
 @given(SESSIONS)
 def test_no_step_does_more_than_is_owed(sizes: dict[str, tuple[int, int]]) -> None:
-    """What is left, spread over the tokens that are left; less than a slice is carried from step to step."""
+    """What is left, spread over the tokens that are left; less than a group is carried from step to step, and
+    who has no token to spare gets a slice on credit.
+    """
     pace, works = LearningPace(), begin(sizes)
     while advanced := moving(works):
         rate = sum(works[name].slices / (works[name].tokens - 1) for name in advanced)
-        assert len(step(pace, works, advanced)) <= math.ceil(rate + EPSILON)
+        pressed = sum(works[name].slices >= works[name].tokens - 1 for name in advanced)
+        done = slices(step(pace, works, advanced))
+        assert done <= math.ceil(rate + EPSILON) + TOGETHER - 1 + pressed
+
+
+@given(st.integers(2, 9), st.integers(1, 8), st.integers(20, 130))
+def test_sessions_in_step_share_their_passes(sessions: int, slices_each: int, tokens: int) -> None:
+    """As many as may; only a remainder is smaller."""
+    pace, works = LearningPace(), begin({str(number): (slices_each, tokens) for number in range(sessions)})
+    groups: list[list[str]] = []
+    while advanced := moving(works):
+        groups += step(pace, works, advanced)
+    assert all(len(set(group)) == len(group) <= TOGETHER for group in groups)
+    assert len(groups) <= math.ceil(sessions / TOGETHER) * slices_each + TOGETHER
 
 
 @given(st.integers(1, 40), st.integers(1, 130))
-def test_one_sessions_work_is_spread_evenly(slices: int, tokens: int) -> None:
-    pace, works = LearningPace(), begin({"a": (slices, tokens)})
-    done = [len(step(pace, works, {"a": 1})) for _ in range(tokens)]
-    assert sum(done) == slices
+def test_one_sessions_work_is_spread_evenly(count: int, tokens: int) -> None:
+    pace, works = LearningPace(), begin({"a": (count, tokens)})
+    done = [slices(step(pace, works, {"a": 1})) for _ in range(tokens)]
+    assert sum(done) == count
     assert max(done) - min(done) <= 2
 
 
@@ -94,31 +115,31 @@ def test_only_those_that_read_are_worked_for_the_nearest_deadline_first(
     for wanted in steps:
         advanced = {name: min(wanted.get(name, 0), work.tokens - 1) for name, work in works.items()}
         advanced = {name: tokens for name, tokens in advanced.items() if tokens}
-        before = {name: work.slices for name, work in works.items()}
-        chosen = step(pace, works, advanced)
-        assert set(chosen) <= advanced.keys()
-        assert all(work.slices >= 0 for work in works.values())
-        deadlines = [works[name].tokens for name in chosen]
-        assert deadlines == sorted(deadlines)
-        left_out = [works[name].tokens for name in advanced if before[name] and name not in chosen]
-        assert not chosen or all(tokens >= max(deadlines) for tokens in left_out)
+        left = {name: work.slices for name, work in works.items()}
+        for group in step(pace, works, advanced):
+            assert set(group) <= advanced.keys()
+            others = [works[name].tokens for name in advanced if left[name] and name not in group]
+            pressed = all(left[name] >= works[name].tokens for name in group)
+            assert pressed or all(works[name].tokens <= tokens for name in group for tokens in others)
+            for name in group:
+                left[name] -= 1
 
 
 @given(SESSIONS)
 def test_who_stood_still_is_in_time_afterwards(sizes: dict[str, tuple[int, int]]) -> None:
     """One after the other: nobody is forgotten, nobody pays for what is over."""
     pace, works = LearningPace(), begin(sizes)
-    for name, (slices, tokens) in sizes.items():
+    for name, (count, tokens) in sizes.items():
         while works[name].tokens > 1:
-            assert len(step(pace, works, {name: 1})) <= math.ceil(slices / tokens + EPSILON)
+            assert slices(step(pace, works, {name: 1})) <= math.ceil(count / tokens + EPSILON) + 1
         assert works[name].slices == 0
 
 
 def test_a_long_run_pays_for_its_tokens() -> None:
     """In three steps of the same length: that which begins the work, the next, and that which ends it."""
     pace, works = LearningPace(), {"a": Work(24, 64 + 128)}
-    assert len(step(pace, works, {"a": 64})) == 8
-    assert len(step(pace, works, {"a": 64})) == 8
+    assert slices(step(pace, works, {"a": 64})) == 8
+    assert slices(step(pace, works, {"a": 64})) == 8
 
 
 def test_who_reads_nothing_owes_nothing() -> None:

@@ -161,7 +161,8 @@ async def test_a_snapshot_that_counts_other_tokens_is_not_trusted(bench: Bench, 
     await service._snapshots.flush()
     expected = await bench.row(service, session)
     wrong = {name: tensor.clone() for name, tensor in expected.items()}
-    service._snapshots.offer(session, bench.store._sessions[session].fence, 17, wrong)
+    entry = bench.store._sessions[session]
+    service._snapshots.offer(session, entry.fence, 17, wrong, entry.meta.head)
     await service._snapshots.flush()
     assert same(await replayed(bench, session), expected)
     assert len(bench.observer.failed_snapshots) == 1

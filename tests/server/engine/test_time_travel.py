@@ -165,9 +165,9 @@ async def test_a_snapshot_on_its_way_does_not_survive_a_rollback(bench: Bench, s
     session = await new(service)
     await bench.turn(service, session, range(20), max_tokens=10)
     row = await bench.row(service, session)
-    fence = bench.store._sessions[session].fence
+    fence, head = bench.store._sessions[session].fence, (await service.get_session(session)).head
     await service.rollback_session(session, seq=10)
-    service._snapshots.offer(session, fence, 24, row)
+    service._snapshots.offer(session, fence, 24, row, head)
     await service._snapshots.flush()
     assert (await service.get_session(session)).snapshot_seq <= 10
     assert int((await bench.row(service, session))["position"]) == 10

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
 
@@ -25,6 +26,7 @@ from hope_server.sessions import STORES, open_store
 from hope_server.sessions.copying import fork
 from hope_server.sessions.history import part_of, point_at
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.memory_store import MemoryStore
 from hope_server.sessions.path import Path
 from hope_server.sessions.session import (
     GENESIS,
@@ -93,7 +95,7 @@ async def test_unknown_session_is_not_found(store: SessionStore, session: Sessio
         store.rollback(session, FENCE, expected=GENESIS, to=Point(0, Path(), Transcript(0, "", ""))),
         store.records(session, after=0, limit=1),
         store.learned(session, "key"),
-        store.put_snapshot(session, FENCE, seq=1, parts={"a": b"x"}),
+        store.put_snapshot(session, FENCE, seq=1, parts={"a": b"x"}, head=GENESIS),
         store.get_snapshot(session),
         store.reveal(session, FENCE),
         store.quarantine(session, FENCE),
@@ -293,7 +295,7 @@ async def test_every_write_needs_the_fence(store: SessionStore, session: Session
             store.release(session, fence),
             store.append(session, fence, expected=new.head, records=[run(3, 5)]),
             store.rollback(session, fence, expected=new.head, to=point),
-            store.put_snapshot(session, fence, seq=2, parts={"a": b"two"}),
+            store.put_snapshot(session, fence, seq=2, parts={"a": b"two"}, head=new.head),
             store.quarantine(session, fence),
             store.reveal(session, fence),
             store.delete(session, fence),
@@ -491,6 +493,25 @@ async def test_a_snapshot_names_the_record_that_it_lies_in(writer: Writer) -> No
         assert snapshot.chain == (await writer.records())[holder].chain
 
 
+async def test_a_snapshot_of_tokens_that_the_journal_does_not_have_is_refused(writer: Writer) -> None:
+    """A store that lost its tail has other tokens under the numbers that a worker's snapshot is of."""
+    lost = await writer.read(1, 2, 3)
+    await writer.read(4)
+    for seq, head in (
+        (2, Head(3, "ab" * 32)),
+        (2, Head(2, lost.sha256)),
+        (2, Head(9, lost.sha256)),
+        (4, lost),
+    ):
+        with pytest.raises(SequenceConflict):
+            await writer.store.put_snapshot(
+                writer.session, writer.fence, seq=seq, parts={"a": b"x"}, head=head
+            )
+    assert await writer.found() is None
+    await writer.store.put_snapshot(writer.session, writer.fence, seq=3, parts={"a": b"x"}, head=lost)
+    assert await writer.found() == (3, {"a": b"x"})
+
+
 async def test_snapshots_stay_on_the_path_and_never_go_back(writer: Writer) -> None:
     await writer.read(*range(9))
     await writer.snapshot(4, a=b"x")
@@ -612,3 +633,31 @@ async def test_documents_are_bounded(
     with pytest.raises(ValueError, match="document"):
         await store.put_document(session, "a", bytes(MAX_DOCUMENT_BYTES + 1))
     assert len(await store.documents(session, ["b"])) == 1
+
+
+async def test_every_deletion_happens_inside_of_what_was_asked_for(
+    store: SessionStore, session: SessionKey, external_url: str
+) -> None:
+    """The twin too: what a server does around deletions can be tested without Redis."""
+    seen: list[bool] = []
+
+    @asynccontextmanager
+    async def deleting() -> AsyncIterator[None]:
+        seen.append(await exists(watched, session))
+        yield
+        seen.append(await exists(watched, session))
+
+    url = "memory:" if isinstance(store, MemoryStore) else external_url
+    watched = await open_store(url, KEYS, deleting=deleting)
+    writer = await Writer.create(watched, session)
+    await watched.delete(session, writer.fence)
+    assert seen == [True, False]
+    await watched.close()
+
+
+async def exists(store: SessionStore, session: SessionKey) -> bool:
+    try:
+        await store.meta(session)
+    except SessionNotFound:
+        return False
+    return True

@@ -48,7 +48,7 @@ class Writer:
         return self.head
 
     async def snapshot(self, seq: int, **parts: bytes) -> None:
-        await self.store.put_snapshot(self.session, self.fence, seq=seq, parts=parts)
+        await self.store.put_snapshot(self.session, self.fence, seq=seq, parts=parts, head=self.head)
 
     async def found(self, at_most_seq: int | None = None) -> tuple[int, Mapping[str, bytes]] | None:
         """The snapshot that the store gives."""

@@ -88,6 +88,31 @@ class Verification(Response):
     equal: bool
 
 
+class LevelDiff(Response):
+    """One level's way from a state to another: the Euclidean `norm` of the change, that over the norm of the
+    first state (null: it is zero), its largest absolute value, and the cosine of the two (null: one is zero).
+    `writes`: by how many writes the second state is ahead of the first.
+    """
+
+    name: str
+    writes: int
+    norm: float
+    relative: float | None
+    max_abs: float
+    cosine: float | None
+
+
+class Diff(Response):
+    """GET /v1/sessions/{id}/diff: from the state after one journal entry to the state after another one."""
+
+    object: Literal["session.diff"] = "session.diff"
+    from_seq: int
+    to_seq: int
+    from_tokens: int
+    to_tokens: int
+    levels: list[LevelDiff]
+
+
 class LevelStatus(Response):
     """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level."""
 

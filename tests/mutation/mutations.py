@@ -1,0 +1,282 @@
+"""What could be wrong in the source without anybody's noticing, were it not for the tests that are named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SESSIONS, ENGINE, API = "server/hope_server/sessions", "server/hope_server/engine", "server/hope_server/api"
+LUA = f"{SESSIONS}/hope_v1.lua"
+
+CONFORMANCE = "tests/server/sessions/test_conformance.py"
+FAULTS = "tests/server/sessions/test_redis_faults.py"
+KEYFILE = "tests/server/sessions/test_keyfile.py"
+RECORDS = "tests/server/sessions/test_records.py"
+CODEC = "tests/server/sessions/test_codec.py"
+COPY = "tests/server/sessions/test_hidden_copy.py"
+SERVICE = "tests/server/engine/test_service.py"
+RESTORE = "tests/server/engine/test_restore.py"
+TIME_TRAVEL = "tests/server/engine/test_time_travel.py"
+EXPORT = "tests/server/engine/test_export.py"
+HOPE = "tests/server/engine/test_hope.py"
+ENGINE_TESTS = "tests/server/engine/test_engine.py"
+SAMPLING = "tests/server/engine/test_sampling.py"
+SIMULATION = "tests/simulation/test_simulation.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of a file: ``before``, which is there once, becomes ``after``; one of ``tests`` must fail.
+
+    quick: made in the default suite too.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+    quick: bool = False
+
+
+MUTATIONS = (
+    Mutation(
+        "no fence check",
+        LUA,
+        "if at[2] ~= args[1] or at[3] ~= args[2] then",
+        "if false then",
+        (CONFORMANCE,),
+    ),
+    Mutation(
+        "fence's counter not compared",
+        LUA,
+        "if at[2] ~= args[1] or at[3] ~= args[2] then",
+        "if at[3] ~= args[2] then",
+        (CONFORMANCE,),
+    ),
+    Mutation(
+        "owner's nonce not compared",
+        LUA,
+        "if at[2] ~= args[1] or at[3] ~= args[2] then",
+        "if at[2] ~= args[1] then",
+        (CONFORMANCE,),
+    ),
+    Mutation("fence does not grow", LUA, "fence = fence + 1", "fence = fence", (CONFORMANCE,)),
+    Mutation("lease ignored", LUA, "if tonumber(at[4]) > now then", "if false then", (CONFORMANCE,)),
+    Mutation(
+        "head hash not compared",
+        LUA,
+        "if at[1] ~= args[3] or at[2] ~= args[4] then",
+        "if at[1] ~= args[3] then",
+        (CONFORMANCE,),
+    ),
+    Mutation(
+        "no idempotency check in the store",
+        LUA,
+        "if first ~= args[11] then",
+        "if false then",
+        (CONFORMANCE, SERVICE),
+    ),
+    Mutation(
+        "a commit sent again is not known",
+        LUA,
+        "if at[1] == args[5] and at[2] == args[6] then",
+        "if false then",
+        (FAULTS,),
+    ),
+    Mutation(
+        "quarantine not looked at", LUA, "if at[3] == 'quarantined' then", "if false then", (CONFORMANCE,)
+    ),
+    Mutation(
+        "a rollback keeps snapshots of the future",
+        LUA,
+        "    drop_snapshots_off_path(meta, tonumber(args[7]), args[8])\n",
+        "",
+        (CONFORMANCE,),
+    ),
+    Mutation(
+        "delete leaves staged chunks",
+        LUA,
+        "  unlink_chunks(meta, table.concat(redis.call('SMEMBERS', staged), ' '), {})\n",
+        "",
+        (FAULTS,),
+    ),
+    Mutation(
+        "fork not hidden while filled",
+        f"{SESSIONS}/copying.py",
+        "name=plan.name, staged=True",
+        "name=plan.name, staged=False",
+        (COPY,),
+    ),
+    Mutation(
+        "no AAD",
+        f"{SESSIONS}/sealing.py",
+        '    return f"{session.tenant}|{session.session}|{kind}|{place}".encode()',
+        '    return b""',
+        (RECORDS,),
+    ),
+    Mutation(
+        "tenant not in AAD",
+        f"{SESSIONS}/sealing.py",
+        'f"{session.tenant}|{session.session}|',
+        'f"{session.session}|',
+        (KEYFILE, FAULTS),
+    ),
+    Mutation(
+        "constant nonce of a seal",
+        f"{SESSIONS}/sealing.py",
+        "nonce = secrets.token_bytes(_NONCE_BYTES)",
+        "nonce = bytes(_NONCE_BYTES)",
+        (KEYFILE,),
+    ),
+    Mutation(
+        "journal's chain not verified",
+        f"{SESSIONS}/records.py",
+        "if chain != _link(before, sealed):",
+        "if False:",
+        (RECORDS, FAULTS),
+    ),
+    Mutation(
+        "snapshots unverified",
+        f"{SESSIONS}/codec.py",
+        "if len(body) < _PART.size or sha256(body).digest() != digest:",
+        "if len(body) < _PART.size:",
+        (CODEC,),
+    ),
+    Mutation(
+        "snapshot of another journal taken",
+        f"{ENGINE}/restore.py",
+        "if record.chain != snapshot.chain:",
+        "if False:",
+        (RESTORE, TIME_TRAVEL),
+    ),
+    Mutation(
+        "restore does not compare the head",
+        f"{ENGINE}/restore.py",
+        "        if (record.last_seq, record.chain) != (meta.head.seq, meta.head.sha256):",
+        "        if False:",
+        ("tests/server/engine/test_restore_head.py",),
+    ),
+    Mutation(
+        "rolled-back tokens replayed",
+        f"{ENGINE}/restore.py",
+        "for first, last in path.after(after, head):",
+        "for first, last in [(after + 1, head)]:",
+        (TIME_TRAVEL,),
+    ),
+    Mutation(
+        "acknowledge before commit",
+        f"{ENGINE}/turn.py",
+        "            await self._append([record])\n        self._lease.committed(len(sampled))\n",
+        "        for offset, event in enumerate(sampled):\n"
+        "            if event.finish_reason is None:\n"
+        "                self._out.put_nowait(TokenEvent(event.token, event.index, first_seq + offset))\n"
+        "        if self._meta is not None:\n"
+        "            await self._append([record])\n"
+        "        self._lease.committed(len(sampled))\n"
+        "        first_seq, sampled = first_seq + offset, [e for e in sampled if e.finish_reason]\n",
+        (SIMULATION, SERVICE),
+    ),
+    Mutation(
+        "no idempotency key in the commit",
+        f"{ENGINE}/turn.py",
+        "return None if key is None else TurnKey(key, self._meta.seq + 1)",
+        "return None",
+        (SERVICE, SIMULATION),
+    ),
+    Mutation(
+        "lease never renewed",
+        f"{ENGINE}/ownership.py",
+        "await self._store.renew(session, held.fence, ttl_s=self._ttl_s)",
+        "pass",
+        (SERVICE,),
+    ),
+    Mutation(
+        "a resident row of another head taken",
+        f"{ENGINE}/lease.py",
+        "(found.position, found.head) == (meta.position, meta.head.sha256)",
+        "found.position == meta.position",
+        (SERVICE, RESTORE, TIME_TRAVEL),
+    ),
+    Mutation(
+        "no quarantine",
+        f"{ENGINE}/lease.py",
+        "await desk.store.quarantine(meta.key, fence)",
+        "pass",
+        (RESTORE,),
+    ),
+    Mutation(
+        "shared RNG",
+        f"{ENGINE}/engine.py",
+        "uniform(generation.seed, row.position)",
+        "__import__('random').random()",
+        (ENGINE_TESTS, RESTORE, SERVICE),
+    ),
+    Mutation(
+        "a block's shape depends on its arrival",
+        f"{ENGINE}/state_runner.py",
+        "self._model.block_pass(self._tokens([tokens]), before)",
+        "self._model.prefill(self._tokens([tokens]), before)",
+        (ENGINE_TESTS, RESTORE),
+    ),
+    Mutation(
+        "a decode's batch shape depends on who is there",
+        f"{ENGINE}/state_runner.py",
+        "self._model.step(self._tokens(padded), self._live.group(slots))",
+        "self._model.step(\n"
+        "            self._tokens(tokens),\n"
+        "            {name: rows[: len(slots)] for name, rows in self._live.group(slots).items()},\n"
+        "        )",
+        (HOPE, ENGINE_TESTS),
+    ),
+    Mutation(
+        "quota unbooked",
+        "server/hope_server/tenants/account.py",
+        "            self._stored += more\n",
+        "",
+        ("tests/server/tenants/test_quota.py", "tests/server/api/test_quotas.py"),
+        quick=True,
+    ),
+    Mutation(
+        "tenant not in a session's key",
+        f"{API}/tenancy.py",
+        "        return SessionKey(self._tenant, session_id)",
+        '        return SessionKey("default", session_id)',
+        ("tests/server/api/test_isolation.py",),
+    ),
+    Mutation(
+        "an API key's secret not compared",
+        "server/hope_server/tenants/api_key.py",
+        "if record is None or not equal or record.revoked_at is not None:",
+        "if record is None or record.revoked_at is not None:",
+        ("tests/server/tenants/test_key_file.py", "tests/server/api/test_authorization.py"),
+        quick=True,
+    ),
+    Mutation(
+        "an export's stranger trusted",
+        f"{SESSIONS}/container.py",
+        "if not found or not keys.is_tagged(digest, bytes(view[-_HASH_BYTES:])):",
+        "if not found:",
+        (EXPORT,),
+    ),
+    Mutation(
+        "an export's checksum not compared",
+        f"{SESSIONS}/container.py",
+        "if sha256(self._body).digest() != digest:",
+        "if False:",
+        (EXPORT,),
+    ),
+    Mutation(
+        "a stop leaves callers waiting",
+        f"{ENGINE}/service.py",
+        "        self._desk.close()\n",
+        "",
+        ("tests/server/engine/test_stop.py",),
+    ),
+    Mutation(
+        "two verifications under one name",
+        f"{ENGINE}/service.py",
+        "return await verify(self._desk, await self._desk.meta(session), name)",
+        'return await verify(self._desk, await self._desk.meta(session), "ephemeral:verify")',
+        ("tests/server/engine/test_verify_together.py",),
+    ),
+)
