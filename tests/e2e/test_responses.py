@@ -30,10 +30,11 @@ def test_killed_between_responses(start_server: Any) -> None:
         assert place["session"] != fork["session"]
         assert place["seq"] == fork["seq"]
         assert place["level_writes"] == fork["level_writes"]
-        with client.responses.stream(input="And?", conversation=conversation.id, **ASK) as stream:
-            deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
-            final = stream.get_final_response()
-        assert "".join(deltas) == final.output_text
+        stream = client.responses.create(input="And?", conversation=conversation.id, stream=True, **ASK)
+        events: list[Any] = list(stream)
+        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+        assert "".join(deltas) == events[-1].response.output_text
+        assert client.responses.retrieve(events[-1].response.id) == events[-1].response
         client.conversations.delete(conversation.id)
         for response in (alone, expected, again):
             client.responses.delete(response.id)
