@@ -11,7 +11,6 @@ _SMALL: tuple[Sizes, ...] = (
     {"heads": 2, "tokens": 1, "lines": 7, "width": 7},
     {"heads": 1, "tokens": 19, "lines": 7, "width": 10},
     {"heads": 1, "tokens": 63, "lines": 33, "width": 63},
-    {"heads": 1, "tokens": 100, "lines": 20, "width": 64},
 )
 
 
