@@ -9,7 +9,7 @@ from hope_kernels.subject import Arguments, Maker, Sizes, Subject
 
 _SMALL: tuple[Sizes, ...] = (
     {"heads": 2, "tokens": 1, "lines": 7, "width": 7},
-    {"heads": 1, "tokens": 19, "lines": 7, "width": 10},
+    {"heads": 1, "tokens": 13, "lines": 7, "width": 10},
     {"heads": 1, "tokens": 63, "lines": 33, "width": 63},
 )
 
