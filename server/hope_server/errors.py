@@ -8,6 +8,7 @@
     │   ├── Unauthorized                401  invalid_api_key (or missing_api_key)
     │   ├── Forbidden                   403  forbidden (or loopback_only)
     │   ├── ModelNotFound               404  model_not_found
+    │   ├── ResponseNotFound            404  response_not_found     (or conversation_, item_not_found)
     │   ├── RouteNotFound               404  route_not_found
     │   ├── SessionNotFound             404  session_not_found
     │   ├── MethodNotAllowed            405  method_not_allowed
@@ -18,6 +19,7 @@
     │   ├── LeaseHeld                   409  lease_held             another worker is in a turn: retry
     │   ├── SequenceConflict            409  sequence_conflict
     │   ├── SessionBusy                 409  session_busy           retry after a moment
+    │   ├── TooManyDocuments            409  too_many_documents
     │   ├── BodyTooLarge                413  body_too_large
     │   ├── UnsupportedMediaType        415  unsupported_media_type
     │   ├── HeadTooLarge                431  head_too_large
@@ -142,6 +144,13 @@ class RouteNotFound(RequestError):
     default_code = "route_not_found"
 
 
+class ResponseNotFound(RequestError):
+    """No stored response of that id; or, by its code, no such conversation or item."""
+
+    status = 404
+    default_code = "response_not_found"
+
+
 class SessionNotFound(RequestError):
     """No session of that id."""
 
@@ -218,6 +227,13 @@ class SessionBusy(RequestError):
     retry = True
     default_code = "session_busy"
     default_retry_after_s = 1.0
+
+
+class TooManyDocuments(RequestError):
+    """A session keeps as many responses and conversation items as it may."""
+
+    status = 409
+    default_code = "too_many_documents"
 
 
 class BodyTooLarge(RequestError):

@@ -156,7 +156,7 @@ class Flavour:
 
 
 def _collect(result: Any) -> Any:
-    if not hasattr(result, "text"):
+    if not hasattr(result, "finish_reason"):
         return result
     with result as stream:
         chunks = list(stream)
@@ -164,7 +164,7 @@ def _collect(result: Any) -> Any:
 
 
 async def _acollect(result: Any) -> Any:
-    if not hasattr(result, "text"):
+    if not hasattr(result, "finish_reason"):
         return result
     async with result as stream:
         chunks = [chunk async for chunk in stream]
@@ -172,7 +172,8 @@ async def _acollect(result: Any) -> Any:
 
 
 def _texts(chunks: list[Any]) -> list[str]:
-    return [choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content]
+    choices = [choice for chunk in chunks for choice in getattr(chunk, "choices", ())]
+    return [choice.delta.content for choice in choices if choice.delta.content]
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -48,6 +48,39 @@ def _chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str,
     return {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
 
 
+_CONVERSATION = {"id": "conv_s", "object": "conversation", "created_at": 1, "metadata": {"k": "v"}}
+_MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "hé", "annotations": [], "logprobs": []}],
+}
+_ITEMS = {"object": "list", "data": [_MESSAGE], "first_id": "msg_1", "last_id": "msg_1", "has_more": False}
+_RESPONSE = wire.ResponseObject.model_validate(
+    {
+        "id": "resp_s_1",
+        "created_at": 1.5,
+        "status": "completed",
+        "model": "m",
+        "output": [_MESSAGE],
+        "parallel_tool_calls": True,
+        "temperature": 1,
+        "top_p": 1,
+        "tool_choice": "auto",
+        "tools": [],
+        "text": {"format": {"type": "text"}},
+        "store": True,
+        "metadata": {},
+        "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+    }
+).model_dump(mode="json")
+
+
+def _event_of(kind: str, **more: object) -> bytes:
+    return f"event: {kind}\n".encode() + _event({"type": kind, "sequence_number": 0, **more})
+
+
 _STREAM = b"".join(
     [
         _event(_chunk({"role": "assistant", "content": ""})),
@@ -238,6 +271,34 @@ def test_a_chunk_of_something_else_is_a_protocol_error(
         flavour.call(lambda client: client.chat("hi", stream=True), loopback.url)
 
 
+def test_a_streamed_response_gives_its_text_its_end_and_its_usage(
+    loopback: "Loopback", flavour: "Flavour"
+) -> None:
+    pieces = [
+        _event_of("response.created", response={**_RESPONSE, "status": "in_progress"}),
+        _event_of("response.output_text.delta", delta="hé", output_index=0, content_index=0, item_id="m"),
+        _event_of("response.output_text.done", text="hé"),
+        _event_of("response.completed", response=_RESPONSE),
+    ]
+    loopback.stream(pieces)
+    found = flavour.call(lambda client: client.responses.create("hi", stream=True), loopback.url)
+    assert [chunk.type for chunk in found.chunks][-1] == "response.completed"
+    assert (found.finish_reason, found.usage) == ("stop", wire.Usage(**_USAGE))
+    assert found.chunks[-1].response.output_text == "hé"
+    assert loopback.seen[0].body == {"input": "hi", "stream": True}
+
+
+def test_a_streamed_response_that_fails_or_is_cut_raises(loopback: "Loopback", flavour: "Flavour") -> None:
+    failed = {**_RESPONSE, "status": "failed", "error": {"code": "internal_error", "message": "a bug"}}
+    loopback.stream([_event_of("response.failed", response=failed)])
+    with pytest.raises(hope_client.StreamError, match="a bug") as raised:
+        flavour.call(lambda client: client.responses.create("hi", stream=True), loopback.url)
+    assert raised.value.code == "internal_error"
+    loopback.stream([_event_of("response.output_text.delta", delta="h")])
+    with pytest.raises(hope_client.APIConnectionError):
+        flavour.call(lambda client: client.responses.create("hi", stream=True), loopback.url)
+
+
 def test_an_answer_that_is_no_stream_is_a_protocol_error(loopback: "Loopback", flavour: "Flavour") -> None:
     loopback.json(_ANSWER)
     with pytest.raises(hope_client.ProtocolError, match="expected a stream of text/event-stream"):
@@ -354,6 +415,78 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         "/tokenize",
         {"messages": [{"role": "user", "content": "a"}]},
         {"count": 1, "max_model_len": 9, "tokens": [1]},
+    ),
+    (lambda c: c.responses.get("resp_s_1"), "GET", "/v1/responses/resp_s_1", None, _RESPONSE),
+    (
+        lambda c: c.responses.create(
+            [{"role": "user", "content": "a"}], conversation="conv_s", store=True, metadata={"k": "v"}
+        ),
+        "POST",
+        "/v1/responses",
+        {
+            "input": [{"role": "user", "content": "a"}],
+            "conversation": "conv_s",
+            "store": True,
+            "metadata": {"k": "v"},
+        },
+        _RESPONSE,
+    ),
+    (
+        lambda c: c.responses.delete("resp_s_1"),
+        "DELETE",
+        "/v1/responses/resp_s_1",
+        None,
+        {"id": "resp_s_1", "object": "response.deleted", "deleted": True},
+    ),
+    (
+        lambda c: c.responses.input_items("resp_s_1", after="msg_1", order="asc"),
+        "GET",
+        "/v1/responses/resp_s_1/input_items?limit=20&order=asc&after=msg_1",
+        None,
+        _ITEMS,
+    ),
+    (
+        lambda c: c.conversations.create([{"role": "user", "content": "a"}]),
+        "POST",
+        "/v1/conversations",
+        {"items": [{"role": "user", "content": "a"}]},
+        _CONVERSATION,
+    ),
+    (lambda c: c.conversations.get("conv_s"), "GET", "/v1/conversations/conv_s", None, _CONVERSATION),
+    (
+        lambda c: c.conversations.update("conv_s", metadata={"k": "w"}),
+        "POST",
+        "/v1/conversations/conv_s",
+        {"metadata": {"k": "w"}},
+        _CONVERSATION,
+    ),
+    (
+        lambda c: c.conversations.delete("conv_s"),
+        "DELETE",
+        "/v1/conversations/conv_s",
+        None,
+        {"id": "conv_s", "object": "conversation.deleted", "deleted": True},
+    ),
+    (
+        lambda c: c.conversations.items("conv_s", limit=3),
+        "GET",
+        "/v1/conversations/conv_s/items?limit=3&order=desc",
+        None,
+        _ITEMS,
+    ),
+    (
+        lambda c: c.conversations.add("conv_s", [{"role": "user", "content": "a"}]),
+        "POST",
+        "/v1/conversations/conv_s/items",
+        {"items": [{"role": "user", "content": "a"}]},
+        _ITEMS,
+    ),
+    (
+        lambda c: c.conversations.remove("conv_s", "msg_1"),
+        "DELETE",
+        "/v1/conversations/conv_s/items/msg_1",
+        None,
+        _CONVERSATION,
     ),
     (lambda c: c.detokenize((1, 2)), "POST", "/detokenize", {"tokens": [1, 2]}, {"prompt": "ab"}),
     (

@@ -10,8 +10,13 @@ from hope_client._requests import Call
 from hope_client._sse import SSEDecoder
 from hope_client.errors import APIConnectionError, ProtocolError, StreamError
 
-Chunk = TypeVar("Chunk", bound=wire.Completion | wire.ChatCompletionChunk)
+Chunk = TypeVar("Chunk", bound=wire.Completion | wire.ChatCompletionChunk | wire.ResponseEvent)
 _DONE = "[DONE]"
+_LAST_EVENTS: dict[str, wire.FinishReason | None] = {
+    "response.completed": "stop",
+    "response.incomplete": "length",
+    "response.failed": None,
+}
 _EVENT_STREAM = "text/event-stream"
 
 
@@ -50,10 +55,32 @@ class ChunkReader(Generic[Chunk]):
         if error is not None:
             raise StreamError(error)
         chunk = self._call.parse(event)
+        if isinstance(chunk, wire.ResponseEvent):
+            self._read_event(chunk)
+            return chunk
         self.usage = chunk.usage or self.usage
         for choice in chunk.choices:
             self.finish_reason = choice.finish_reason or self.finish_reason
         return chunk
+
+    def _read_event(self, event: wire.ResponseEvent) -> None:
+        """The last event of a response brings it whole, or says why there is none."""
+        response = event.response
+        if event.type not in _LAST_EVENTS or response is None:
+            return
+        if response.error is not None:
+            failure = wire.ErrorDetail(
+                message=response.error.message, type="response_failed", code=response.error.code
+            )
+            raise StreamError(failure)
+        self.done = True
+        self.finish_reason = _LAST_EVENTS[event.type]
+        if (usage := response.usage) is not None:
+            self.usage = wire.Usage(
+                prompt_tokens=usage.input_tokens,
+                completion_tokens=usage.output_tokens,
+                total_tokens=usage.total_tokens,
+            )
 
 
 def _error_in(event: str) -> wire.ErrorDetail | None:
@@ -65,8 +92,10 @@ def _error_in(event: str) -> wire.ErrorDetail | None:
         return None
 
 
-def text_of(chunk: wire.Completion | wire.ChatCompletionChunk) -> str:
-    """What one chunk adds to the text of the first choice."""
+def text_of(chunk: wire.Completion | wire.ChatCompletionChunk | wire.ResponseEvent) -> str:
+    """What one chunk adds to the text of the first choice, or of a response."""
+    if isinstance(chunk, wire.ResponseEvent):
+        return chunk.delta or "" if chunk.type == "response.output_text.delta" else ""
     if isinstance(chunk, wire.Completion):
         return "".join(choice.text for choice in chunk.choices if choice.index == 0)
     return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == 0)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from hope_client import _requests as requests
 from hope_client import wire
+from hope_client._aresponses import AsyncConversations, AsyncResponses
 from hope_client._failures import Retries, connection_error, status_error
 from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
@@ -57,6 +58,8 @@ class AsyncClient:
         self._sleep = sleep
         self._now_s = now_s
         self.sessions = AsyncSessions(self)
+        self.responses = AsyncResponses(self)
+        self.conversations = AsyncConversations(self)
 
     @overload
     async def completions(
@@ -73,7 +76,7 @@ class AsyncClient:
     ) -> "wire.Completion | AsyncStream[wire.Completion]":
         """Continue one prompt or several, each given as text or as token ids."""
         call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
-        return await self._open(call) if stream else await self.call(call)
+        return await self.open(call) if stream else await self.call(call)
 
     @overload
     async def chat(
@@ -90,7 +93,7 @@ class AsyncClient:
     ) -> "wire.ChatCompletion | AsyncStream[wire.ChatCompletionChunk]":
         """Answer the last message. A session needs only the messages that it has not read yet."""
         if stream:
-            return await self._open(
+            return await self.open(
                 requests.chat(messages, stream=True, answer=wire.ChatCompletionChunk, **options)
             )
         return await self.call(requests.chat(messages, stream=False, answer=wire.ChatCompletion, **options))
@@ -121,7 +124,8 @@ class AsyncClient:
         """Make one exchange and read its answer."""
         return call.parse((await self._send(call)).content)
 
-    async def _open(self, call: Call[Chunk]) -> "AsyncStream[Chunk]":
+    async def open(self, call: Call[Chunk]) -> "AsyncStream[Chunk]":
+        """Begin one exchange whose answer is a stream."""
         return AsyncStream(await self._send(call), ChunkReader(call))
 
     async def download(self, call: Call[T], file: IO[bytes]) -> int:

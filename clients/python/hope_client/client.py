@@ -13,6 +13,7 @@ from hope_client import _requests as requests
 from hope_client import wire
 from hope_client._failures import Retries, connection_error, status_error
 from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
+from hope_client._responses import Conversations, Responses
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
 from hope_client.errors import HopeClientError
@@ -58,6 +59,8 @@ class Client:
         self._sleep = sleep
         self._now_s = now_s
         self.sessions = Sessions(self)
+        self.responses = Responses(self)
+        self.conversations = Conversations(self)
 
     @overload
     def completions(
@@ -74,7 +77,7 @@ class Client:
     ) -> "wire.Completion | Stream[wire.Completion]":
         """Continue one prompt or several, each given as text or as token ids."""
         call = requests.completion(prompt, stream=stream, answer=wire.Completion, **options)
-        return self._open(call) if stream else self.call(call)
+        return self.open(call) if stream else self.call(call)
 
     @overload
     def chat(
@@ -91,9 +94,7 @@ class Client:
     ) -> "wire.ChatCompletion | Stream[wire.ChatCompletionChunk]":
         """Answer the last message. A session needs only the messages that it has not read yet."""
         if stream:
-            return self._open(
-                requests.chat(messages, stream=True, answer=wire.ChatCompletionChunk, **options)
-            )
+            return self.open(requests.chat(messages, stream=True, answer=wire.ChatCompletionChunk, **options))
         return self.call(requests.chat(messages, stream=False, answer=wire.ChatCompletion, **options))
 
     def models(self) -> wire.ModelList:
@@ -122,7 +123,8 @@ class Client:
         """Make one exchange and read its answer."""
         return call.parse(self._send(call).content)
 
-    def _open(self, call: Call[Chunk]) -> "Stream[Chunk]":
+    def open(self, call: Call[Chunk]) -> "Stream[Chunk]":
+        """Begin one exchange whose answer is a stream."""
         return Stream(self._send(call), ChunkReader(call))
 
     def download(self, call: Call[T], file: IO[bytes]) -> int:

@@ -5,9 +5,11 @@ from fastapi import APIRouter
 from hope_server.api import (
     chat,
     completions,
+    conversations,
     health,
     metrics,
     models,
+    responses,
     sessions,
     time_travel,
     tokens,
@@ -16,6 +18,8 @@ from hope_server.api import (
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
+    responses.router,
+    conversations.router,
     completions.router,
     models.router,
     sessions.router,

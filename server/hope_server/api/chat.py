@@ -93,7 +93,7 @@ async def _prompt(
         if key is not None:
             await _refuse_learned(sessions, session_id, key)
         before = meta.transcript
-        after = await _last_token(sessions, meta) if before.count else None
+        after = await last_token(sessions, meta) if before.count else None
     fresh = new_messages(before, messages if tools is None else with_tools(before, messages, tools.told))
     chars = sum(len(message.text) for message in fresh)
     parts = await tokenised(runtime, chars, lambda: runtime.chat_format.render(fresh, after=after))
@@ -107,7 +107,7 @@ async def _refuse_learned(sessions: TenantSessions, session_id: str, key: str) -
         raise already_learned(*learned)
 
 
-async def _last_token(sessions: TenantSessions, meta: SessionMeta) -> LastToken | None:
+async def last_token(sessions: TenantSessions, meta: SessionMeta) -> LastToken | None:
     """The session's last token, None after a reset."""
     records, _ = await sessions.events(meta.session_id, after=meta.seq - 1, limit=1)
     if not records or not records[-1].tokens:

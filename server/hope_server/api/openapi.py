@@ -17,32 +17,49 @@ from hope_client.wire import (
     SESSION_ID_PATTERN,
     ChatCompletionRequest,
     CompletionRequest,
+    ConversationCreate,
+    ConversationItemsCreate,
+    ConversationUpdate,
     DetokenizeRequest,
     ErrorBody,
+    ResponseRequest,
     SessionCreate,
     SessionFork,
     SessionRollback,
     TokenizeRequest,
 )
+from hope_server.api.examples import examples_of
 
 REF = "#/components/schemas/{model}"
+ABOUT = (
+    "An X-Request-ID of 1 to 128 letters, digits, dots, colons, dashes or underscores comes back in the "
+    "answer and stands in the server's log; a request without one gets one. Errors have OpenAI's shape and a "
+    "stable code. A turn with an Idempotency-Key is learned once, however often it is sent."
+)
 _BODIES: tuple[type[BaseModel], ...] = (
     ChatCompletionRequest,
     CompletionRequest,
+    ConversationCreate,
+    ConversationItemsCreate,
+    ConversationUpdate,
     SessionCreate,
     SessionFork,
     SessionRollback,
     TokenizeRequest,
     DetokenizeRequest,
+    ResponseRequest,
     ErrorBody,
 )
 _OCTETS = {OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
 
 
 def accepts(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """A route's `openapi_extra`: its body is `model`."""
+    """A route's `openapi_extra`: its body is `model`, with its examples."""
     schema = {"$ref": REF.format(model=model.__name__)}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+    content: dict[str, Any] = {"schema": schema}
+    if examples := examples_of(model):
+        content["examples"] = examples
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
 def accepts_octets() -> dict[str, Any]:
@@ -72,6 +89,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=REF)
     document["components"]["schemas"].update(definitions["$defs"])
+    document["info"]["description"] = ABOUT
     error = {"$ref": REF.format(model=ErrorBody.__name__)}
     answer = {"description": "Error", "content": {"application/json": {"schema": error}}}
     for operations in document["paths"].values():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from fastapi import Request
 
@@ -40,7 +39,7 @@ def turn_spec(
     It is called once, however many choices there are of the prompt.
     """
     session_id = _session_id(request, body)
-    key = _idempotency_key(request)
+    key = idempotency_key(request)
     spec = TurnSpec(
         request_id=request_id.get(),
         sessions=sessions,
@@ -54,7 +53,7 @@ def turn_spec(
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
     )
-    return spec if canonical is None else replace(spec, canonical=canonical)
+    return spec if canonical is None else spec.with_canonical(canonical)
 
 
 def _session_id(request: Request, body: Body) -> str | None:
@@ -72,7 +71,8 @@ def _session_id(request: Request, body: Body) -> str | None:
     return header
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """The request's key. Raises InvalidRequest for one that is none."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is not None and not re.fullmatch(IDEMPOTENCY_KEY_PATTERN, key):
         raise InvalidRequest(

@@ -90,7 +90,7 @@ class TurnResponse(Response):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit_s = self._runtime.config.turn_timeout_s
-        async with aclosing(_within(limit_s, side_by_side(self._runtime, self._specs))) as answer:
+        async with aclosing(within(limit_s, side_by_side(self._runtime, self._specs))) as answer:
             if self._stream:
                 await self._send_events(answer, send)
             else:
@@ -113,12 +113,12 @@ class TurnResponse(Response):
             async for found in answer:
                 await self._send_piece(*found, opened, send)
             usage = event(self._shape.usage(self._count.usage())) if self._with_usage else b""
-            await _send_body(send, usage + DONE)
+            await send_body(send, usage + DONE)
         except Exception as error:
             ours = as_hope_error(error)
             report(self._runtime, ours)
-            await _send_body(send, event(error_body(ours)))
-        await _send_body(send, b"", more=False)
+            await send_body(send, event(error_body(ours)))
+        await send_body(send, b"", more=False)
 
     async def _send_piece(self, index: int, piece: Piece, opened: set[int], send: Send) -> None:
         self._count.add(index, piece)
@@ -128,10 +128,10 @@ class TurnResponse(Response):
             opened.add(index)
             chunks = [*self._shape.opening(index), *chunks]
         if chunks:
-            await _send_body(send, b"".join(map(event, chunks)))
+            await send_body(send, b"".join(map(event, chunks)))
 
 
-async def _within(limit_s: float, answer: Answer) -> Answer:
+async def within(limit_s: float, answer: Answer) -> Answer:
     """`answer`, closed with TurnTimeout when it has not ended after `limit_s` seconds."""
     deadline = asyncio.get_running_loop().time() + limit_s
     async with aclosing(answer):
@@ -148,5 +148,5 @@ async def _within(limit_s: float, answer: Answer) -> Answer:
             yield found
 
 
-async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:
+async def send_body(send: Send, body: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from hope_server.errors import Forbidden
 from hope_server.sessions.container import invalid_export
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.reading import Buffer
-from hope_server.sessions.session import JournalRecord, SessionMeta, list_cursor
+from hope_server.sessions.session import MAX_DOCUMENTS_READ, JournalRecord, SessionMeta, list_cursor
 from hope_server.tenants.account import Account
 from hope_server.tenants.stored import SESSION_BYTES, Stored, journal_bytes, snapshot_bytes
 
@@ -125,6 +125,23 @@ class TenantSessions:
 
     async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
         return await self._engine.learned(self.key(session_id), idempotency_key)
+
+    async def put_document(self, session_id: str, name: str, data: bytes | None) -> None:
+        """Keep a document beside the session's journal. Raises StorageQuotaExceeded."""
+        if self._account is not None and data is not None:
+            await self._account.book(Stored(0, len(data)), self._count)
+        await self._engine.put_document(self.key(session_id), name, data)
+
+    async def document_names(self, session_id: str) -> Sequence[str]:
+        return await self._engine.document_names(self.key(session_id))
+
+    async def documents(self, session_id: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Those of the names that there are, however many are asked for."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(names), MAX_DOCUMENTS_READ):
+            page = names[start : start + MAX_DOCUMENTS_READ]
+            found |= await self._engine.documents(self.key(session_id), page)
+        return found
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """One turn of the session that `request` names by its `key`, or of an ephemeral one."""

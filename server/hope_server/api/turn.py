@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason, HopeTurn
@@ -90,6 +90,12 @@ class TurnSpec:
     canonical: Callable[[str], str] = _unchanged
     fingerprint: str = ""
     repeated: bool = False
+
+    def with_canonical(self, canonical: Callable[[str], str]) -> TurnSpec:
+        return replace(self, canonical=canonical)
+
+    def in_session(self, session_id: str | None) -> TurnSpec:
+        return replace(self, session_id=session_id)
 
 
 async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from weakref import WeakValueDictionary
@@ -269,6 +269,18 @@ class EngineService:
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         """The first and last seq of the turn that used the key, None if no turn did."""
         return await self._store.learned(session, idempotency_key)
+
+    async def put_document(self, session: SessionKey, name: str, data: bytes | None) -> None:
+        """Keep a document beside the journal; see ``SessionStore.put_document``."""
+        await self._store.put_document(session, name, data)
+
+    async def document_names(self, session: SessionKey) -> Sequence[str]:
+        """All names, in order."""
+        return await self._store.document_names(session)
+
+    async def documents(self, session: SessionKey, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Those of the names that there are."""
+        return await self._store.documents(session, names)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Run one turn. Nothing happens before the first ``__anext__``, which raises every error of admission

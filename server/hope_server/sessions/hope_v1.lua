@@ -2,7 +2,7 @@
 -- Every change of a session happens in one of these functions, so it is atomic: compare first, then write.
 -- Keys of a session share one hash tag: h1:{tenant/session}:m meta hash, :j journal stream (entry id = last
 -- sequence number of the record, value = chain hash and sealed record), :i turn keys, :g chunks that are
--- staged, :p:<name> snapshot chunks. Replies start with a fixed word; text that a caller sent never reaches
+-- staged, :p:<name> snapshot chunks, :d documents. Replies start with a fixed word; text that a caller sent never reaches
 -- an error reply. Only commands of Redis 7.0.
 
 local TURN_KEYS = 256       -- turn keys remembered for a session
@@ -320,7 +320,24 @@ local function delete(keys, args)
   unlink_chunks(meta, lists[1], {})
   unlink_chunks(meta, lists[2], {})
   unlink_chunks(meta, table.concat(redis.call('SMEMBERS', staged), ' '), {})
-  redis.call('UNLINK', staged, unpack(keys))
+  redis.call('UNLINK', staged, beside(meta, 'd'), unpack(keys))
+  return { 'OK' }
+end
+
+-- ARGV: most documents, name, sealed text or '' to remove it. They stand beside the journal and change nothing
+-- of it, so no fence is asked for; the newest text stands.
+local function document(keys, args)
+  local meta, documents = keys[1], beside(keys[1], 'd')
+  if redis.call('EXISTS', meta) == 0 then
+    return { 'NOTFOUND' }
+  end
+  if args[3] == '' then
+    redis.call('HDEL', documents, args[2])
+  elseif redis.call('HEXISTS', documents, args[2]) == 0 and redis.call('HLEN', documents) >= tonumber(args[1]) then
+    return { 'FULL' }
+  else
+    redis.call('HSET', documents, args[2], args[3])
+  end
   return { 'OK' }
 end
 
@@ -334,4 +351,5 @@ redis.register_function('hope_v1_missing', fenced(missing))
 redis.register_function('hope_v1_publish_snapshot', fenced(publish_snapshot))
 redis.register_function('hope_v1_quarantine', fenced(quarantine))
 redis.register_function('hope_v1_delete', fenced(delete))
+redis.register_function('hope_v1_document', document)
 redis.register_function { function_name = 'hope_v1_page', callback = page, flags = { 'no-writes' } }

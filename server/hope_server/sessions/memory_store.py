@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from hope_server.sessions.documents import open_document, seal_document
 from hope_server.sessions.history import last_transcript, reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.manifest import Manifest, cut, join, open_chunk, seal_chunk
@@ -22,10 +23,12 @@ from hope_server.sessions.refusals import (
     outside,
     quarantined,
     taken,
+    too_many_documents,
 )
 from hope_server.sessions.sealing import KEY_BYTES, Keyring
 from hope_server.sessions.session import (
     GENESIS,
+    MAX_DOCUMENTS,
     MAX_IDEMPOTENCY_KEYS,
     MAX_PAGE_BYTES,
     MAX_SEQ,
@@ -37,6 +40,7 @@ from hope_server.sessions.session import (
     Snapshot,
     TurnKey,
     check_append,
+    check_document,
     list_cursor,
 )
 from hope_server.sessions.store import Deleting, RecordPage, SessionPage
@@ -54,6 +58,7 @@ class _Session:
     turns: dict[str, tuple[int, int]] = field(default_factory=dict)
     generations: list[tuple[Manifest, str]] = field(default_factory=list)
     chunks: dict[str, bytes] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -220,6 +225,24 @@ class MemoryStore:
         chunks = {name: entry.chunks.get(name, b"") for name in manifest.chunk_ids}
         opened = {name: open_chunk(self.keys, session, name, sealed) for name, sealed in chunks.items()}
         return {name: chunk for name, chunk in opened.items() if chunk is not None}
+
+    async def put_document(self, session: SessionKey, name: str, data: bytes | None) -> None:
+        check_document(name, data)
+        documents = self._session(session).documents
+        if data is None:
+            documents.pop(name, None)
+            return
+        if name not in documents and len(documents) >= MAX_DOCUMENTS:
+            raise too_many_documents(session)
+        documents[name] = seal_document(self.keys, session, name, data)
+
+    async def document_names(self, session: SessionKey) -> Sequence[str]:
+        return sorted(self._session(session).documents)
+
+    async def documents(self, session: SessionKey, names: Sequence[str]) -> Mapping[str, bytes]:
+        kept = self._session(session).documents
+        found = [(name, kept[name]) for name in names if name in kept]
+        return {name: open_document(self.keys, session, name, sealed) for name, sealed in found}
 
     async def quarantine(self, session: SessionKey, fence: Fence) -> None:
         entry = self._session(session, fence)

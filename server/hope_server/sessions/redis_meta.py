@@ -55,6 +55,10 @@ def turns_key(session: SessionKey) -> str:
     return f"h1:{{{session}}}:i"
 
 
+def documents_key(session: SessionKey) -> str:
+    return f"h1:{{{session}}}:d"
+
+
 def chunk_key(session: SessionKey, chunk_id: str) -> str:
     return f"h1:{{{session}}}:p:{chunk_id}"
 

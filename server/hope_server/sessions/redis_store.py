@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, Self
 
 from hope_server.errors import SessionCorrupted, StoreConfigError, StoreUnavailable
+from hope_server.sessions.documents import RedisDocuments
 from hope_server.sessions.history import reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.redis_check import check_fsync, check_policy, check_server
@@ -57,6 +58,7 @@ class RedisStore:
         self._link, self.keys, self._deleting = link, keys, deleting
         self._journal = RedisJournal(link, keys)
         self._snapshots = RedisSnapshots(link, keys)
+        self._documents = RedisDocuments(link, keys)
 
     @classmethod
     async def open(
@@ -228,6 +230,15 @@ class RedisStore:
 
     async def get_snapshot(self, session: SessionKey, *, at_most_seq: int | None = None) -> Snapshot | None:
         return await self._link.owned(self._snapshots.get(session, at_most_seq))
+
+    async def put_document(self, session: SessionKey, name: str, data: bytes | None) -> None:
+        await self._link.owned(self._documents.put(session, name, data))
+
+    async def document_names(self, session: SessionKey) -> Sequence[str]:
+        return await self._link.owned(self._documents.names(session))
+
+    async def documents(self, session: SessionKey, names: Sequence[str]) -> Mapping[str, bytes]:
+        return await self._link.owned(self._documents.read(session, names))
 
     async def quarantine(self, session: SessionKey, fence: Fence) -> None:
         await self._link.owned(self._write("quarantine", session, fence))

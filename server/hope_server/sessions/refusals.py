@@ -6,8 +6,10 @@ from hope_server.errors import (
     InvalidRequest,
     LeaseHeld,
     SequenceConflict,
+    SessionCorrupted,
     SessionNotFound,
     SessionQuarantined,
+    TooManyDocuments,
 )
 from hope_server.sessions.key import SessionKey
 
@@ -18,6 +20,17 @@ def not_found(session: SessionKey) -> SessionNotFound:
 
 def fenced(session: SessionKey) -> Fenced:
     return Fenced(f"session {session.session} has moved to another worker")
+
+
+def too_many_documents(session: SessionKey) -> TooManyDocuments:
+    return TooManyDocuments(
+        f"session {session.session} keeps as many responses and items as it may: delete some, or go on "
+        "without storing them"
+    )
+
+
+def damaged_document(session: SessionKey, name: str) -> SessionCorrupted:
+    return SessionCorrupted(f"the document {name} of session {session.session} is damaged")
 
 
 def quarantined(session: SessionKey) -> SessionQuarantined:

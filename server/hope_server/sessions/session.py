@@ -29,6 +29,12 @@ MAX_PARTS = 4096
 MAX_IDEMPOTENCY_KEYS = 256
 """Turn keys that a session remembers, the most recent ones."""
 MAX_KEY_BYTES = 255
+MAX_DOCUMENTS = 4096
+"""Of one session."""
+MAX_DOCUMENT_BYTES = (1 << 20) - 128
+"""Sealed, it is one value of at most 1 MiB."""
+MAX_DOCUMENTS_READ = 64
+"""In one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,14 @@ def _check_turn_key(turn: TurnKey, expected_seq: int) -> None:
         raise ValueError(f"an idempotency key has 1 to {MAX_KEY_BYTES} bytes")
     if not 1 <= turn.first_seq <= expected_seq + 1:
         raise ValueError(f"a turn at {expected_seq + 1} cannot start at {turn.first_seq}")
+
+
+def check_document(name: str, data: bytes | None) -> None:
+    """Raises ``ValueError`` for a name that is not 1 to 64 small letters and digits, or too much data."""
+    if not (1 <= len(name) <= 64 and name.isascii() and name.isalnum() and name == name.lower()):
+        raise ValueError(f"expected a document's name, found {name!r}")
+    if data is not None and not 1 <= len(data) <= MAX_DOCUMENT_BYTES:
+        raise ValueError(f"a document has 1 to {MAX_DOCUMENT_BYTES} bytes, found {len(data)}")
 
 
 def list_cursor(meta: SessionMeta) -> str:

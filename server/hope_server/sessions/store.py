@@ -151,6 +151,22 @@ class SessionStore(Protocol):
         """
         ...
 
+    async def put_document(self, session: SessionKey, name: str, data: bytes | None) -> None:
+        """Keep ``data`` beside the journal under ``name`` (see ``check_document``); None removes it.
+
+        It is sealed like the rest, goes with the session, and is not copied by a fork. No fence is needed: it
+        says something about the journal and changes nothing of it. Raises ``TooManyDocuments``.
+        """
+        ...
+
+    async def document_names(self, session: SessionKey) -> Sequence[str]:
+        """All names, in order."""
+        ...
+
+    async def documents(self, session: SessionKey, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Those of up to ``MAX_DOCUMENTS_READ`` names that there are. Raises ``SessionCorrupted``."""
+        ...
+
     async def quarantine(self, session: SessionKey, fence: Fence) -> None:
         """Mark a session whose journal is damaged: nothing is appended to it any more, nothing deleted."""
         ...

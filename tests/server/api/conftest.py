@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +86,7 @@ class ScriptedEngine:
         self.failure: tuple[int, Exception] | None = None
         self.pause_at: int | None = None
         self.paused, self.resume, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.deleted = asyncio.Event()
         self.export_paused: asyncio.Event | None = None
         self.export_failure: Exception | None = None
         self.slow_weights_ok = True
@@ -119,6 +120,7 @@ class ScriptedEngine:
     async def delete_session(self, session: SessionKey) -> None:
         fence, _ = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
         await self.store.delete(session, fence)
+        self.deleted.set()
 
     async def reset_session(self, session: SessionKey) -> SessionMeta:
         head = (await self.store.meta(session)).head
@@ -200,6 +202,15 @@ class ScriptedEngine:
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         return await self.store.learned(session, idempotency_key)
+
+    async def put_document(self, session: SessionKey, name: str, data: bytes | None) -> None:
+        await self.store.put_document(session, name, data)
+
+    async def document_names(self, session: SessionKey) -> Sequence[str]:
+        return await self.store.document_names(session)
+
+    async def documents(self, session: SessionKey, names: Sequence[str]) -> Mapping[str, bytes]:
+        return await self.store.documents(session, names)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         self.requests.append(request)

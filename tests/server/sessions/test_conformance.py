@@ -20,6 +20,7 @@ from hope_server.errors import (
     SessionQuarantined,
     SnapshotCorrupt,
     StoreConfigError,
+    TooManyDocuments,
 )
 from hope_server.sessions import STORES, open_store
 from hope_server.sessions.copying import fork
@@ -32,6 +33,7 @@ from hope_server.sessions.session import (
     MAX_APPEND_RECORDS,
     MAX_APPEND_TOKENS,
     MAX_CHUNK_BYTES,
+    MAX_DOCUMENT_BYTES,
     MAX_IDEMPOTENCY_KEYS,
     Fence,
     Head,
@@ -572,6 +574,65 @@ async def test_unknown_scheme_names_the_known_ones() -> None:
 
 def test_snapshot_corrupt_is_a_server_error() -> None:
     assert SnapshotCorrupt("x").status == 500
+
+
+async def test_documents_are_kept_beside_the_journal(store: SessionStore, session: SessionKey) -> None:
+    await store.create(session, model="m", name=None)
+    assert await store.document_names(session) == []
+    for name, data in (("b2", b"two"), ("a1", b"one"), ("b2", b"newer")):
+        await store.put_document(session, name, data)
+    assert await store.document_names(session) == ["a1", "b2"]
+    assert await store.documents(session, ["b2", "c3", "a1"]) == {"b2": b"newer", "a1": b"one"}
+    await store.put_document(session, "a1", None)
+    await store.put_document(session, "a1", None)
+    assert await store.documents(session, ["a1", "b2"]) == {"b2": b"newer"}
+    assert (await store.meta(session)).head == GENESIS
+
+
+async def test_documents_go_with_their_session(store: SessionStore, session: SessionKey) -> None:
+    other = sibling(session, 2)
+    for each in (session, other):
+        await store.create(each, model="m", name=None)
+        await store.put_document(each, "a", b"data")
+    fence, _ = await store.acquire(session, nonce=FENCE.nonce, ttl_s=TTL_S)
+    await store.delete(session, fence)
+    for ask in (
+        store.document_names(session),
+        store.documents(session, ["a"]),
+        store.put_document(session, "a", b"x"),
+    ):
+        with pytest.raises(SessionNotFound):
+            await ask
+    await store.create(session, model="m", name=None)
+    assert await store.document_names(session) == []
+    assert await store.documents(other, ["a"]) == {"a": b"data"}
+
+
+async def test_documents_are_bounded(
+    store: SessionStore, session: SessionKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("memory_store", "documents"):
+        monkeypatch.setattr(f"hope_server.sessions.{module}.MAX_DOCUMENTS", 2)
+    await store.create(session, model="m", name=None)
+    for name in ("a", "b", "a"):
+        await store.put_document(session, name, b"data")
+    with pytest.raises(TooManyDocuments):
+        await store.put_document(session, "c", b"data")
+    await store.put_document(session, "a", None)
+    await store.put_document(session, "c", b"data")
+    for name, data in (
+        ("", b"x"),
+        ("A", b"x"),
+        ("a b", b"x"),
+        ("a" * 65, b"x"),
+        ("a", b""),
+        ("a", bytes(1 << 20)),
+    ):
+        with pytest.raises(ValueError, match="document"):
+            await store.put_document(session, name, data)
+    with pytest.raises(ValueError, match="document"):
+        await store.put_document(session, "a", bytes(MAX_DOCUMENT_BYTES + 1))
+    assert len(await store.documents(session, ["b"])) == 1
 
 
 async def test_every_deletion_happens_inside_of_what_was_asked_for(

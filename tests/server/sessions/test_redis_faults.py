@@ -24,7 +24,7 @@ from hope_server.sessions import open_store
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.manifest import cut
 from hope_server.sessions.redis_check import check_server
-from hope_server.sessions.redis_meta import journal_key, meta_key
+from hope_server.sessions.redis_meta import documents_key, journal_key, meta_key
 from hope_server.sessions.redis_snapshots import RedisSnapshots
 from hope_server.sessions.redis_store import RedisStore
 from hope_server.sessions.sealing import Keyring
@@ -388,6 +388,22 @@ async def test_a_staged_session_vanishes_unless_revealed(
     assert min(lives.values()) > 0
     await redis_store.reveal(session, writer.fence)
     assert {await raw.ttl(key) for key in keys if not key.endswith(b":g")} == {-1}
+
+
+async def test_a_document_is_sealed_for_its_place(
+    raw: Any, writer: Writer, redis_store: SessionStore, session: SessionKey
+) -> None:
+    await redis_store.put_document(session, "a", b"a secret")
+    await redis_store.put_document(session, "b", b"another")
+    kept = documents_key(session)
+    sealed = await raw.hget(kept, "a")
+    assert b"secret" not in sealed
+    for damaged in (sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", await raw.hget(kept, "b")):
+        await raw.hset(kept, "a", damaged)
+        with pytest.raises(SessionCorrupted):
+            await redis_store.documents(session, ["a"])
+    await writer.delete()
+    assert not await raw.exists(kept)
 
 
 async def test_unchanged_part_is_not_sent_again(proxy: Any, proxied_writer: Writer) -> None:
