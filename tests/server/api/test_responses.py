@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from hope_server.api.response_turn import ResponseTurn
 from hope_server.api.runtime import Runtime
 from hope_server.chat.tools import ToolFormat
 from hope_server.errors import InternalError
@@ -389,3 +390,26 @@ async def test_log_probabilities_are_not_kept(http: httpx.AsyncClient) -> None:
     assert made["output"][0]["content"][0].pop("logprobs")
     assert kept["output"][0]["content"][0].pop("logprobs") == []
     assert made == kept
+
+
+async def test_one_that_was_overtaken_begins_again(
+    http: httpx.AsyncClient, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding the session and holding it another turn came: going on there would be another past."""
+    first = (await http.post(URL, json={"input": "one"})).json()
+    found = ResponseTurn.open
+
+    async def overtaken(turn: ResponseTurn) -> None:
+        await found(turn)
+        monkeypatch.setattr(ResponseTurn, "open", found)
+        body = {"prompt": "between", "session_id": first["hope"]["session"]}
+        assert (await http.post("/v1/completions", json=body)).is_success
+
+    monkeypatch.setattr(ResponseTurn, "open", overtaken)
+    body = {"input": "two", "previous_response_id": first["id"]}
+    answer = await http.post(URL, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "session_busy")
+    assert answer.headers["x-should-retry"] == "true"
+    assert read(engine) == "between"
+    again = (await http.post(URL, json=body)).json()
+    assert again["hope"]["session"] != first["hope"]["session"]
