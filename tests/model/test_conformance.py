@@ -18,6 +18,7 @@ from tests.model.small import (
     assert_identical,
     assert_same_state,
     build,
+    by_rows,
     by_steps,
     clone,
     due_writes,
@@ -75,6 +76,28 @@ def test_token_by_token_equals_one_call(model: Hope, start: int) -> None:
     expected, expected_state = model(tokens, state)
     assert_close(logits, expected)
     assert_same_state(after, expected_state)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_steps_on_rows_of_a_slab_equal_one_call(model: Hope, start: int) -> None:
+    """In place, by slot, through the operations that have kernels."""
+    state, tokens = state_at(model, 2, start), random_tokens(2, TOKENS)
+    logits, after = by_rows(model, tokens, state)
+    expected, expected_state = model(tokens, state)
+    assert_close(logits, expected)
+    assert_same_state(after, expected_state)
+
+
+def test_a_padded_row_changes_no_row(model: Hope) -> None:
+    """Beside it the others read what they read without it."""
+    slab, tokens = state_at(model, 4, 7), random_tokens(3, 1)[:, 0]
+    alone, padded = clone(slab), clone(slab)
+    with torch.no_grad():
+        expected = model.step_rows(tokens[[0, 2]], alone, torch.tensor([3, 1]))
+        logits = model.step_rows(tokens, padded, torch.tensor([3, -1, 1]))
+    assert_close(logits[[0, 2]], expected)
+    assert_same_state(padded, alone)
+    assert all(torch.equal(padded[name][[0, 2]], tensor[[0, 2]]) for name, tensor in slab.items())
 
 
 @settings(max_examples=8)
