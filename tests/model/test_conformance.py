@@ -52,6 +52,9 @@ def model(request: pytest.FixtureRequest) -> Hope:
     return small_model(parts)
 
 
+IN_PLACE_TOO = pytest.mark.parametrize("read", [*READERS, by_rows], indirect=True)
+
+
 @pytest.fixture(params=READERS)
 def read(request: pytest.FixtureRequest) -> Reader:
     reader: Reader = request.param
@@ -211,6 +214,7 @@ def test_the_state_that_was_given_is_not_written(
     assert_identical(state, before)
 
 
+@IN_PLACE_TOO
 @pytest.mark.parametrize("positions", [(5, 5, 5), (5, 0, 7)])
 def test_a_row_of_nan_leaves_its_neighbours_bit_identical(
     model: Hope, read: Reader, positions: tuple[int, ...]
@@ -223,6 +227,7 @@ def test_a_row_of_nan_leaves_its_neighbours_bit_identical(
         assert_identical(row_of(after, row), row_of(expected_state, row))
 
 
+@IN_PLACE_TOO
 def test_writes_of_a_row_of_nan_are_refused_and_counted(model: Hope, read: Reader) -> None:
     _, after = read(model, random_tokens(3, 16), with_nan(model.initial_state(3), 1))
     nothing, everything = [0] * len(due_writes(model, 16)), due_writes(model, 16)
@@ -230,6 +235,7 @@ def test_writes_of_a_row_of_nan_are_refused_and_counted(model: Hope, read: Reade
     assert after["refused"].tolist() == [nothing, everything, nothing]
 
 
+@IN_PLACE_TOO
 @pytest.mark.parametrize("write_rule", sorted(WRITE_RULES))
 def test_a_refused_write_leaves_the_memory_as_it_was(write_rule: str, read: Reader) -> None:
     """A gradient that is not finite costs its own period; nothing of it stays, and the next is written."""
