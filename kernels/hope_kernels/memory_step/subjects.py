@@ -25,7 +25,7 @@ def _make(maker: Maker, sizes: Sizes) -> Arguments:
         "projection_rate": maker.normal(heads) - 3,
         "projection_retention": maker.normal(heads) + 3,
         "max_rate": 0.5,
-        "max_norm": width**0.5,  # some heads are beyond it, some are not
+        "max_norm": 0.85 * width**0.5,  # most heads are beyond it
     }
 
 
