@@ -176,6 +176,8 @@ def _compile(job: Job, launch: Recorded) -> Report:
     options = OPTIONS | {name: chosen[name] for name in ("num_warps", "num_stages") if name in chosen}
     kernel = launch.kernel.fn if choices else launch.kernel
     constants = {name: value for name, value in chosen.items() if name in kernel.arg_names}
+    if chip.backend == "hip" and "PRECISION" in constants:
+        constants["PRECISION"] = "ieee"  # as the wrapper has it there
     signature = {name: launch.signature.get(name, "constexpr") for name in kernel.arg_names}
     attributes = {(index,): [["tt.divisibility", 16]] for index in launch.aligned}
     source = ASTSource(kernel, signature, constants, attributes)

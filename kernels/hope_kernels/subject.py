@@ -33,6 +33,9 @@ class Maker:
     def integers(self, *values: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor(values, dtype=dtype).to(self._device)
 
+    def like(self, values: Tensor) -> Tensor:
+        return values.to(self._device)
+
     def slab(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.normal(self.rows + 2, *shape, dtype=dtype)
 

@@ -36,8 +36,9 @@ def check(reports: list[dict[str, Any]], *chips: str) -> None:
             assert 0 < report["registers"] <= 255
 
 
-def test_every_kernel_compiles_for_two_chips() -> None:
-    check(compiled("--first", "sm_90", "gfx942"), "sm_90", "gfx942")
+def test_every_kernel_compiles_for_amd() -> None:
+    """For an H100 all configurations are compiled by ``test_bench.py``."""
+    check(compiled("--first", "gfx942"), "gfx942")
 
 
 @pytest.mark.slow

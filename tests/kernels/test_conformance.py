@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -11,26 +10,45 @@ import pytest
 import torch
 from torch import Tensor
 
-from hope_kernels.launch import launch_with, launching_through
+from hope_kernels.launch import configurations, launch_with, launching_through
 from hope_kernels.subject import Arguments, Sizes, Subject, outputs
 from hope_kernels.subjects import SUBJECTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of NaN in the interpreter
 ROWS = 3
-BOTH = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-EACH = pytest.mark.parametrize("name", SUBJECTS)
+LONG = {"choose_tokens"}
+"""Their searches take seconds in the interpreter: by default they are held to their references alone."""
+
+
+def on_both(*values: Any, long: bool) -> Iterator[Any]:
+    """A case in the interpreter, and on a GPU."""
+    label = "-".join(value if isinstance(value, str) else _label(value) for value in values)
+    yield pytest.param(*values, "cpu", id=label, marks=pytest.mark.slow if long else ())
+    yield pytest.param(*values, "cuda", id=f"{label}-gpu", marks=pytest.mark.gpu)
+
+
+def _label(value: Sizes | torch.dtype) -> str:
+    if isinstance(value, torch.dtype):
+        return str(value)[6:]
+    return "-".join(f"{key}{size}" for key, size in value.items())
+
+
+EACH = pytest.mark.parametrize(
+    ("name", "device"), [case for name in SUBJECTS for case in on_both(name, long=name in LONG)]
+)
 
 
 def everything() -> Iterator[Any]:
     for name, subject in SUBJECTS.items():
         for sizes in subject.small:
             for dtype in subject.dtypes:
-                label = "-".join(f"{key}{value}" for key, value in sizes.items())
-                yield pytest.param(name, sizes, dtype, id=f"{name}-{label}-{str(dtype)[6:]}")
+                long = name in LONG and max(sizes.values()) > 63
+                yield from on_both(name, sizes, dtype, long=long)
 
 
-def largest(subject: Subject) -> Sizes:
-    return max(subject.small, key=lambda sizes: math.prod(sizes.values()))
+def ragged(subject: Subject) -> Sizes:
+    """Sizes of which none is a power of two."""
+    return subject.small[(len(subject.small) - 1) // 2]
 
 
 def cloned(arguments: Arguments) -> Arguments:
@@ -65,7 +83,7 @@ def equal(found: Tensor, expected: Tensor) -> bool:
 
 def small(name: str, device: str) -> tuple[Subject, Arguments]:
     subject = SUBJECTS[name]
-    return subject, subject.arguments(largest(subject), rows=ROWS, device=device)
+    return subject, subject.arguments(ragged(subject), rows=ROWS, device=device)
 
 
 def with_nan(arguments: Arguments, name: str, index: int) -> Arguments:
@@ -74,8 +92,7 @@ def with_nan(arguments: Arguments, name: str, index: int) -> Arguments:
     return arguments
 
 
-@BOTH
-@pytest.mark.parametrize(("name", "sizes", "dtype"), [*everything()])
+@pytest.mark.parametrize(("name", "sizes", "dtype", "device"), [*everything()])
 def test_outputs_and_state_equal_the_references(
     name: str, sizes: Sizes, dtype: torch.dtype, device: str
 ) -> None:
@@ -97,20 +114,21 @@ def test_outputs_and_state_equal_the_references(
             assert equal(mine[key], before), f"{key} is an input"
 
 
-@BOTH
 @EACH
 def test_every_configuration_equals_the_reference(name: str, device: str) -> None:
     subject, arguments = small(name, device)
     theirs = cloned(arguments)
     wanted = (*reference(subject, theirs), *(theirs[key] for key in subject.state))
-    for configuration in range(4):
+    choices: list[int] = []
+    with launching_through(lambda kernel, *launch: choices.append(len(configurations(kernel)))):
+        subject.op.fused()(**cloned(arguments))
+    for configuration in range(max(choices)):
         mine = cloned(arguments)
         found = (*fused(subject, mine, configuration), *(mine[key] for key in subject.state))
         for x, y in zip(found, wanted, strict=True):
             close(subject, x, y, subject.dtypes[0])
 
 
-@BOTH
 @EACH
 def test_a_row_does_not_know_its_company(name: str, device: str) -> None:
     subject, arguments = small(name, device)
@@ -126,7 +144,6 @@ def test_a_row_does_not_know_its_company(name: str, device: str) -> None:
         assert all(equal(alone[key][slot], together[key][slot]) for key in subject.state)
 
 
-@BOTH
 @EACH
 def test_nan_in_one_row_stays_there(name: str, device: str) -> None:
     """In any of its inputs and in its state; what becomes of the row itself is as the reference has it."""
@@ -152,7 +169,6 @@ def test_nan_in_one_row_stays_there(name: str, device: str) -> None:
             close(subject, broken[state][slots], theirs[state][slots], subject.dtypes[0])
 
 
-@BOTH
 @EACH
 def test_a_padded_row_reads_and_writes_nothing(name: str, device: str) -> None:
     subject, arguments = small(name, device)

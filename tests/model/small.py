@@ -126,7 +126,7 @@ def by_rows(model: Hope, tokens: Tensor, state: State) -> tuple[Tensor, State]:
     return torch.stack(logits, dim=1), {name: tensor[slots] for name, tensor in slab.items()}
 
 
-READERS = [by_steps, in_one_call, by_rows]
+READERS = [by_steps, in_one_call]
 
 
 def join(states: list[State]) -> State:

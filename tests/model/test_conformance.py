@@ -18,6 +18,7 @@ from tests.model.small import (
     assert_identical,
     assert_same_state,
     build,
+    by_rows,
     by_steps,
     clone,
     due_writes,
@@ -51,6 +52,9 @@ def model(request: pytest.FixtureRequest) -> Hope:
     return small_model(parts)
 
 
+IN_PLACE_TOO = pytest.mark.parametrize("read", [*READERS, by_rows], indirect=True)
+
+
 @pytest.fixture(params=READERS)
 def read(request: pytest.FixtureRequest) -> Reader:
     reader: Reader = request.param
@@ -75,6 +79,28 @@ def test_token_by_token_equals_one_call(model: Hope, start: int) -> None:
     expected, expected_state = model(tokens, state)
     assert_close(logits, expected)
     assert_same_state(after, expected_state)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_steps_on_rows_of_a_slab_equal_one_call(model: Hope, start: int) -> None:
+    """In place, by slot, through the operations that have kernels."""
+    state, tokens = state_at(model, 2, start), random_tokens(2, TOKENS)
+    logits, after = by_rows(model, tokens, state)
+    expected, expected_state = model(tokens, state)
+    assert_close(logits, expected)
+    assert_same_state(after, expected_state)
+
+
+def test_a_padded_row_changes_no_row(model: Hope) -> None:
+    """Beside it the others read what they read without it."""
+    slab, tokens = state_at(model, 4, 7), random_tokens(3, 1)[:, 0]
+    alone, padded = clone(slab), clone(slab)
+    with torch.no_grad():
+        expected = model.step_rows(tokens[[0, 2]], alone, torch.tensor([3, 1]))
+        logits = model.step_rows(tokens, padded, torch.tensor([3, -1, 1]))
+    assert_close(logits[[0, 2]], expected)
+    assert_same_state(padded, alone)
+    assert all(torch.equal(padded[name][[0, 2]], tensor[[0, 2]]) for name, tensor in slab.items())
 
 
 @settings(max_examples=8)
@@ -188,6 +214,7 @@ def test_the_state_that_was_given_is_not_written(
     assert_identical(state, before)
 
 
+@IN_PLACE_TOO
 @pytest.mark.parametrize("positions", [(5, 5, 5), (5, 0, 7)])
 def test_a_row_of_nan_leaves_its_neighbours_bit_identical(
     model: Hope, read: Reader, positions: tuple[int, ...]
@@ -200,6 +227,7 @@ def test_a_row_of_nan_leaves_its_neighbours_bit_identical(
         assert_identical(row_of(after, row), row_of(expected_state, row))
 
 
+@IN_PLACE_TOO
 def test_writes_of_a_row_of_nan_are_refused_and_counted(model: Hope, read: Reader) -> None:
     _, after = read(model, random_tokens(3, 16), with_nan(model.initial_state(3), 1))
     nothing, everything = [0] * len(due_writes(model, 16)), due_writes(model, 16)
@@ -207,6 +235,7 @@ def test_writes_of_a_row_of_nan_are_refused_and_counted(model: Hope, read: Reade
     assert after["refused"].tolist() == [nothing, everything, nothing]
 
 
+@IN_PLACE_TOO
 @pytest.mark.parametrize("write_rule", sorted(WRITE_RULES))
 def test_a_refused_write_leaves_the_memory_as_it_was(write_rule: str, read: Reader) -> None:
     """A gradient that is not finite costs its own period; nothing of it stays, and the next is written."""

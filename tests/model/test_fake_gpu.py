@@ -78,6 +78,18 @@ def test_a_native_step_of_values(parts: Parts) -> None:
     assert "write_rows" in launched
 
 
+def test_a_block_pass_goes_through_chunks() -> None:
+    """A block of the model at a known phase, as a whole pass has it: 3 tokens, a chunk of 8, 5 tokens."""
+    launched: list[str] = []
+    model = small_model(Parts(), torch.float32)
+    state = {name[9:]: x for name, x in model.initial_state(1).items() if name.startswith("layers.0.")}
+    with gpu(launched) as move, torch.no_grad():
+        x, after, _ = move(model).blocks[0](torch.zeros(1, 16, 16, device=GPU), move(state), 5)
+        assert x.device == GPU
+        _assert_like(after, state)
+    assert launched == ["chunk_lines"] * 6
+
+
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_a_read_of_hope_attention(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[str] = []

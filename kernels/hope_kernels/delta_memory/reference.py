@@ -8,6 +8,8 @@ that write: ``o_t = (base + D_{t-1}) q_t``.
 import torch
 from torch import Tensor
 
+from hope_kernels.slab_rows.reference import gather_rows, scatter_rows
+
 
 def delta_step(
     delta: Tensor, base: Tensor, *, a: Tensor, w: Tensor, k: Tensor, alpha: Tensor, q: Tensor
@@ -61,6 +63,36 @@ def delta_chunk_write(
     """The write of :func:`delta_chunk` without its read: ``delta' [B, H, V, K]``."""
     before, decay = _decays(log_alpha)
     return _write(delta, _updates(delta, base, a, w, k, before, decay), k, log_alpha)
+
+
+def delta_chunk_rows(
+    delta: Tensor,
+    base: Tensor,
+    slots: Tensor,
+    a: Tensor,
+    w: Tensor,
+    k: Tensor,
+    log_alpha: Tensor,
+    q: Tensor | None = None,
+) -> Tensor | None:
+    """:func:`delta_chunk` on rows of a slab, in place.
+
+    Args:
+        delta: slab ``[S, H, V, K]``.
+        slots: ``[B]`` int64, distinct; -1 for a padded row.
+        a, w, k, log_alpha, q: as there; without ``q`` the chunk is written alone.
+
+    Returns:
+        ``[B, H, T, V]``, zeros for a padded row; None without ``q``.
+    """
+    own = gather_rows(delta, slots)
+    if q is None:
+        written = delta_chunk_write(own, base, a=a, w=w, k=k, log_alpha=log_alpha)
+        scatter_rows(delta, slots, written)
+        return None
+    read, written = delta_chunk(own, base, a=a, w=w, k=k, log_alpha=log_alpha, q=q)
+    scatter_rows(delta, slots, written)
+    return torch.where((slots >= 0)[:, None, None, None], read, 0)
 
 
 def _decays(log_alpha: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,15 +111,21 @@ async def test_one_that_is_cancelled_gives_its_slot_back(bench: Bench, eventuall
 
 
 async def test_verification_finds_a_path_that_is_not_the_journal_s(bench: Bench) -> None:
-    """Nothing seals a session's meta: who can write to the store could choose what it has learned."""
+    """Nothing seals a session's meta: who can write to the store could choose what it has learned. Here no
+    draw tells where it stood.
+    """
     service = await bench.service()
-    session = await told(bench, service)
-    assert (await service.verify_session(session)).equal
+    session = (await service.create_session("tenant")).key
+    await bench.turn(service, session, range(6), max_tokens=0)
+    await service.rollback_session(session, seq=4)
+    await bench.turn(service, session, (5, 5), max_tokens=0)
     entry = bench.store._sessions[session]
     true = entry.meta.path
-    for path in (Path(), Path(true.start_seq), Path(true.start_seq, ((1, 19),)), Path(true.start_seq - 1)):
-        object.__setattr__(entry.meta, "path", path)
-        with pytest.raises(SessionCorrupted):
+    assert true == Path(7, ((1, 4),))
+    assert (await service.verify_session(session)).equal
+    for path in (Path(), Path(7), Path(7, ((1, 5),)), Path(7, ((2, 4),))):
+        entry.meta = replace(entry.meta, path=path)
+        with pytest.raises(SessionCorrupted, match="resets and rollbacks"):
             await service.verify_session(session)
-    object.__setattr__(entry.meta, "path", true)
+    entry.meta = replace(entry.meta, path=true)
     assert (await service.verify_session(session)).equal

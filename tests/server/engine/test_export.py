@@ -203,6 +203,22 @@ async def test_a_snapshot_of_another_history_does_not_travel(bench: Bench, same:
     assert same(await bench.row(fresh, forked.key), await bench.row(service, session))
 
 
+async def test_a_journal_that_became_another_one_meanwhile_is_not_exported(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a store that lost its tail between two pages."""
+    service = await bench.service()
+    session = await busy(bench, service)
+    meta = await service.get_session(session)
+
+    async def before(key: SessionKey) -> Any:
+        return replace(meta, head=Head(meta.seq, "0" * 64))
+
+    monkeypatch.setattr(bench.store, "meta", before)
+    with pytest.raises(SessionCorrupted):
+        await exported(service, session)
+
+
 async def test_a_damaged_or_quarantined_session_is_not_exported(bench: Bench) -> None:
     service = await bench.service()
     session = await busy(bench, service)
