@@ -30,7 +30,7 @@ from hope_server.api.choices import choices_of
 from hope_server.api.conversation import advance, new_messages, with_tools
 from hope_server.api.formats import grammar_of
 from hope_server.api.logprobs import chat_logprobs
-from hope_server.api.openapi import accepts_turn
+from hope_server.api.openapi import accepts_turn, answers_stream
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
@@ -49,7 +49,10 @@ router = APIRouter(tags=["generate"])
 
 
 @router.post(
-    "/v1/chat/completions", response_model=ChatCompletion, openapi_extra=accepts_turn(ChatCompletionRequest)
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses=answers_stream(),
+    openapi_extra=accepts_turn(ChatCompletionRequest),
 )
 async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Answer the last message, whole or as a stream of events."""

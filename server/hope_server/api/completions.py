@@ -21,7 +21,7 @@ from hope_server.api.body import read_json
 from hope_server.api.choices import choices_of
 from hope_server.api.formats import grammar_of
 from hope_server.api.logprobs import CompletionTokens
-from hope_server.api.openapi import accepts_turn
+from hope_server.api.openapi import accepts_turn, answers_stream
 from hope_server.api.request import turn_spec
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
@@ -45,7 +45,12 @@ DEFAULT_MAX_TOKENS = 16
 router = APIRouter(tags=["generate"])
 
 
-@router.post("/v1/completions", response_model=Completion, openapi_extra=accepts_turn(CompletionRequest))
+@router.post(
+    "/v1/completions",
+    response_model=Completion,
+    responses=answers_stream(),
+    openapi_extra=accepts_turn(CompletionRequest),
+)
 async def complete(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Continue each prompt `n` times, whole or as a stream of events."""
     body = await read_json(request, CompletionRequest, limit=runtime.config.max_body_bytes)

@@ -50,6 +50,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ResponseRequest,
     ErrorBody,
 )
+EVENT_STREAM = "text/event-stream"
 _OCTETS = {OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -70,6 +71,11 @@ def accepts_octets() -> dict[str, Any]:
 def answers_octets() -> dict[int | str, dict[str, Any]]:
     """A route's `responses`: its answer is a file."""
     return {200: {"description": "The file", "content": _OCTETS}}
+
+
+def answers_stream() -> dict[int | str, dict[str, Any]]:
+    """A route's `responses`: its answer comes whole, or as events if `stream` asks for them."""
+    return {200: {"description": "The answer, whole or as a stream of events", "content": {EVENT_STREAM: {}}}}
 
 
 def accepts_turn(model: type[BaseModel]) -> dict[str, Any]:

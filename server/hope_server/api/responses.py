@@ -26,7 +26,7 @@ from hope_server.api.choices import once, side_by_side
 from hope_server.api.errors import as_hope_error, error_body, report
 from hope_server.api.formats import grammar_of
 from hope_server.api.items import DEFAULT_ITEMS, MAX_ITEMS, Order, item_page
-from hope_server.api.openapi import accepts_turn
+from hope_server.api.openapi import accepts_turn, answers_stream
 from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.request import idempotency_key
 from hope_server.api.response_documents import (
@@ -50,7 +50,12 @@ from hope_server.logging import request_id
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 
-@router.post("", response_model=ResponseObject, openapi_extra=accepts_turn(ResponseRequest))
+@router.post(
+    "",
+    response_model=ResponseObject,
+    responses=answers_stream(),
+    openapi_extra=accepts_turn(ResponseRequest),
+)
 async def create(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Response:
     """Answer the input, whole or as a stream of events."""
     body = await read_json(request, ResponseRequest, limit=runtime.config.max_body_bytes)

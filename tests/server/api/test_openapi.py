@@ -40,3 +40,8 @@ def test_every_json_answer_has_a_schema(app: FastAPI) -> None:
             else:
                 assert content[JSON]["schema"], path
     assert others <= {"/metrics", "/v1/sessions/{session_id}/export"}
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
+def test_an_answer_may_be_a_stream(app: FastAPI, path: str) -> None:
+    assert "text/event-stream" in app.openapi()["paths"][path]["post"]["responses"]["200"]["content"]
