@@ -71,21 +71,15 @@ def _pairs(rule: str, write_rule: str, aggregation: str) -> list[tuple[str, str]
     return [(rule, write_rule), (rule, aggregation), (write_rule, aggregation)]
 
 
+@pytest.mark.parametrize("advance", [by_steps, by_rows])
 @pytest.mark.parametrize("start", [0, 5])
-def test_token_by_token_equals_one_call(model: Hope, start: int) -> None:
-    """The convolution's window is state (§3.1 row 1), and a state need not be zero to start from (row 15)."""
-    state, tokens = state_at(model, 2, start), random_tokens(2, TOKENS)
-    logits, after = by_steps(model, tokens, state)
-    expected, expected_state = model(tokens, state)
-    assert_close(logits, expected)
-    assert_same_state(after, expected_state)
+def test_token_by_token_equals_one_call(model: Hope, start: int, advance: Reader) -> None:
+    """The convolution's window is state (§3.1 row 1), and a state need not be zero to start from (row 15).
 
-
-@pytest.mark.parametrize("start", [0, 5])
-def test_steps_on_rows_of_a_slab_equal_one_call(model: Hope, start: int) -> None:
-    """In place, by slot, through the operations that have kernels."""
+    ``by_rows`` goes in place, by slot, through the operations that have kernels.
+    """
     state, tokens = state_at(model, 2, start), random_tokens(2, TOKENS)
-    logits, after = by_rows(model, tokens, state)
+    logits, after = advance(model, tokens, state)
     expected, expected_state = model(tokens, state)
     assert_close(logits, expected)
     assert_same_state(after, expected_state)

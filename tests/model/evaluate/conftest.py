@@ -7,25 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.model.corpus import CONFIG, SYLLABLES
 
 from hope_model.checkpoint import save_checkpoint
-from hope_model.config import CONFIGS, HopeConfig, LevelConfig
+from hope_model.config import CONFIGS, HopeConfig
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
-
-CONFIG = HopeConfig(
-    "test",
-    vocab_size=300,
-    width=32,
-    layers=2,
-    heads=2,
-    mlp_width=32,
-    chunk=8,
-    cms_width=16,
-    levels=(LevelConfig("cms-8", 8), LevelConfig("cms-32", 32)),
-    block=32,
-)
-SYLLABLES = ("ka", "lo", "mi", "tes", "run", "dor", "be", "sha", "ing", "ed", "the", "an")
 
 
 @pytest.fixture(autouse=True)

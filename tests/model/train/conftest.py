@@ -12,27 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.model.corpus import CONFIG, SYLLABLES
 
-from hope_model.config import CONFIGS, HopeConfig, LevelConfig
+from hope_model.config import CONFIGS, HopeConfig
 from hope_model.tokenizer import Tokenizer
 from hope_model.train.log import TrainLog
 from hope_model.train.mixture import Source, sources_of
 from hope_model.train.settings import TrainSettings
 from hope_model.train.trainer import train
-
-CONFIG = HopeConfig(
-    "test",
-    vocab_size=300,
-    width=32,
-    layers=2,
-    heads=2,
-    mlp_width=32,
-    chunk=8,
-    cms_width=16,
-    levels=(LevelConfig("cms-8", 8), LevelConfig("cms-32", 32)),
-    block=32,
-)
-SYLLABLES = ("ka", "lo", "mi", "tes", "run", "dor", "be", "sha", "ing", "ed", "the", "an")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 from fastapi import FastAPI
 
@@ -98,6 +99,10 @@ class ScriptedEngine:
     def read(self) -> list[int]:
         """The prompt of the last request."""
         return [token for part in self.requests[-1].prompt for token in part.tokens]
+
+    def read_text(self) -> str:
+        """The same as text, without what marks the parts."""
+        return bytes(token - 6 for token in self.read() if token >= 6).decode()
 
     async def meta(self, session_id: str) -> SessionMeta:
         """The head of a session of the tenant that needs no key."""
@@ -388,3 +393,10 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
 async def session(http: httpx.AsyncClient) -> str:
     """A session of the tenant that needs no key."""
     return str((await http.post("/v1/sessions")).json()["id"])
+
+
+@pytest.fixture
+async def client(port: int) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's own, over a socket."""
+    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        yield client

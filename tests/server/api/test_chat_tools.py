@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -28,17 +27,6 @@ def trained(runtime: Runtime) -> None:
     vars(runtime.chat_format)["tools"] = ToolFormat(listed=True)
 
 
-@pytest.fixture
-async def client(port: int) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
-        yield client
-
-
-def read(engine: ScriptedEngine) -> str:
-    """The text of the last prompt."""
-    return bytes(token - 6 for token in engine.read() if token >= 6).decode()
-
-
 async def test_a_call_and_its_result(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, session: str
 ) -> None:
@@ -47,8 +35,8 @@ async def test_a_call_and_its_result(
     options: Any = {"model": "hope-test", "tools": TOOLS, "extra_headers": of_session, "max_tokens": 100}
     messages = [ASK]
     first = await client.chat.completions.create(messages=messages, **options)
-    assert '"name": "clock", "description": "The time."' in read(engine)
-    assert read(engine).endswith("What time is it?")
+    assert '"name": "clock", "description": "The time."' in engine.read_text()
+    assert engine.read_text().endswith("What time is it?")
     (choice,) = first.choices
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     calls: Any = choice.message.tool_calls
@@ -61,11 +49,11 @@ async def test_a_call_and_its_result(
     messages.append(choice.message.to_dict())
     messages += [{"role": "tool", "tool_call_id": call.id, "content": "12:00"} for call in calls]
     second = await client.chat.completions.create(messages=messages, **options)
-    assert read(engine) == "12:0012:00", "only what is new is read"
+    assert engine.read_text() == "12:0012:00", "only what is new is read"
     assert second.choices[0].message.content == "Noon."
     assert second.choices[0].finish_reason == "stop"
     await client.chat.completions.create(messages=[{"role": "user", "content": "Thanks."}], **options)
-    assert read(engine) == "Thanks."
+    assert engine.read_text() == "Thanks."
 
 
 async def test_calls_are_streamed(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
@@ -95,7 +83,7 @@ async def test_a_choice_of_tools(
 ) -> None:
     body = {"messages": [ASK], "tools": TOOLS, "tool_choice": choice}
     assert (await http.post(CHAT, json=body)).is_success
-    assert ("clock" in read(engine)) == (choice in ("auto", "required"))
+    assert ("clock" in engine.read_text()) == (choice in ("auto", "required"))
     constraint = engine.requests[-1].constraint
     assert (constraint is None) == (names is None)
     if constraint is not None:
@@ -115,7 +103,7 @@ async def test_other_tools_than_the_conversation_began_with(
     refused = await http.post(CHAT, json={"messages": whole, **with_tools})
     assert (refused.status_code, refused.json()["error"]["param"]) == (409, "tools")
     assert (await http.post(CHAT, json={"messages": whole[2:], **with_tools})).is_success
-    assert "clock" in read(engine)
+    assert "clock" in engine.read_text()
 
 
 @pytest.mark.parametrize("arguments", ["{", "[]", "5", "[" * 50_000], ids=["cut", "list", "number", "deep"])

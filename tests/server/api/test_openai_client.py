@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -12,12 +11,6 @@ from hope_server.errors import ConversationDiverged, SessionBusy, SessionCorrupt
 
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine
-
-
-@pytest.fixture
-async def client(port: int) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
-        yield client
 
 
 async def test_models(client: openai.AsyncOpenAI) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,17 +23,6 @@ URL = "/v1/responses"
 MODEL = "hope-test"
 
 
-@pytest.fixture
-async def client(port: int) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
-        yield client
-
-
-def read(engine: ScriptedEngine) -> str:
-    """The text of the last prompt."""
-    return bytes(token - 6 for token in engine.read() if token >= 6).decode()
-
-
 async def sessions(engine: ScriptedEngine) -> list[str]:
     return [meta.session_id for meta in await engine.store.list(DEFAULT_TENANT, after=None, limit=100)]
 
@@ -43,7 +31,7 @@ async def test_a_response(client: openai.AsyncOpenAI, engine: ScriptedEngine) ->
     response = await client.responses.create(
         model=MODEL, input="hi", instructions="Be kind.", metadata={"a": "b"}, temperature=0.5
     )
-    assert read(engine) == "Be kind.hi"
+    assert engine.read_text() == "Be kind.hi"
     assert response.output_text == "Hello there"
     assert (response.status, response.temperature, response.metadata) == ("completed", 0.5, {"a": "b"})
     assert response.usage is not None
@@ -59,7 +47,7 @@ async def test_a_response_goes_on_from_another(client: openai.AsyncOpenAI, engin
     second = await client.responses.create(
         model=MODEL, input="two", instructions="Be kind.", previous_response_id=first.id
     )
-    assert read(engine) == "two", "the same instructions are not read again"
+    assert engine.read_text() == "two", "the same instructions are not read again"
     assert second.previous_response_id == first.id
     assert len(await sessions(engine)) == 1, "nothing came after the first one: its session goes on"
     other = await client.responses.create(model=MODEL, input="or else", previous_response_id=first.id)
@@ -75,7 +63,7 @@ async def test_a_response_goes_on_from_another(client: openai.AsyncOpenAI, engin
     changed = await client.responses.create(
         model=MODEL, input="x", instructions="Be brief.", previous_response_id=second.id
     )
-    assert read(engine) == "Be brief.x"
+    assert engine.read_text() == "Be brief.x"
     assert changed.instructions == "Be brief."
 
 
@@ -151,7 +139,7 @@ async def test_functions_are_called(
     (call,) = first.output
     assert call.type == "function_call"
     assert (call.name, json.loads(call.arguments)) == ("clock", {"zone": "UTC"})
-    assert '"name": "clock"' in read(engine)
+    assert '"name": "clock"' in engine.read_text()
     async with client.responses.stream(input="And now?", **options) as stream:
         kinds = [event.type async for event in stream]
     assert kinds[2:-1] == [
@@ -163,11 +151,11 @@ async def test_functions_are_called(
     engine.says("Noon.")
     output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "12:00"}]
     second = await client.responses.create(input=output, previous_response_id=first.id, **options)
-    assert read(engine) == "12:00"
+    assert engine.read_text() == "12:00"
     assert second.output_text == "Noon."
     history: Any = [{"role": "user", "content": "What time is it?"}, call.to_dict(), *output]
     await client.responses.create(input=history, store=False, **options)
-    assert '{"zone": "UTC"}' in read(engine)
+    assert '{"zone": "UTC"}' in engine.read_text()
 
 
 async def test_a_failed_response_leaves_no_session(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
@@ -230,13 +218,13 @@ async def test_a_conversation_is_a_session(client: openai.AsyncOpenAI, engine: S
     assert conversation.metadata == {"topic": "x"}
     assert engine.requests == []
     await client.responses.create(model=MODEL, input="one", conversation=conversation.id)
-    assert read(engine) == "Be kind.one"
+    assert engine.read_text() == "Be kind.one"
     more: Any = [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "by the way"}]}
     ]
     added = await client.conversations.items.create(conversation.id, items=more)
     second = await client.responses.create(model=MODEL, input="two", conversation={"id": conversation.id})
-    assert read(engine) == "by the waytwo"
+    assert engine.read_text() == "by the waytwo"
     assert second.conversation is not None
     assert second.conversation.id == conversation.id
     assert await sessions(engine) == [conversation.id.removeprefix("conv_")]
@@ -277,16 +265,16 @@ async def test_items_that_a_response_failed_to_read_are_read_by_the_next(
     await http.post(URL, json={"input": "a", "conversation": identity})
     engine.refusal = None
     await http.post(URL, json={"input": "b", "conversation": identity})
-    assert read(engine) == "firstb"
+    assert engine.read_text() == "firstb"
     engine.failure = (1, InternalError("after the prompt was read"))
     await http.post(
         f"/v1/conversations/{identity}/items", json={"items": [{"role": "user", "content": "more"}]}
     )
     await http.post(URL, json={"input": "c", "conversation": identity})
-    assert read(engine) == "morec"
+    assert engine.read_text() == "morec"
     engine.failure = None
     await http.post(URL, json={"input": "d", "conversation": identity})
-    assert read(engine) == "d"
+    assert engine.read_text() == "d"
 
 
 async def test_an_item_can_be_taken_back_until_it_is_read(
@@ -298,7 +286,7 @@ async def test_an_item_can_be_taken_back_until_it_is_read(
     a, b = (item["id"] for item in (await http.get(url, params={"order": "asc"})).json()["data"])
     assert (await http.delete(f"{url}/{a}")).json()["id"] == identity
     await http.post(URL, json={"input": "c", "conversation": identity})
-    assert read(engine) == "bc"
+    assert engine.read_text() == "bc"
     refused = await http.delete(f"{url}/{b}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "item_already_read")
     missing = await http.delete(f"{url}/{a}")
@@ -410,6 +398,6 @@ async def test_one_that_was_overtaken_begins_again(
     answer = await http.post(URL, json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "session_busy")
     assert answer.headers["x-should-retry"] == "true"
-    assert read(engine) == "between"
+    assert engine.read_text() == "between"
     again = (await http.post(URL, json=body)).json()
     assert again["hope"]["session"] != first["hope"]["session"]
