@@ -161,7 +161,7 @@ def tangents_of(model: HopeAttention, questions: Sequence[Question]) -> list[Tan
     not depend on the other questions.
     """
     sites = questions[0].sites
-    lesson = _side_by_side([question.lesson for question in questions])
+    read = _side_by_side([question.lesson for question in questions])
     deltas = {
         name: torch.cat([question.deltas[name] for question in questions]) for name in questions[0].deltas
     }
@@ -169,12 +169,7 @@ def tangents_of(model: HopeAttention, questions: Sequence[Question]) -> list[Tan
     probes: dict[str, Tensor] = {}
     with torch.enable_grad():
         x = model.adapted(
-            lesson.hidden,
-            lesson.positions,
-            lesson.bias,
-            lesson.keys,
-            deltas,
-            adapters=lambda layer: _probing(model, layer, deltas, sites, inputs, probes),
+            *read, deltas, adapters=lambda layer: _probing(model, layer, deltas, sites, inputs, probes)
         )
         rows = model.backbone.final(x)
         margins = [
@@ -197,28 +192,25 @@ def tangents_of(model: HopeAttention, questions: Sequence[Question]) -> list[Tan
     return [answer(row, own) for row, own in enumerate(margins)]
 
 
-def _side_by_side(lessons: Sequence[Lesson]) -> Lesson:
-    """Lessons as rows of one; tokens and keys are filled up at the end."""
+def _side_by_side(
+    lessons: Sequence[Lesson],
+) -> tuple[Tensor, Tensor, Tensor, Sequence[tuple[Tensor, Tensor]]]:
+    """Inputs, positions, bias and keys of lessons as rows; tokens and keys are filled up at the end."""
     if len(lessons) == 1:
-        return lessons[0]
+        return lessons[0].hidden, lessons[0].positions, lessons[0].bias, lessons[0].keys
     tokens = max(lesson.targets.shape[1] for lesson in lessons)
     span = max(lesson.bias.shape[2] for lesson in lessons)
 
-    def along(dim: int, size: int, parts: Iterable[Tensor], value: float = 0.0) -> Tensor:
-        return torch.cat([_filled(part, dim, size, value) for part in parts])
+    def along(dim: int, size: int, parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([_filled(part, dim, size, 0.0) for part in parts])
 
     biases = [_filled(lesson.bias, 2, span, -torch.inf) for lesson in lessons]
     layers = zip(*(lesson.keys for lesson in lessons), strict=True)
-    return Lesson(
-        hidden=along(1, tokens, [lesson.hidden for lesson in lessons]),
-        outputs=along(1, tokens, [lesson.outputs for lesson in lessons]),
-        positions=along(1, tokens, [lesson.positions for lesson in lessons]),
-        targets=along(1, tokens, [lesson.targets for lesson in lessons]),
-        bias=along(1, tokens, biases),  # a row that saw nothing at all would be NaN
-        keys=[
-            (along(2, span, [k for k, _ in layer]), along(2, span, [v for _, v in layer])) for layer in layers
-        ],
-        text=all(lesson.text for lesson in lessons),
+    return (
+        along(1, tokens, [lesson.hidden for lesson in lessons]),
+        along(1, tokens, [lesson.positions for lesson in lessons]),
+        along(1, tokens, biases),  # a row that saw nothing at all would be NaN
+        [(along(2, span, [k for k, _ in layer]), along(2, span, [v for _, v in layer])) for layer in layers],
     )
 
 
