@@ -308,6 +308,47 @@ def test_a_slice_that_fails_costs_its_session_alone(monkeypatch: pytest.MonkeyPa
     assert steps.tokens("well") == lonely.tokens("well")
 
 
+def note_work(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> list[list[int]]:
+    """The slots of each pass from now on."""
+    passes: list[list[int]] = []
+    work = steps.runner.work
+
+    def noted(slots: Sequence[int]) -> None:
+        passes.append(list(slots))
+        work(slots)
+
+    monkeypatch.setattr(steps.runner, "work", noted)
+    return passes
+
+
+def test_a_pass_that_fails_costs_only_the_session_whose_fault_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    lonely = Steps()
+    lonely.start("well", PERIOD - 1, 2 * PERIOD)
+    lonely.run()
+    steps = Steps()
+    for session in ("well", "sick"):
+        steps.start(session, PERIOD - 1, 2 * PERIOD)
+    break_work(monkeypatch, steps, "sick")
+    passes = note_work(monkeypatch, steps)
+    steps.run()
+    assert max(map(len, passes)) == 2
+    assert steps.engine.position("sick") is None
+    assert steps.tokens("well") == lonely.tokens("well")
+
+
+def test_a_prompt_that_has_been_read_owes_as_a_step_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding follows: its last run would pay for all its tokens in one step."""
+    steps = Steps()
+    steps.start("s", PERIOD + 40, 1)
+    passes = note_work(monkeypatch, steps)
+    steps.engine.step()
+    begun = len(passes)
+    assert begun
+    steps.engine.step()
+    assert steps.engine.position("s") == PERIOD + 40
+    assert len(passes) == begun
+
+
 def test_a_slice_that_fails_between_turns_drops_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps()
     steps.start("sick", PERIOD - 1, 1)
