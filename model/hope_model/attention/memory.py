@@ -1,6 +1,7 @@
 """What a session learns: low-rank deltas on MLP projections (E25), and the geometry of their writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -140,5 +141,17 @@ def memory_shapes(config: HopeAttentionConfig) -> dict[str, tuple[int, ...]]:
 def _damped_inverse(moment: Tensor) -> Tensor:
     damping = DAMPING * moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
     eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    inverse: Tensor = torch.linalg.inv(moment + damping * eye)
+    with _one_thread():
+        inverse: Tensor = torch.linalg.inv(moment + damping * eye)
     return inverse
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """LAPACK's bits depend on the number of threads, and a session may move to a machine with others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
