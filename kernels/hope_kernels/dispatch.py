@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Generic, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -27,7 +28,7 @@ class Dispatch(Generic[P, R]):
     """An operation that picks its form at every call.
 
     Args:
-        name: as logs and metrics show it.
+        name: as logs and observers have it.
         reference: plain torch, for any device and type.
         fused: ``module:function`` of the Triton form, imported when it is first needed.
         serves: whether the fused form takes these arguments.
@@ -69,8 +70,6 @@ def fallbacks() -> tuple[str, ...]:
 
 def on_gpu(*tensors: Tensor | None) -> bool:
     """Whether all are on a GPU, and none of them asks for a gradient: fused forms have no backward."""
-    import torch
-
     known = [tensor for tensor in tensors if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in known):
         return False

@@ -114,12 +114,12 @@ def write_rows(
     start = slot * M * M
     rate = MAX_STEP * tl.sigmoid(tl.load(step_length))
     keep = tl.sigmoid(tl.load(retention))
-    unbias_first = 1.0
-    unbias_second = 1.0
+    unbias1 = 1.0
+    unbias2 = 1.0
     if RULE == 2:
         writes = (tl.load(count + slot) + 1).to(tl.float64)
-        unbias_first = (1.0 / (1.0 - tl.exp(writes * LOG_BETA1))).to(tl.float32)
-        unbias_second = (1.0 / (1.0 - tl.exp(writes * LOG_BETA2))).to(tl.float32)
+        unbias1 = (1.0 / (1.0 - tl.exp(writes * LOG_BETA1))).to(tl.float32)
+        unbias2 = (1.0 / (1.0 - tl.exp(writes * LOG_BETA2))).to(tl.float32)
 
     b_squares = tl.zeros([TILE], tl.float32)
     for offset in range(0, M * M, TILE):
@@ -133,19 +133,7 @@ def write_rows(
         at = start + offset + tile
         inside = offset + tile < M * M
         b_update, _, _ = updated(
-            gradient,
-            first,
-            second,
-            at,
-            inside,
-            unit,
-            rate,
-            unbias_first,
-            unbias_second,
-            RULE,
-            BETA1,
-            BETA2,
-            EPSILON,
+            gradient, first, second, at, inside, unit, rate, unbias1, unbias2, RULE, BETA1, BETA2, EPSILON
         )
         b_squares += b_update * b_update
     factor = bound(tl.sum(b_squares, axis=0), MAX_STEP)
@@ -156,19 +144,7 @@ def write_rows(
         at = start + offset + tile
         inside = offset + tile < M * M
         b_update, b_first, b_second = updated(
-            gradient,
-            first,
-            second,
-            at,
-            inside,
-            unit,
-            rate,
-            unbias_first,
-            unbias_second,
-            RULE,
-            BETA1,
-            BETA2,
-            EPSILON,
+            gradient, first, second, at, inside, unit, rate, unbias1, unbias2, RULE, BETA1, BETA2, EPSILON
         )
         b_moved = keep * tl.load(delta + at, mask=inside, other=0.0) - factor * b_update
         b_squares += b_moved * b_moved
@@ -181,19 +157,7 @@ def write_rows(
         at = start + offset + tile
         inside = offset + tile < M * M
         b_update, b_first, b_second = updated(
-            gradient,
-            first,
-            second,
-            at,
-            inside,
-            unit,
-            rate,
-            unbias_first,
-            unbias_second,
-            RULE,
-            BETA1,
-            BETA2,
-            EPSILON,
+            gradient, first, second, at, inside, unit, rate, unbias1, unbias2, RULE, BETA1, BETA2, EPSILON
         )
         b_moved = keep * tl.load(delta + at, mask=inside, other=0.0) - factor * b_update
         if fine:
@@ -217,8 +181,8 @@ def updated(
     inside,
     unit,
     rate,
-    unbias_first,
-    unbias_second,
+    unbias1,
+    unbias2,
     RULE: tl.constexpr,
     BETA1: tl.constexpr,
     BETA2: tl.constexpr,
@@ -232,5 +196,5 @@ def updated(
     if RULE == 1:
         return rate * b_first, b_first, tl.zeros_like(direction)
     b_second = BETA2 * tl.load(second + at, mask=inside, other=0.0) + (1.0 - BETA2) * direction * direction
-    root = tl.sqrt(b_second * unbias_second) + EPSILON
-    return rate * (b_first * unbias_first) / root, b_first, b_second
+    root = tl.sqrt(b_second * unbias2) + EPSILON
+    return rate * (b_first * unbias1) / root, b_first, b_second

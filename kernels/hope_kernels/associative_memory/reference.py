@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hope_kernels.norms import bounded
 from hope_kernels.slab_rows.reference import gather_rows, scatter_rows
 
 
@@ -82,9 +83,9 @@ def associative_write(
     direction = direction * torch.rsqrt(direction.square().sum((-2, -1), keepdim=True) + 1e-8)
     moments = [None if slab is None else gather_rows(slab, slots) for slab in (first, second, count)]
     step, after = _step(direction, rule, *moments)
-    update = _bounded(max_step * torch.sigmoid(step_length) * step, max_step)
+    update = bounded(max_step * torch.sigmoid(step_length) * step, max_step)
     held = gather_rows(delta, slots)
-    moved = _bounded(torch.sigmoid(retention) * held - update, max_norm)
+    moved = bounded(torch.sigmoid(retention) * held - update, max_norm)
     parts = [x for x in (moved, *after) if x is not None]
     fine = torch.stack([x.isfinite().reshape(len(x), -1).all(1) for x in parts]).all(0) & due & present
     written = torch.where(fine, slots, -1)
@@ -114,9 +115,3 @@ def _step(
     unbiased = second / (1 - torch.as_tensor(rule.beta2, dtype=second.dtype) ** writes)
     step = first / (1 - torch.as_tensor(rule.beta1, dtype=first.dtype) ** writes)
     return step / (unbiased.sqrt() + rule.epsilon), (first, second, count)
-
-
-def _bounded(x: Tensor, limit: float) -> Tensor:
-    squared = x.square().sum((-2, -1), keepdim=True)
-    factor = limit * torch.rsqrt(squared.clamp_min(limit * limit))
-    return torch.where(squared <= limit * limit, x, x * factor)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_kernels.delta_memory.reference import delta_step
+from hope_kernels.norms import bounded
 from hope_kernels.slab_rows.reference import gather_rows, scatter_rows
 
 
@@ -62,8 +63,8 @@ def memory_step(
         pending, projections_initial, a=a_pending, w=w_pending, k=k, alpha=retention, q=q
     )
     ends = due[:, None, None, None]
-    new, wrote = _kept(torch.where(ends, _bounded(new, max_norm), new), own)
-    new_pending, projected = _kept(torch.where(ends, _bounded(new_pending, max_norm), new_pending), pending)
+    new, wrote = _kept(torch.where(ends, bounded(new, max_norm), new), own)
+    new_pending, projected = _kept(torch.where(ends, bounded(new_pending, max_norm), new_pending), pending)
     scatter_rows(memory, slots, new)
     scatter_rows(projections, slots, torch.where(ends, new_pending, anchor))
     scatter_rows(projections_next, slots, new_pending)
@@ -96,12 +97,6 @@ def _terms(
 
 def _unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
-
-
-def _bounded(delta: Tensor, limit: float) -> Tensor:
-    squared = delta.square().sum((-2, -1), keepdim=True)
-    factor = limit * torch.rsqrt(squared.clamp_min(limit * limit))
-    return torch.where(squared <= limit * limit, delta, delta * factor)
 
 
 def _kept(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hope_kernels.guards import is_wrong
 from hope_kernels.launch import launch
 
 TILE = 4096
@@ -57,7 +58,7 @@ def choose_row(logits, temperature, top_k, top_p, u, slots, tokens, vocab, TILE:
         inside = start + tile < vocab
         b_logits = tl.load(p_logits + start + tile, mask=inside, other=0.0)
         b_keys = keys_of(b_logits, start + tile)
-        b_wrong = tl.maximum(b_wrong, tl.where(tl.abs(b_logits) < float("inf"), 0, 1))
+        b_wrong = tl.maximum(b_wrong, is_wrong(b_logits))
         b_most = tl.maximum(b_most, tl.where(inside, b_keys, -(2**63)))
         b_least = tl.minimum(b_least, tl.where(inside, b_keys, 2**63 - 1))
         b_best = tl.maximum(b_best, tl.where(inside, b_logits, float("-inf")))
@@ -110,6 +111,7 @@ def weight_from(p_logits, best, heat, key, least, vocab, TILE: tl.constexpr):
     for start in range(0, vocab, TILE):
         inside = start + tile < vocab
         b_logits = tl.load(p_logits + start + tile, mask=inside, other=0.0)
+        # keys_of in place: a call in every pass of a search would triple its time in the interpreter.
         bits = (b_logits + 0.0).to(tl.int32, bitcast=True)
         order = tl.where(bits < 0, -(2**31) - bits, bits)
         b_keys = (order.to(tl.int64) << 20) | (2**20 - 1 - start - tile).to(tl.int64)

@@ -198,7 +198,7 @@ class Write:
 
 
 def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
-    """One slice of each; questions about the same sites share a pass. Each comes to the bits it has alone."""
+    """One slice of each; questions about the same sites share a pass (for bits see :func:`tangents_of`)."""
     asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
     for write in writes:
         question = write.question
