@@ -3,7 +3,8 @@
 Needs Triton without its interpreter. What to compile is recorded from the operations themselves: they run
 on fake tensors of a fake GPU, and their launches are kept instead of started.
 
-``python -m hope_kernels.ahead_of_time [CHIP ...]`` prints the reports as JSON.
+``python -m hope_kernels.ahead_of_time [--first] [CHIP ...]`` prints the reports as JSON; ``--first`` takes
+one configuration of each kernel.
 """
 
 import json
@@ -93,13 +94,13 @@ class Job:
     configuration: int
 
 
-def jobs(chips: Sequence[str]) -> list[Job]:
-    """Every kernel in every type with every configuration for ``chips``."""
+def jobs(chips: Sequence[str] = tuple(CHIPS), *, first: bool = False) -> list[Job]:
+    """Every kernel in every type with every configuration, or with the first one alone, for ``chips``."""
     made = []
     for name, subject in SUBJECTS.items():
         for dtype in subject.dtypes:
             kept = max(len(configurations(launch.kernel)) or 1 for launch in recorded(subject, dtype))
-            for number in range(kept):
+            for number in range(1 if first else kept):
                 made += [Job(name, dtype, chip, number) for chip in chips]
     return made
 
@@ -212,7 +213,8 @@ def _usage(binary: bytes) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    reports = compile_all(jobs(arguments or tuple(CHIPS)), os.cpu_count() or 1)
+    chips = [argument for argument in arguments if argument != "--first"] or list(CHIPS)
+    reports = compile_all(jobs(chips, first="--first" in arguments), os.cpu_count() or 1)
     print(json.dumps([asdict(report) for report in reports]))
 
 
