@@ -205,10 +205,8 @@ class _Calling:
         self._calls = 0
 
     def take(self, piece: Piece) -> tuple[str, list[ToolCallDelta], FinishReason | None]:
-        text, calls = self._text.feed(piece.text)
-        if piece.finish_reason is not None:
-            rest, more = self._text.finish()
-            text, calls = text + rest, calls + more
+        read = self._text.feed if piece.finish_reason is None else self._text.finish
+        text, calls = read(piece.text)
         deltas = [
             ToolCallDelta(index=index, **wire_call(call).model_dump())
             for index, call in enumerate(calls, self._calls)

@@ -57,10 +57,7 @@ class ResponseOutput:
         text, calls = piece.text, list[ToolCall]()
         last = piece.finish_reason is not None
         if self._tools is not None:
-            text, calls = self._tools.feed(text)
-            if last:
-                rest, more = self._tools.finish()
-                text, calls = text + rest, calls + more
+            text, calls = self._tools.finish(text) if last else self._tools.feed(text)
         logprobs = self._scored(piece)
         if text or logprobs or (last and self._message is None and not calls and not self._items):
             yield from self._say(text, logprobs)
