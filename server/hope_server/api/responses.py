@@ -42,7 +42,7 @@ from hope_server.api.response_turn import ResponseTurn
 from hope_server.api.runtime import RuntimeOf
 from hope_server.api.sse import STREAM_HEADERS, Answer, send_body, until_disconnect, within
 from hope_server.api.tenancy import SessionsOf
-from hope_server.api.turn import Piece, TurnSpec, check_model, sampling_of
+from hope_server.api.turn import Piece, TurnSpec, check_model, sampling_of, unchanged
 from hope_server.constrained import Grammar
 from hope_server.errors import HopeError, InvalidRequest
 from hope_server.logging import request_id
@@ -81,7 +81,7 @@ def _spec(request: Request, turn: ResponseTurn, grammar: Grammar | None) -> Turn
         default=turn.runtime.config.default_output_tokens,
         logprobs=(body.top_logprobs or 0) if body.wants_logprobs else None,
     )
-    spec = TurnSpec(
+    return TurnSpec(
         request_id=request_id.get(),
         sessions=turn.sessions,
         session_id=None,
@@ -90,10 +90,10 @@ def _spec(request: Request, turn: ResponseTurn, grammar: Grammar | None) -> Turn
         stop_strings=(),
         prepare=once(turn.prompt),
         grammar=grammar,
+        canonical=turn.tools.canonical if turn.tools else unchanged,
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
     )
-    return spec if turn.tools is None else spec.with_canonical(turn.tools.canonical)
 
 
 class _ResponseAnswer(Response):
