@@ -127,9 +127,8 @@ class _ResponseAnswer(Response):
 
     def _output(self) -> ResponseOutput:
         place = self._turn.place
-        kept = place is not None and self._turn.body.store
-        session_id = place.session_id if kept and place else uuid.uuid4().hex
-        identity = response_id(session_id, self._name)
+        findable = None if place is None or not self._turn.body.store else place.session_id
+        identity = response_id(findable or uuid.uuid4().hex, self._name)
         return ResponseOutput(self._runtime, self._turn.body, identity, place)
 
     def _pieces(self) -> Answer:
