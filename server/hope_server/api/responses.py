@@ -7,9 +7,9 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,7 @@ from hope_server.api.body import read_json
 from hope_server.api.choices import once, side_by_side
 from hope_server.api.errors import as_hope_error, error_body, report
 from hope_server.api.formats import grammar_of
-from hope_server.api.items import DEFAULT_ITEMS, MAX_ITEMS, Order, item_page
+from hope_server.api.items import PagingOf
 from hope_server.api.openapi import accepts_turn, answers_stream
 from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.request import idempotency_key
@@ -216,14 +216,7 @@ async def delete(identity: str, sessions: SessionsOf) -> ResponseDeleted:
 
 
 @router.get("/{identity}/input_items")
-async def input_items(
-    identity: str,
-    sessions: SessionsOf,
-    after: Annotated[str | None, Query(max_length=200)] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = DEFAULT_ITEMS,
-    order: Order = "desc",
-) -> ItemList:
+async def input_items(identity: str, sessions: SessionsOf, paging: PagingOf) -> ItemList:
     """The items that the response's request brought."""
     session_id, name = place_of(identity)
-    stored = await Documents(sessions, session_id).response(name)
-    return item_page(stored.input, after=after, limit=limit, order=order)
+    return paging.page((await Documents(sessions, session_id).response(name)).input)
