@@ -82,20 +82,20 @@ class Grammars:
         Raises:
             InvalidRequest: Not a schema, one that asks for too much, or llguidance is not installed.
         """
-        return await self._compile(
-            {"type": "object"} if schema is None else schema, "invalid_schema", param=param
-        )
+        return await self._compile({"type": "object"} if schema is None else schema, param)
 
     async def lark(self, grammar: str, *, param: str) -> Grammar:
         """A grammar in llguidance's dialect of Lark. Raises as `json_schema` does."""
-        return await self._compile(grammar, "invalid_schema", param=param)
+        return await self._compile(grammar, param)
 
-    async def _compile(self, grammar: Mapping[str, Any] | str, code: str, *, param: str) -> Grammar:
+    async def _compile(self, grammar: Mapping[str, Any] | str, param: str) -> Grammar:
         async with self._compiling:
             matcher = await asyncio.to_thread(self._matcher, grammar, param)
         if matcher.is_error():
             reason = matcher.get_error()[:_SHOWN_CHARS]
-            raise InvalidRequest(f"{param}: expected a usable schema: {reason}", param=param, code=code)
+            raise InvalidRequest(
+                f"{param}: expected a usable schema: {reason}", param=param, code="invalid_schema"
+            )
         return Grammar(matcher, self._ends)
 
     def _matcher(self, grammar: Mapping[str, Any] | str, param: str) -> LLMatcher:

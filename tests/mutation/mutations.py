@@ -275,7 +275,7 @@ MUTATIONS = (
     Mutation(
         "two verifications under one name",
         f"{ENGINE}/service.py",
-        "return await verify(self._desk, await self._desk.meta(session), name)",
+        "return await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())",
         'return await verify(self._desk, await self._desk.meta(session), "ephemeral:verify")',
         ("tests/server/engine/test_verify_together.py",),
     ),

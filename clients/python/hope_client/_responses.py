@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from hope_client import _requests as requests
+from hope_client import _response_requests as requests
 from hope_client import wire
-from hope_client._requests import Items, Order, ResponseOptions
+from hope_client._response_requests import Items, Order, ResponseOptions
 
 if TYPE_CHECKING:
     from hope_client.client import Client, Stream

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 
 from hope_client import wire
-from hope_client._requests import Call
+from hope_client._call import Call
 from hope_client._sse import SSEDecoder
 from hope_client.errors import APIConnectionError, ProtocolError, StreamError
 

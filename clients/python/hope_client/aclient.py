@@ -11,10 +11,12 @@ import httpx
 from pydantic import BaseModel
 
 from hope_client import _requests as requests
+from hope_client import _session_requests as session_requests
 from hope_client import wire
 from hope_client._aresponses import AsyncConversations, AsyncResponses
+from hope_client._call import Call, address_of, auth_headers
 from hope_client._failures import Retries, connection_error, status_error
-from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
+from hope_client._requests import ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
 from hope_client.errors import HopeClientError
@@ -45,10 +47,10 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        address = requests.base_url(base_url)
+        address = address_of(base_url)
         self._http = httpx.AsyncClient(
             base_url=address,
-            headers=requests.auth_headers(api_key),
+            headers=auth_headers(api_key),
             timeout=timeout,
             limits=LIMITS,
             verify=tls_trust(address),
@@ -267,39 +269,39 @@ class AsyncSessions:
 
     async def create(self, name: str | None = None) -> wire.Session:
         """A new session that has read nothing."""
-        return await self._client.call(requests.session_create(name))
+        return await self._client.call(session_requests.create(name))
 
     async def get(self, session_id: str) -> wire.Session:
         """One session. Raises NotFoundError."""
-        return await self._client.call(requests.session_get(session_id))
+        return await self._client.call(session_requests.get(session_id))
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> wire.SessionList:
         """A page of sessions: those behind the session `after`."""
-        return await self._client.call(requests.session_list(after, limit))
+        return await self._client.call(session_requests.list(after, limit))
 
     async def delete(self, session_id: str) -> wire.SessionDeleted:
         """Delete a session with everything it learned."""
-        return await self._client.call(requests.session_delete(session_id))
+        return await self._client.call(session_requests.delete(session_id))
 
     async def reset(self, session_id: str) -> wire.Session:
         """Take a session back to its beginning. Its journal keeps what it had read."""
-        return await self._client.call(requests.session_reset(session_id))
+        return await self._client.call(session_requests.reset(session_id))
 
     async def fork(self, session_id: str, *, seq: int | None = None, name: str | None = None) -> wire.Session:
         """A new session that is what this one was when `seq` (None: now) was its last journal entry."""
-        return await self._client.call(requests.session_fork(session_id, seq, name))
+        return await self._client.call(session_requests.fork(session_id, seq, name))
 
     async def rollback(self, session_id: str, *, seq: int) -> wire.Session:
         """Take a session back to how it stood after the journal entry `seq`. The journal keeps what was."""
-        return await self._client.call(requests.session_rollback(session_id, seq))
+        return await self._client.call(session_requests.rollback(session_id, seq))
 
     async def verify(self, session_id: str) -> wire.Verification:
         """Compute a session's state from its journal and compare it with what a turn would go on from."""
-        return await self._client.call(requests.session_verify(session_id))
+        return await self._client.call(session_requests.verify(session_id))
 
     async def diff(self, session_id: str, *, from_seq: int = 0, to_seq: int | None = None) -> wire.Diff:
         """How each level changed from one journal entry to another (0: the beginning, None: the last)."""
-        return await self._client.call(requests.session_diff(session_id, from_seq, to_seq))
+        return await self._client.call(session_requests.diff(session_id, from_seq, to_seq))
 
     async def export(self, session_id: str) -> bytes:
         """A session as one file: what it learned, and its journal."""
@@ -312,16 +314,16 @@ class AsyncSessions:
 
         Whether the file is whole its own checksum says: when this raises, what is written is worth nothing.
         """
-        return await self._client.download(requests.session_export(session_id), file)
+        return await self._client.download(session_requests.export(session_id), file)
 
     async def import_(self, data: bytes) -> wire.Session:
         """A new session from an exported one, of this server or of another one with the same model."""
-        return await self._client.call(requests.session_import(data))
+        return await self._client.call(session_requests.import_(data))
 
     async def levels(self, session_id: str) -> wire.Levels:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
-        return await self._client.call(requests.session_levels(session_id))
+        return await self._client.call(session_requests.levels(session_id))
 
     async def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
         """A page of a session's journal: the entries behind the seq `after`."""
-        return await self._client.call(requests.session_events(session_id, after, limit))
+        return await self._client.call(session_requests.events(session_id, after, limit))

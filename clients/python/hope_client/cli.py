@@ -3,12 +3,12 @@
 import argparse
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hope_client import wire
+from hope_client._command import add_url, connect
 from hope_client._requests import GenerationOptions
 from hope_client._transport import DEFAULT_URL
 from hope_client.client import Client
@@ -17,7 +17,7 @@ from hope_client.errors import HopeClientError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from hope_client._command import Subparsers
 
 
 def add_chat_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
@@ -27,11 +27,7 @@ def add_chat_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
         help="chat with a session in the terminal",
         description="Chat with a session that learns. Without --session a new one is created.",
     )
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("HOPE_URL", DEFAULT_URL),
-        help=f"address of the server (HOPE_URL; default {DEFAULT_URL})",
-    )
+    add_url(parser)
     parser.add_argument("--session", metavar="ID", help="resume this session")
     parser.add_argument("--name", help="name of the new session")
     parser.add_argument("--system", metavar="TEXT", help="system message of a session that has read nothing")
@@ -51,16 +47,13 @@ def run_chat(
     console: "Console | None" = None,
     read_line: Callable[[str], str] | None = None,
 ) -> int:
-    """Run the chat until the user leaves. Returns the exit status: 0, or 1 when it could not begin.
-
-    The API key comes from HOPE_API_KEY: on the command line every user of the machine could read it.
-    """
+    """Run the chat until the user leaves. Returns the exit status: 0, or 1 when it could not begin."""
     from hope_client._chat import ChatLoop, printable
 
     console = console or _terminal()
     read_line = read_line or _line_reader()
     try:
-        with Client(args.url, api_key=os.environ.get("HOPE_API_KEY")) as client:
+        with connect(args) as client:
             session = _session(client, args)
             return ChatLoop(
                 client,

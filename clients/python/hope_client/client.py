@@ -10,9 +10,11 @@ import httpx
 from pydantic import BaseModel
 
 from hope_client import _requests as requests
+from hope_client import _session_requests as session_requests
 from hope_client import wire
+from hope_client._call import Call, address_of, auth_headers
 from hope_client._failures import Retries, connection_error, status_error
-from hope_client._requests import Call, ChatOptions, CompletionOptions, Messages, Prompt
+from hope_client._requests import ChatOptions, CompletionOptions, Messages, Prompt
 from hope_client._responses import Conversations, Responses
 from hope_client._stream import Chunk, ChunkReader, check_content_type, text_of
 from hope_client._transport import DEFAULT_TIMEOUT, DEFAULT_URL, LIMITS, tls_trust
@@ -46,10 +48,10 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        address = requests.base_url(base_url)
+        address = address_of(base_url)
         self._http = httpx.Client(
             base_url=address,
-            headers=requests.auth_headers(api_key),
+            headers=auth_headers(api_key),
             timeout=timeout,
             limits=LIMITS,
             verify=tls_trust(address),
@@ -263,39 +265,39 @@ class Sessions:
 
     def create(self, name: str | None = None) -> wire.Session:
         """A new session that has read nothing."""
-        return self._client.call(requests.session_create(name))
+        return self._client.call(session_requests.create(name))
 
     def get(self, session_id: str) -> wire.Session:
         """One session. Raises NotFoundError."""
-        return self._client.call(requests.session_get(session_id))
+        return self._client.call(session_requests.get(session_id))
 
     def list(self, *, after: str | None = None, limit: int = 100) -> wire.SessionList:
         """A page of sessions: those behind the session `after`."""
-        return self._client.call(requests.session_list(after, limit))
+        return self._client.call(session_requests.list(after, limit))
 
     def delete(self, session_id: str) -> wire.SessionDeleted:
         """Delete a session with everything it learned."""
-        return self._client.call(requests.session_delete(session_id))
+        return self._client.call(session_requests.delete(session_id))
 
     def reset(self, session_id: str) -> wire.Session:
         """Take a session back to its beginning. Its journal keeps what it had read."""
-        return self._client.call(requests.session_reset(session_id))
+        return self._client.call(session_requests.reset(session_id))
 
     def fork(self, session_id: str, *, seq: int | None = None, name: str | None = None) -> wire.Session:
         """A new session that is what this one was when `seq` (None: now) was its last journal entry."""
-        return self._client.call(requests.session_fork(session_id, seq, name))
+        return self._client.call(session_requests.fork(session_id, seq, name))
 
     def rollback(self, session_id: str, *, seq: int) -> wire.Session:
         """Take a session back to how it stood after the journal entry `seq`. The journal keeps what was."""
-        return self._client.call(requests.session_rollback(session_id, seq))
+        return self._client.call(session_requests.rollback(session_id, seq))
 
     def verify(self, session_id: str) -> wire.Verification:
         """Compute a session's state from its journal and compare it with what a turn would go on from."""
-        return self._client.call(requests.session_verify(session_id))
+        return self._client.call(session_requests.verify(session_id))
 
     def diff(self, session_id: str, *, from_seq: int = 0, to_seq: int | None = None) -> wire.Diff:
         """How each level changed from one journal entry to another (0: the beginning, None: the last)."""
-        return self._client.call(requests.session_diff(session_id, from_seq, to_seq))
+        return self._client.call(session_requests.diff(session_id, from_seq, to_seq))
 
     def export(self, session_id: str) -> bytes:
         """A session as one file: what it learned, and its journal."""
@@ -308,16 +310,16 @@ class Sessions:
 
         Whether the file is whole its own checksum says: when this raises, what is written is worth nothing.
         """
-        return self._client.download(requests.session_export(session_id), file)
+        return self._client.download(session_requests.export(session_id), file)
 
     def import_(self, data: bytes) -> wire.Session:
         """A new session from an exported one, of this server or of another one with the same model."""
-        return self._client.call(requests.session_import(data))
+        return self._client.call(session_requests.import_(data))
 
     def levels(self, session_id: str) -> wire.Levels:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
-        return self._client.call(requests.session_levels(session_id))
+        return self._client.call(session_requests.levels(session_id))
 
     def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
         """A page of a session's journal: the entries behind the seq `after`."""
-        return self._client.call(requests.session_events(session_id, after, limit))
+        return self._client.call(session_requests.events(session_id, after, limit))

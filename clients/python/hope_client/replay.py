@@ -1,18 +1,16 @@
 """`hope replay`: a session's journal as it was, and whether its state is that of its journal."""
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hope_client import wire
-from hope_client._transport import DEFAULT_URL
+from hope_client._command import add_url, complain, connect
 from hope_client.client import Client
 from hope_client.errors import HopeClientError
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from hope_client._command import Subparsers
 
 DIFFERS = 1
 FAILED = 2
@@ -31,11 +29,7 @@ def add_replay_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
         action="store_true",
         help="compute the state from the journal and compare hashes instead: status 1 if they differ",
     )
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("HOPE_URL", DEFAULT_URL),
-        help=f"address of the server (HOPE_URL; default {DEFAULT_URL})",
-    )
+    add_url(parser)
     parser.set_defaults(run_command=run_replay)
     return parser
 
@@ -43,14 +37,14 @@ def add_replay_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
 def run_replay(args: argparse.Namespace) -> int:
     """Returns the exit status: 0, 1 when the hashes differ, 2 when the server cannot tell."""
     try:
-        with Client(args.url, api_key=os.environ.get("HOPE_API_KEY")) as client:
+        with connect(args) as client:
             if args.verify:
                 return _report(client.sessions.verify(args.session))
             for event in _journal(client, args.session):
                 print(f"{event.seq:8}  {event.kind:8}  {event.origin:8}  {_shown(event)}")
             return 0
     except HopeClientError as error:
-        print(f"hope replay: {error}", file=sys.stderr)
+        complain("replay", error)
         return FAILED
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hope_client import wire
-from hope_client._transport import DEFAULT_URL
+from hope_client._command import add_url, complain, connect, one_line
 from hope_client.client import Client
 from hope_client.errors import HopeClientError
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from hope_client._command import Subparsers
 
 FAILED = 1
 Action = Callable[[Client, argparse.Namespace], None]
@@ -53,11 +52,7 @@ def _add(
     parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if argument is not None:
         parser.add_argument(argument.lower(), metavar=argument, type=Path if argument == "FILE" else str)
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("HOPE_URL", DEFAULT_URL),
-        help=f"address of the server (HOPE_URL; default {DEFAULT_URL})",
-    )
+    add_url(parser)
     parser.set_defaults(run_action=action)
     return parser
 
@@ -66,11 +61,11 @@ def run_session(args: argparse.Namespace) -> int:
     """Returns the exit status: 0, or 1 with a line on stderr."""
     action: Action = args.run_action
     try:
-        with Client(args.url, api_key=os.environ.get("HOPE_API_KEY")) as client:
+        with connect(args) as client:
             action(client, args)
             return 0
     except (HopeClientError, OSError) as error:
-        print(f"hope session {args.action}: {_printable(str(error))}", file=sys.stderr)
+        complain(f"session {args.action}", error)
         return FAILED
 
 
@@ -142,10 +137,5 @@ def _rm(client: Client, args: argparse.Namespace) -> None:
 
 def _line(session: wire.Session) -> str:
     made = datetime.fromtimestamp(session.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    name = "" if session.name is None else _printable(session.name)
+    name = "" if session.name is None else one_line(session.name)
     return f"{session.id}  {made}  {session.tokens:9} tokens  entry {session.seq}  {name}".rstrip()
-
-
-def _printable(text: str) -> str:
-    """A terminal does nothing that a text says."""
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -36,7 +36,7 @@ from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.sse import TurnResponse
 from hope_server.api.tenancy import SessionsOf, TenantSessions
 from hope_server.api.tools import ToolUse, text_of, tool_use, wire_call
-from hope_server.api.turn import Piece, Prompt, check_model, sampling_of, tokenised
+from hope_server.api.turn import Piece, Prompt, check_model, sampling_of, tokenised, unchanged
 from hope_server.chat import LastToken, Message
 from hope_server.chat.tools import ToolText
 from hope_server.sessions.refusals import already_learned
@@ -71,7 +71,7 @@ async def chat(request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Re
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     grammar = await (tools.grammar(runtime) if tools else grammar_of(runtime, body.response_format))
-    canonical = tools.canonical if tools else None
+    canonical = tools.canonical if tools else unchanged
     spec = turn_spec(request, sessions, body, sampling, prepare, grammar=grammar, canonical=canonical)
     shape = _Shape(runtime, choices=body.n, with_logprobs=body.logprobs, with_tools=tools is not None)
     return TurnResponse(runtime, choices_of([spec], body.n), shape, body)
@@ -205,10 +205,8 @@ class _Calling:
         self._calls = 0
 
     def take(self, piece: Piece) -> tuple[str, list[ToolCallDelta], FinishReason | None]:
-        text, calls = self._text.feed(piece.text)
-        if piece.finish_reason is not None:
-            rest, more = self._text.finish()
-            text, calls = text + rest, calls + more
+        read = self._text.feed if piece.finish_reason is None else self._text.finish
+        text, calls = read(piece.text)
         deltas = [
             ToolCallDelta(index=index, **wire_call(call).model_dump())
             for index, call in enumerate(calls, self._calls)

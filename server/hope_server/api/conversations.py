@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 
 from hope_client.wire import (
     Conversation,
@@ -17,7 +16,7 @@ from hope_client.wire import (
     ItemList,
 )
 from hope_server.api.body import read_json
-from hope_server.api.items import DEFAULT_ITEMS, MAX_ITEMS, Order, item_of, item_page
+from hope_server.api.items import PagingOf, item_list, item_of
 from hope_server.api.openapi import accepts
 from hope_server.api.response_documents import (
     CONVERSATION,
@@ -90,20 +89,13 @@ async def add_items(identity: str, request: Request, runtime: RuntimeOf, session
         await documents.conversation()
         items = kept(body.items)
         await documents.put(new_name("i"), WaitingItems(items=items))
-    return item_page(items, after=None, limit=len(items), order="asc")
+    return item_list(items)
 
 
 @router.get("/{identity}/items")
-async def list_items(
-    identity: str,
-    sessions: SessionsOf,
-    after: Annotated[str | None, Query(max_length=200)] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = DEFAULT_ITEMS,
-    order: Order = "desc",
-) -> ItemList:
+async def list_items(identity: str, sessions: SessionsOf, paging: PagingOf) -> ItemList:
     """A page of the conversation's items, the newest first unless asked for otherwise."""
-    items = await _items(Documents(sessions, session_of(identity)))
-    return item_page(items, after=after, limit=limit, order=order)
+    return paging.page(await _items(Documents(sessions, session_of(identity))))
 
 
 @router.get("/{identity}/items/{item_id}")

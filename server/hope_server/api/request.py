@@ -16,7 +16,7 @@ from hope_client.wire import (
 from hope_server.api.choices import once
 from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.tenancy import TenantSessions
-from hope_server.api.turn import Body, Prompt, TurnSpec
+from hope_server.api.turn import Body, Prompt, TurnSpec, unchanged
 from hope_server.constrained import Grammar
 from hope_server.engine.request import SamplingParams
 from hope_server.errors import InvalidRequest, SessionNotFound
@@ -32,7 +32,7 @@ def turn_spec(
     *,
     echo: str | None = None,
     grammar: Grammar | None = None,
-    canonical: Callable[[str], str] | None = None,
+    canonical: Callable[[str], str] = unchanged,
 ) -> TurnSpec:
     """The turn that `request` asks for; `prepare` gets the session's id and the idempotency key.
 
@@ -40,7 +40,7 @@ def turn_spec(
     """
     session_id = _session_id(request, body)
     key = idempotency_key(request)
-    spec = TurnSpec(
+    return TurnSpec(
         request_id=request_id.get(),
         sessions=sessions,
         session_id=session_id,
@@ -50,10 +50,10 @@ def turn_spec(
         prepare=once(lambda: prepare(session_id, key)),
         echo=echo,
         grammar=grammar,
+        canonical=canonical,
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
     )
-    return spec if canonical is None else spec.with_canonical(canonical)
 
 
 def _session_id(request: Request, body: Body) -> str | None:

@@ -57,10 +57,7 @@ class ResponseOutput:
         text, calls = piece.text, list[ToolCall]()
         last = piece.finish_reason is not None
         if self._tools is not None:
-            text, calls = self._tools.feed(text)
-            if last:
-                rest, more = self._tools.finish()
-                text, calls = text + rest, calls + more
+            text, calls = self._tools.finish(text) if last else self._tools.feed(text)
         logprobs = self._scored(piece)
         if text or logprobs or (last and self._message is None and not calls and not self._items):
             yield from self._say(text, logprobs)
@@ -81,7 +78,9 @@ class ResponseOutput:
     def response(self, status: Any, **more: Any) -> ResponseObject:
         """The response as it stands."""
         body, place = self._body, self._place
-        of_conversation = place is not None and place.conversation
+        conversation = None
+        if place is not None and place.conversation:
+            conversation = ConversationId(id=conversation_id(place.session_id))
         choice = body.tool_choice or "auto"
         form = body.text.format.to_wire() if body.text and body.text.format else {"type": "text"}
         return ResponseObject(
@@ -94,9 +93,7 @@ class ResponseOutput:
             output=list(self._items),
             parallel_tool_calls=body.parallel_tool_calls,
             previous_response_id=body.previous_response_id,
-            conversation=ConversationId(id=conversation_id(place.session_id))
-            if place is not None and of_conversation
-            else None,
+            conversation=conversation,
             temperature=body.temperature,
             top_p=body.top_p,
             tool_choice=choice if isinstance(choice, str) else choice.to_wire(),

@@ -7,9 +7,9 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +25,7 @@ from hope_server.api.body import read_json
 from hope_server.api.choices import once, side_by_side
 from hope_server.api.errors import as_hope_error, error_body, report
 from hope_server.api.formats import grammar_of
-from hope_server.api.items import DEFAULT_ITEMS, MAX_ITEMS, Order, item_page
+from hope_server.api.items import PagingOf
 from hope_server.api.openapi import accepts_turn, answers_stream
 from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.request import idempotency_key
@@ -42,7 +42,7 @@ from hope_server.api.response_turn import ResponseTurn
 from hope_server.api.runtime import RuntimeOf
 from hope_server.api.sse import STREAM_HEADERS, Answer, send_body, until_disconnect, within
 from hope_server.api.tenancy import SessionsOf
-from hope_server.api.turn import Piece, TurnSpec, check_model, sampling_of
+from hope_server.api.turn import Piece, TurnSpec, check_model, sampling_of, unchanged
 from hope_server.constrained import Grammar
 from hope_server.errors import HopeError, InvalidRequest
 from hope_server.logging import request_id
@@ -81,7 +81,7 @@ def _spec(request: Request, turn: ResponseTurn, grammar: Grammar | None) -> Turn
         default=turn.runtime.config.default_output_tokens,
         logprobs=(body.top_logprobs or 0) if body.wants_logprobs else None,
     )
-    spec = TurnSpec(
+    return TurnSpec(
         request_id=request_id.get(),
         sessions=turn.sessions,
         session_id=None,
@@ -90,10 +90,10 @@ def _spec(request: Request, turn: ResponseTurn, grammar: Grammar | None) -> Turn
         stop_strings=(),
         prepare=once(turn.prompt),
         grammar=grammar,
+        canonical=turn.tools.canonical if turn.tools else unchanged,
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
     )
-    return spec if turn.tools is None else spec.with_canonical(turn.tools.canonical)
 
 
 class _ResponseAnswer(Response):
@@ -127,9 +127,8 @@ class _ResponseAnswer(Response):
 
     def _output(self) -> ResponseOutput:
         place = self._turn.place
-        kept = place is not None and self._turn.body.store
-        session_id = place.session_id if kept and place else uuid.uuid4().hex
-        identity = response_id(session_id, self._name)
+        findable = None if place is None or not self._turn.body.store else place.session_id
+        identity = response_id(findable or uuid.uuid4().hex, self._name)
         return ResponseOutput(self._runtime, self._turn.body, identity, place)
 
     def _pieces(self) -> Answer:
@@ -217,14 +216,7 @@ async def delete(identity: str, sessions: SessionsOf) -> ResponseDeleted:
 
 
 @router.get("/{identity}/input_items")
-async def input_items(
-    identity: str,
-    sessions: SessionsOf,
-    after: Annotated[str | None, Query(max_length=200)] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = DEFAULT_ITEMS,
-    order: Order = "desc",
-) -> ItemList:
+async def input_items(identity: str, sessions: SessionsOf, paging: PagingOf) -> ItemList:
     """The items that the response's request brought."""
     session_id, name = place_of(identity)
-    stored = await Documents(sessions, session_id).response(name)
-    return item_page(stored.input, after=after, limit=limit, order=order)
+    return paging.page((await Documents(sessions, session_id).response(name)).input)

@@ -36,7 +36,8 @@ MAX_SHOWN_CHARS = 200
 SEED_MASK = 2**63 - 1
 
 
-def _unchanged(text: str) -> str:
+def unchanged(text: str) -> str:
+    """What an answer without calls is sent back as."""
     return text
 
 
@@ -87,12 +88,9 @@ class TurnSpec:
     prepare: Callable[[], Awaitable[Prompt]]
     echo: str | None = None
     grammar: Grammar | None = None
-    canonical: Callable[[str], str] = _unchanged
+    canonical: Callable[[str], str] = unchanged
     fingerprint: str = ""
     repeated: bool = False
-
-    def with_canonical(self, canonical: Callable[[str], str]) -> TurnSpec:
-        return replace(self, canonical=canonical)
 
     def in_session(self, session_id: str | None) -> TurnSpec:
         return replace(self, session_id=session_id)

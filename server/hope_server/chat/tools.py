@@ -8,7 +8,7 @@ each call.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,10 +123,10 @@ class ToolText:
                 self._pending, self._inside = rest, True
         return "".join(shown), calls
 
-    def finish(self) -> tuple[str, list[ToolCall]]:
-        """The rest: no more text comes. A last call counts if only its closing tag is missing."""
-        shown: list[str] = []
-        calls: list[ToolCall] = []
+    def finish(self, text: str) -> tuple[str, list[ToolCall]]:
+        """As `feed`, for the last text. A last call counts if only its closing tag is missing."""
+        before, calls = self.feed(text)
+        shown = [before]
         if self._inside:
             self._take(self._pending, "", shown, calls)
         else:
@@ -144,13 +144,10 @@ class ToolText:
 
 def take_apart(text: str) -> tuple[str, list[ToolCall]]:
     """A whole answer as its text and its calls."""
-    parts = ToolText()
-    shown, calls = parts.feed(text)
-    rest, more = parts.finish()
-    return shown + rest, calls + more
+    return ToolText().finish(text)
 
 
-def _calls(body: str) -> Iterator[ToolCall]:
+def _calls(body: str) -> list[ToolCall]:
     found = json.loads(body)
     each: Any
     calls = []
@@ -161,7 +158,7 @@ def _calls(body: str) -> Iterator[ToolCall]:
         if not isinstance(arguments, dict):
             raise ValueError("no arguments")
         calls.append(ToolCall(each["name"], json.dumps(arguments)))
-    return iter(calls)
+    return calls
 
 
 def _begun(text: str) -> int:

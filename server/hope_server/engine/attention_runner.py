@@ -51,15 +51,17 @@ class AttentionRunner:
         self._forget_boundary(slot)
         self._rows.load(slot, row)
 
-    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
+    def run(self, slot: int, unit: Unit) -> Output:
         """Read a run of tokens, or one step."""
-        if every:
-            every_logits = self._rows.read_all(slot, unit.tokens, unit.origins)
-            (finite,) = finite_rows(every_logits[-1:])
-            return replace(self._output(slot, every_logits[-1], finite), every=every_logits)
         logits = self._rows.read(slot, unit.tokens, unit.origins)
         (finite,) = finite_rows(logits[None])
         return self._output(slot, logits, finite)
+
+    def run_every(self, slot: int, unit: Unit) -> Output:
+        """As :meth:`run`, with the logits after each token."""
+        every = self._rows.read_all(slot, unit.tokens, unit.origins)
+        (finite,) = finite_rows(every[-1:])
+        return replace(self._output(slot, every[-1], finite), every=every)
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
         """One token for each of ``slots`` in one launch."""

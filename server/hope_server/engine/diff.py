@@ -12,11 +12,9 @@ from hope_server.engine.lease import Desk
 from hope_server.engine.request import Difference, LevelChange
 from hope_server.engine.restore import Restored, newest_snapshot, runs_between
 from hope_server.engine.verify import state_after
-from hope_server.sessions.history import History
-from hope_server.sessions.records import corrupt
+from hope_server.sessions.history import history_upto
 from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.session import Head, Point, SessionMeta
-from hope_server.sessions.store import journal
 
 
 async def diff(desk: Desk, meta: SessionMeta, name: str, *, first: int, last: int) -> Difference:
@@ -28,8 +26,8 @@ async def diff(desk: Desk, meta: SessionMeta, name: str, *, first: int, last: in
     for seq in (first, last):
         if not 0 <= seq <= meta.seq:
             raise no_such_seq(seq, meta.seq)
-    points = await _points(desk, meta, first, last)
-    before, after = [await _state(desk, meta, name, point) for point in points]
+    history = await history_upto(desk.store, meta.key, max(first, last))
+    before, after = [await _state(desk, meta, name, history.at(seq)) for seq in (first, last)]
     return Difference(
         first_seq=first,
         last_seq=last,
@@ -74,16 +72,6 @@ def _change(level: str, writes: int, vectors: Iterable[tuple[Tensor, Tensor]]) -
         max_abs=largest,
         cosine=max(-1.0, min(1.0, product / scale)) if scale else None,
     )
-
-
-async def _points(desk: Desk, meta: SessionMeta, first: int, last: int) -> tuple[Point, Point]:
-    history = History()
-    async for record in journal(desk.store, meta.key, after=0, head=max(first, last)):
-        try:
-            history.read(record)
-        except ValueError as error:
-            raise corrupt(meta.key, str(error)) from error
-    return history.at(first), history.at(last)
 
 
 async def _state(desk: Desk, meta: SessionMeta, name: str, point: Point) -> State:

@@ -266,7 +266,8 @@ class Engine:
 
     def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
         row, job = self._rows[sessions[0]], self._jobs[sessions[0]]
-        return [self._runner.run(row.slot, job.units[0], every=job.scores is not None)]
+        run = self._runner.run if job.scores is None else self._runner.run_every
+        return [run(row.slot, job.units[0])]
 
     def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
         slots = [self._rows[session].slot for session in sessions]

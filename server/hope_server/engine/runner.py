@@ -43,7 +43,7 @@ class Counts:
 class Output:
     """What a launch made of one row: ``logits [vocab]`` after its last token, and its counters.
 
-    every: ``[n, vocab]`` after each token of the unit, where that was asked for. boundary: position of a
+    every: ``[n, vocab]`` after each token of the unit, from :meth:`Runner.run_every`. boundary: position of a
     boundary whose state is now worth storing. update_norm: per level, the norm of what was written; None when
     nothing was.
     """
@@ -89,8 +89,12 @@ class Runner(Protocol):
         """The slot's row becomes ``row`` (``[1, ...]``), a state at a boundary."""
         ...
 
-    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
-        """Read a unit; ``every``: the logits after each of its tokens too. The state is the same."""
+    def run(self, slot: int, unit: Unit) -> Output:
+        """Read a unit."""
+        ...
+
+    def run_every(self, slot: int, unit: Unit) -> Output:
+        """As :meth:`run`, to the same state, with the logits after each of the unit's tokens."""
         ...
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:

@@ -221,9 +221,7 @@ class EngineService:
         Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
         """
         self._admit()
-        self._ephemeral += 1
-        name = f"ephemeral:{self._ephemeral}"  # before anything is awaited: the next caller counts on
-        return await verify(self._desk, await self._desk.meta(session), name)
+        return await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())
 
     async def diff_session(self, session: SessionKey, *, first: int, last: int | None) -> Difference:
         """How each level changed from the number ``first`` to ``last`` (None: the head).
@@ -232,9 +230,8 @@ class EngineService:
         """
         self._admit()
         meta = await self._desk.meta(session)
-        self._ephemeral += 1
-        name, end = f"ephemeral:{self._ephemeral}", meta.seq if last is None else last
-        return await diff(self._desk, meta, name, first=first, last=end)
+        end = meta.seq if last is None else last
+        return await diff(self._desk, meta, self._ephemeral_name(), first=first, last=end)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.
@@ -331,9 +328,7 @@ class EngineService:
     def _begin(self, request: GenerationRequest) -> Turn:
         self._admit()
         self._check(request)
-        if request.session is None:
-            self._ephemeral += 1
-        name = str(request.session or f"ephemeral:{self._ephemeral}")  # no session's name holds a colon
+        name = self._ephemeral_name() if request.session is None else str(request.session)
         if name in self._turns:
             raise SessionBusy("the session is in the middle of another turn", param="session_id")
         turn = self._turns[name] = Turn(self._desk, name, request)
@@ -349,6 +344,11 @@ class EngineService:
         finally:
             del self._turns[name]
             turn.close()
+
+    def _ephemeral_name(self) -> str:
+        """Another one each time, and no session's: those hold no colon."""
+        self._ephemeral += 1
+        return f"ephemeral:{self._ephemeral}"
 
     def _lost(self, session: SessionKey, error: HopeError) -> None:
         """The lease of a session could not be kept: its turn stops, what it committed stays."""

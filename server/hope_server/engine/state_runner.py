@@ -57,11 +57,8 @@ class StateRunner:
         """A step, or the token that completes the block."""
         return Unit("block" if (position + 1) % self.block_size == 0 else "step", (token,))
 
-    def run(self, slot: int, unit: Unit, *, every: bool = False) -> Output:
+    def run(self, slot: int, unit: Unit) -> Output:
         """Read a unit: a block pass over the open block and the unit's tokens, or a run inside the block."""
-        if every:
-            logits = self._every(slot, unit.tokens)
-            return replace(self.run(slot, unit), every=logits)
         tail = self._tails[slot]
         if unit.kind == "block":
             output = self.block(slot, (*tail, *unit.tokens))
@@ -70,6 +67,11 @@ class StateRunner:
         output = self.read(slot, unit.tokens)
         tail.extend(unit.tokens)
         return output
+
+    def run_every(self, slot: int, unit: Unit) -> Output:
+        """As :meth:`run`; the logits come from a forward of their own, before the state moves."""
+        every = self._every(slot, unit.tokens)
+        return replace(self.run(slot, unit), every=every)
 
     def teaching_tokens(self, unit: Unit) -> int:
         """All of them."""

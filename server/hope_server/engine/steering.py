@@ -24,13 +24,15 @@ class Steering:
         self._params = params
         self._constraint = constraint
         self._sampled: Counter[int] = Counter()
-        self._seen = set(prompt) if params.repetition_penalty != 1.0 else set()
+        self._unmarked = list(prompt) if params.repetition_penalty != 1.0 else []
+        self._repeated: Tensor | None = None  # [vocab], which tokens stand in the prompt or were sampled
         self._count = 0
 
     def accept(self, token: int) -> None:
         """``token`` was sampled."""
         self._count += 1
         self._sampled[token] += 1
+        self._unmarked.append(token)
         if self._constraint is not None:
             self._constraint.accept(token)
 
@@ -55,7 +57,7 @@ class Steering:
     def _penalise(self, logits: Tensor) -> None:
         params = self._params
         if params.repetition_penalty != 1.0:
-            repeated = _index(self._seen | self._sampled.keys(), logits)
+            repeated = self._mark_repeated(logits).nonzero()[:, 0]
             found = logits[repeated]
             penalty = params.repetition_penalty
             logits[repeated] = torch.where(found > 0, found / penalty, found * penalty)
@@ -63,6 +65,14 @@ class Steering:
             counts = logits.new_tensor(list(self._sampled.values()))
             paid = params.presence_penalty + params.frequency_penalty * counts
             logits[_index(self._sampled, logits)] -= paid
+
+    def _mark_repeated(self, logits: Tensor) -> Tensor:
+        """Only what is new since the last token: a long prompt is marked once."""
+        if self._repeated is None:
+            self._repeated = torch.zeros_like(logits, dtype=torch.bool)
+        self._repeated[_index(self._unmarked, logits)] = True
+        self._unmarked.clear()
+        return self._repeated
 
 
 def steering_for(

@@ -42,19 +42,23 @@ class History:
 async def point_at(store: SessionStore, session: SessionKey, seq: int) -> Point:
     """The session as it stood when ``seq`` was its head; 0 is the empty session.
 
-    Reads the whole journal up to there. Raises ``InvalidRequest`` for a number that the journal does not
-    have, ``SessionCorrupted`` for a damaged journal.
+    Raises ``InvalidRequest`` for a number that the journal does not have, else as ``history_upto`` does.
     """
     head = (await store.meta(session)).seq
     if not 0 <= seq <= head:
         raise no_such_seq(seq, head)
+    return (await history_upto(store, session, seq)).at(seq)
+
+
+async def history_upto(store: SessionStore, session: SessionKey, seq: int) -> History:
+    """Reads the whole journal up to ``seq``, which it has. Raises ``SessionCorrupted`` for a damaged one."""
     history = History()
     async for record in journal(store, session, after=0, head=seq):
         try:
             history.read(record)
         except ValueError as error:
             raise corrupt(session, str(error)) from error
-    return history.at(seq)
+    return history
 
 
 def path_after(record: JournalRecord, target: Path) -> Path:

@@ -76,8 +76,10 @@ async def test_what_is_not_stored_leaves_nothing(client: openai.AsyncOpenAI, eng
     assert missing.value.code == "response_not_found"
     kept = await client.responses.create(model=MODEL, input="hi")
     before = await engine.journal((await sessions(engine))[0])
-    await client.responses.create(model=MODEL, input="and?", store=False, previous_response_id=kept.id)
+    gone = await client.responses.create(model=MODEL, input="and?", store=False, previous_response_id=kept.id)
     assert engine.requests[-1].session is not None
+    told: Any = gone.to_dict()["hope"]
+    assert (told["session"], told["seq"]) == (None, None), "what is gone has no name"
     assert len(await sessions(engine)) == 1
     assert await engine.journal((await sessions(engine))[0]) == before
 
@@ -275,6 +277,14 @@ async def test_items_that_a_response_failed_to_read_are_read_by_the_next(
     engine.failure = None
     await http.post(URL, json={"input": "d", "conversation": identity})
     assert engine.read_text() == "d"
+    await http.post(
+        f"/v1/conversations/{identity}/items", json={"items": [{"role": "user", "content": "last"}]}
+    )
+    engine.refusal = InternalError("before anything was read, of a journal that is not empty")
+    await http.post(URL, json={"input": "e", "conversation": identity})
+    engine.refusal = None
+    await http.post(URL, json={"input": "f", "conversation": identity})
+    assert engine.read_text() == "lastf"
 
 
 async def test_an_item_can_be_taken_back_until_it_is_read(

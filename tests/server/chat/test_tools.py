@@ -47,7 +47,7 @@ def test_an_answer_cut_anywhere_is_read_as_it_was_written(
         piece, text = text[:size], text[size:]
         more, new = parts.feed(piece)
         shown, found = shown + more, found + new
-    more, new = parts.finish()
+    more, new = parts.finish("")
     assert (shown + more).strip("\n") == content.strip("\n")
     assert found + new == calls
 

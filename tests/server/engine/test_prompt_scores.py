@@ -31,7 +31,7 @@ def scores(runner: Runner, tokens: tuple[int, ...], cuts: tuple[int, ...]) -> li
     for end in (*cuts, len(tokens)):
         record = JournalRecord(start + 1, "run", "user", tokens[start:end])
         for unit in runner.cut([record], position=start):
-            output = runner.run(0, unit, every=True)
+            output = runner.run_every(0, unit)
             assert output.every is not None
             found.append(scored.read(unit.tokens, output.every))
         start = end

@@ -7,7 +7,6 @@ from pydantic import Field
 from hope_client.wire.base import MAX_TEXT_CHARS, Request
 
 MAX_SCHEMA_FIELDS = 1_024
-MAX_SCHEMA_NAME_CHARS = 64
 
 Schema = Annotated[dict[str, Any], Field(max_length=MAX_SCHEMA_FIELDS)]
 """A JSON schema; what it may say is the server's to judge."""
