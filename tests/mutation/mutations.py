@@ -214,8 +214,8 @@ MUTATIONS = (
     Mutation(
         "a block's shape depends on its arrival",
         f"{ENGINE}/state_runner.py",
-        "self._model.block_pass(self._tokens([tokens]), before)",
-        "self._model.prefill(self._tokens([tokens]), before)",
+        "self._model.block_pass(self._tokens([tokens]), before, self._mask(learn, 1, -1))",
+        "self._model.prefill(self._tokens([tokens]), before, self._mask(learn, 1, -1))",
         (ENGINE_TESTS, RESTORE),
     ),
     Mutation(

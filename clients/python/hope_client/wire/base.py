@@ -32,6 +32,8 @@ MAX_SEQ = 2**53 - 1
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
+Learn = Literal["on", "off"]
+"""Whether a turn's tokens teach. Those of a turn with "off" are read and journaled like all others."""
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
