@@ -165,9 +165,9 @@ class StateRunner:
         return self._model.forward(tokens, self._live.row(slot), mask)[0][0]
 
     def _decode_group(self, slots: tuple[int, ...], tokens: list[int], learn: list[bool]) -> list[Output]:
-        padding = self._decode_rows - len(tokens)
-        mask = self._mask(learn_flags(learn + [True] * padding), -1)
-        logits, state = self._model.step(self._tokens(tokens + [0] * padding), self._live.group(slots), mask)
+        padded = tokens + [0] * (self._decode_rows - len(tokens))
+        mask = self._mask(learn_flags(learn + [True] * (len(padded) - len(tokens))), -1)
+        logits, state = self._model.step(self._tokens(padded), self._live.group(slots), mask)
         self._live.put_group(slots, state)
         rows = zip(logits, finite_rows(logits), _counts(state), strict=True)
         return [Output(*row) for row, _ in zip(rows, slots, strict=False)]
