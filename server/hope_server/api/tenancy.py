@@ -52,6 +52,9 @@ class TenantSessions:
     async def get(self, session_id: str) -> SessionMeta:
         return await self._engine.get_session(self.key(session_id))
 
+    async def rename(self, session_id: str, name: str) -> SessionMeta:
+        return await self._engine.rename_session(self.key(session_id), name)
+
     async def list(self, *, after: str | None, limit: int) -> Metas:
         """Up to `limit` sessions, oldest first, after the cursor or session id `after`."""
         return await self._engine.list_sessions(self._tenant, after=after, limit=limit)
@@ -122,6 +125,10 @@ class TenantSessions:
 
     async def events(self, session_id: str, *, after: int, limit: int) -> tuple[Records, int]:
         return await self._engine.events(self.key(session_id), after=after, limit=limit)
+
+    def path(self, session_id: str, *, after: int) -> AsyncGenerator[JournalRecord]:
+        """What the session's state has read, behind `after`."""
+        return self._engine.path(self.key(session_id), after=after)
 
     async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
         return await self._engine.learned(self.key(session_id), idempotency_key)

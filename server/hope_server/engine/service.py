@@ -25,6 +25,7 @@ from hope_server.engine.request import (
     Verification,
     check_tokens,
 )
+from hope_server.engine.restore import runs_between
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
@@ -142,6 +143,12 @@ class EngineService:
 
     async def get_session(self, session: SessionKey) -> SessionMeta:
         """Raises SessionNotFound."""
+        return await self._store.meta(session)
+
+    async def rename_session(self, session: SessionKey, name: str) -> SessionMeta:
+        """It may be in a turn, here or elsewhere. Raises SessionNotFound."""
+        await self._store.meta(session)
+        await self._store.rename(session, name)
         return await self._store.meta(session)
 
     async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
@@ -262,6 +269,12 @@ class EngineService:
         """Journal records that hold any seq above ``after``, and the head seq."""
         meta = await self._store.meta(session)
         return await self._store.records(session, after=after, limit=limit), meta.seq
+
+    async def path(self, session: SessionKey, *, after: int) -> AsyncGenerator[JournalRecord]:
+        """The records that the state has read, behind the seq ``after``: past what was taken back."""
+        meta = await self._store.meta(session)
+        async for record in runs_between(self._store, session, meta.path, after=after, head=meta.seq):
+            yield record
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         """The first and last seq of the turn that used the key, None if no turn did."""

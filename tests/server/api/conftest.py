@@ -35,6 +35,7 @@ from hope_server.engine.request import (
     Verification,
     request_name,
 )
+from hope_server.engine.restore import runs_between
 from hope_server.metrics import Metrics
 from hope_server.sessions.container import Importable, Opened
 from hope_server.sessions.copying import Blueprint, build, fork
@@ -117,6 +118,10 @@ class ScriptedEngine:
         return await self.store.create(key, model=SHA256, name=name)
 
     async def get_session(self, session: SessionKey) -> SessionMeta:
+        return await self.store.meta(session)
+
+    async def rename_session(self, session: SessionKey, name: str) -> SessionMeta:
+        await self.store.rename(session, name)
         return await self.store.meta(session)
 
     async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
@@ -204,6 +209,11 @@ class ScriptedEngine:
     async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
         records = await self.store.records(session, after=after, limit=limit)
         return records, (await self.store.meta(session)).seq
+
+    async def path(self, session: SessionKey, *, after: int) -> AsyncGenerator[JournalRecord]:
+        meta = await self.store.meta(session)
+        async for record in runs_between(self.store, session, meta.path, after=after, head=meta.seq):
+            yield record
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         return await self.store.learned(session, idempotency_key)

@@ -4,13 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, Seq, none_is_absent
+from hope_client.wire.base import MAX_NAME_CHARS, MessageRole, Origin, Request, Response, Seq, none_is_absent
 
 
 class SessionCreate(Request):
     """POST /v1/sessions. An empty body is a session without a name."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionUpdate(Request):
+    """PATCH /v1/sessions/{id}."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 
 
 class SessionFork(Request):
@@ -146,6 +152,27 @@ class Events(Response):
 
     events: list[Event]
     head: int
+
+
+class SessionMessage(Response):
+    """A message as the session's journal has it, from its entry `first_seq` to `last_seq`.
+
+    finished: False for an answer that was cut short: by the client, a limit of tokens, or the server's end.
+    """
+
+    role: MessageRole
+    text: str
+    first_seq: int
+    last_seq: int
+    finished: bool
+
+
+class SessionMessages(Response):
+    """GET /v1/sessions/{id}/messages: one page; the next one begins after its last `last_seq`."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionMessage]
+    has_more: bool = False
 
 
 class ErrorDetail(Response):
