@@ -357,6 +357,20 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         _SESSION,
     ),
     (
+        lambda c: c.sessions.loss("s1", tokens=64),
+        "GET",
+        "/v1/sessions/s1/loss?tokens=64",
+        None,
+        {
+            "object": "session.loss",
+            "from_seq": 256,
+            "to_seq": 300,
+            "tokens": 28,
+            "with_memory": 3.5,
+            "without_memory": None,
+        },
+    ),
+    (
         lambda c: c.sessions.messages("s1", after=3, limit=2),
         "GET",
         "/v1/sessions/s1/messages?after=3&limit=2",

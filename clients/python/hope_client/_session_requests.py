@@ -93,6 +93,12 @@ def events(session_id: str, after: int, limit: int) -> Call[wire.Events]:
     return Call("GET", f"{_path(session_id)}/events", wire.Events, repeatable=True, params=params)
 
 
+def loss(session_id: str, tokens: int) -> Call[wire.SessionLoss]:
+    """GET /v1/sessions/{id}/loss over at most `tokens` tokens."""
+    path = f"{_path(session_id)}/loss"
+    return Call("GET", path, wire.SessionLoss, repeatable=True, params={"tokens": tokens})
+
+
 def messages(session_id: str, after: int, limit: int) -> Call[wire.SessionMessages]:
     """GET /v1/sessions/{id}/messages: those behind the seq `after`."""
     params: dict[str, str | int] = {"after": after, "limit": limit}

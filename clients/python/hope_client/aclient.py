@@ -328,6 +328,10 @@ class AsyncSessions:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
         return await self._client.call(session_requests.levels(session_id))
 
+    async def loss(self, session_id: str, *, tokens: int = 256) -> wire.SessionLoss:
+        """The loss on a session's own recent text, with what it had learned before and without."""
+        return await self._client.call(session_requests.loss(session_id, tokens))
+
     async def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
         """A page of a session's journal: the entries behind the seq `after`."""
         return await self._client.call(session_requests.events(session_id, after, limit))

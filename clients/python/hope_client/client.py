@@ -324,6 +324,10 @@ class Sessions:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
         return self._client.call(session_requests.levels(session_id))
 
+    def loss(self, session_id: str, *, tokens: int = 256) -> wire.SessionLoss:
+        """The loss on a session's own recent text, with what it had learned before and without."""
+        return self._client.call(session_requests.loss(session_id, tokens))
+
     def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
         """A page of a session's journal: the entries behind the seq `after`."""
         return self._client.call(session_requests.events(session_id, after, limit))

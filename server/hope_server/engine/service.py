@@ -13,6 +13,7 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
 from hope_server.engine.exchange import export_session, import_session, open_export
 from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.loss import loss
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.request import (
@@ -21,6 +22,7 @@ from hope_server.engine.request import (
     EngineStats,
     GenerationRequest,
     LevelStatus,
+    SessionLoss,
     TokenEvent,
     Verification,
     check_tokens,
@@ -239,6 +241,14 @@ class EngineService:
         meta = await self._desk.meta(session)
         end = meta.seq if last is None else last
         return await diff(self._desk, meta, self._ephemeral_name(), first=first, last=end)
+
+    async def session_loss(self, session: SessionKey, *, tokens: int) -> SessionLoss:
+        """What the session's memory is worth on its own recent text, at most ``tokens`` of it; see ``loss``.
+
+        Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
+        """
+        self._admit()
+        return await loss(self._desk, await self._desk.meta(session), self._ephemeral_name(), tokens=tokens)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.

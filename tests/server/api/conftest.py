@@ -29,6 +29,7 @@ from hope_server.engine.request import (
     GenerationRequest,
     LevelChange,
     LevelStatus,
+    SessionLoss,
     TokenEvent,
     TokenLogprob,
     TurnFigures,
@@ -164,6 +165,11 @@ class ScriptedEngine:
         await self._pause()
         change = LevelChange("phi", 3, 2.0, None, 1.5, None)
         return Difference(first, head if last is None else last, 0, head, (change,))
+
+    async def session_loss(self, session: SessionKey, *, tokens: int) -> SessionLoss:
+        head = (await self.store.meta(session)).seq
+        await self._pause()
+        return SessionLoss(2, head, tokens, 1.5, None)
 
     async def _pause(self) -> None:
         if self.pause_at is not None:

@@ -129,7 +129,7 @@ async def test_an_unknown_model(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/models", "/v1/sessions/", "/docs", "/v1/chat/completions/"]
+    "path", ["/v1", "/v1", "/v2/models", "/v1/sessions/", "/docs", "/v1/chat/completions/"]
 )
 async def test_an_unknown_route(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path)

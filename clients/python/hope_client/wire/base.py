@@ -29,6 +29,7 @@ MAX_NAME_CHARS = 200
 MAX_PAGE_SESSIONS = 1_000
 MAX_PAGE_EVENTS = 10_000
 MAX_PAGE_MESSAGES = 1_000
+MAX_LOSS_TOKENS = 512
 MAX_SEQ = 2**53 - 1
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]

@@ -137,6 +137,22 @@ class Levels(Response):
     levels: list[LevelStatus]
 
 
+class SessionLoss(Response):
+    """GET /v1/sessions/{id}/loss: what the session's memory is worth on its own recent text.
+
+    `with_memory` and `without_memory`: the mean loss, in nats, over `tokens` of those tokens that others than
+    the model wrote between `from_seq` and `to_seq`; null where there is none yet. Both begin at a snapshot of
+    the session, taken before it had read that text; the second one with all that it had learned taken out.
+    """
+
+    object: Literal["session.loss"] = "session.loss"
+    from_seq: int
+    to_seq: int
+    tokens: int
+    with_memory: float | None
+    without_memory: float | None
+
+
 class Event(Response):
     """One journal entry: a token read or written, or (without token and text) a reset or a rollback."""
 
