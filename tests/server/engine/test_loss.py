@@ -50,7 +50,7 @@ def expected(service: Any, row: State, position: int, runs: list[JournalRecord])
         for token in scores.read(unit.tokens, runner.run_every(0, unit).every)
     ]
     marked = counted(runs)
-    return -sum(each for each, count in zip(nats, marked, strict=True) if count) / sum(marked)
+    return -sum(each or 0.0 for each, count in zip(nats, marked, strict=True) if count) / sum(marked)
 
 
 async def test_both_figures_are_those_of_their_states(bench: Bench) -> None:
