@@ -80,8 +80,11 @@ class RequestContext:
                 raise ConnectionError("the answer was cut off by an error") from error
             await ErrorResponse(ours)(scope, receive, send_named)
         finally:
-            seconds = time.monotonic() - started
-            logger.info("%s %s %s %.3fs", scope["method"], _route(scope), status or "gone", seconds)
+            seconds, route = time.monotonic() - started, _route(scope)
+            _runtime(scope).metrics.on_http(
+                method=scope["method"], route=route, status=status, seconds=seconds
+            )
+            logger.info("%s %s %s %.3fs", scope["method"], route, status or "gone", seconds)
 
 
 def _runtime(scope: Scope) -> Runtime:

@@ -335,7 +335,7 @@ def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest
     small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
-        levels=["phi"],
+        levels={"phi": 1},
         window_tokens=64,
         state_bytes=1024,
         slow_weights_sha256=SHA256,
