@@ -382,6 +382,7 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
     """The port of a real server over the app."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(runtime.config, app)
+    runtime.metrics.watch_connections(server.connections)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.answering.wait()
     yield listener.getsockname()[1]
