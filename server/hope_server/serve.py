@@ -51,7 +51,7 @@ def run(config: ServerConfig) -> int:
     Raises:
         HopeError: The server cannot start; nothing of it is left running.
     """
-    set_up(config.log_level)
+    set_up(config.log_level, config.log_format)
     keys, quotas = KeyFile(config.keys_directory), QuotaFile(config.keys_directory)
     quotas.check()
     require_keys_beyond_this_machine(config.host, keys)
