@@ -7,7 +7,7 @@ never a label: labels have few values, sessions are many.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
@@ -42,6 +42,7 @@ from hope_server.errors import (
     SessionBusy,
     SessionQuotaExceeded,
     ShuttingDown,
+    StartupError,
     StorageQuotaExceeded,
     StoreUnavailable,
     TokenQuotaExceeded,
@@ -232,6 +233,8 @@ class Metrics:
             buckets=HTTP,
         )
         self._errors = self._counter_by("request_errors", "Errors answered, by code.", "code")
+        for code in _codes(HopeError):  # a rate sees a first error only if there was a zero before it
+            self._errors.labels(*self._values, code)
         self._rejections = self._counter_by(
             "admission_rejections", "Requests not admitted, by code.", "reason"
         )
@@ -325,6 +328,14 @@ class Metrics:
         return Histogram(
             f"hope:{name}", doc, (*LABELS, "level"), registry=self.registry, buckets=tuple(buckets)
         )
+
+
+def _codes(kind: type[HopeError]) -> Iterator[str]:
+    """Of every error below `kind` that can be answered."""
+    for below in kind.__subclasses__():
+        if issubclass(below, StartupError):
+            continue
+        yield from _codes(below) if below.__subclasses__() else (below.default_code,)
 
 
 def _version() -> str:

@@ -112,6 +112,13 @@ def test_errors_are_counted_by_code(metrics: Metrics) -> None:
     assert value(metrics, "hope:state_commit_total", result="error") == 1
 
 
+def test_every_error_that_can_be_answered_is_counted_from_nought(metrics: Metrics) -> None:
+    for code in ("internal_error", "store_unavailable", "invalid_request", "session_not_found", "queue_full"):
+        assert value(metrics, "hope:request_errors_total", code=code) == 0
+    codes = {labels["code"] for name, labels, _ in samples(metrics) if name == "hope:request_errors_total"}
+    assert not codes & {"startup_error", "hope_error", "request_error", "server_error"}
+
+
 def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
     metrics.on_prompt(10)
     metrics.on_turn_end("stop", prompt_tokens=10, generated_tokens=4, seconds=1.0)
