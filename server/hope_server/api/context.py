@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hope_client.wire import REQUEST_ID_HEADER
+from hope_server.api import page
 from hope_server.api.errors import ErrorResponse, as_hope_error, report
 from hope_server.api.headers import SECURITY_HEADERS
 from hope_server.api.runtime import Runtime
@@ -22,8 +23,9 @@ from hope_server.tenants.api_key import Caller
 logger = logging.getLogger("hope.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _CALLER = "hope.caller"
-PUBLIC_PATHS = frozenset({"/health", "/ready"})
-"""Answered without a key: an orchestrator's probes have none. Every other path, known or not, needs one."""
+PUBLIC_PATHS = frozenset({"/health", "/ready", *page.FILES})
+"""Answered without a key: an orchestrator's probes have none, and the page asks for it. Every other path,
+known or not, needs one."""
 STRANGER = Caller(tenant=None)
 
 

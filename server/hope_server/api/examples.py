@@ -17,6 +17,7 @@ from hope_client.wire import (
     SessionCreate,
     SessionFork,
     SessionRollback,
+    SessionUpdate,
     TokenizeRequest,
 )
 
@@ -82,6 +83,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
     DetokenizeRequest: {"Ids": {"tokens": [300, 411, 522]}},
     SessionCreate: {"A name": {"name": "Ada's"}},
     SessionFork: {"As it was": {"seq": 128, "name": "a try"}},
+    SessionUpdate: {"Another name": {"name": "Ada's notes"}},
     SessionRollback: {"Back to there": {"seq": 128}},
 }
 

@@ -17,6 +17,7 @@ from hope_client.wire import (
     SessionCreate,
     SessionDeleted,
     SessionList,
+    SessionUpdate,
 )
 from hope_server.api.body import read_json
 from hope_server.api.openapi import accepts
@@ -61,6 +62,13 @@ async def list_all(
 async def get(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
     """The session's head."""
     return described(runtime, await sessions.get(session_id))
+
+
+@router.patch("/{session_id}", openapi_extra=accepts(SessionUpdate))
+async def update(session_id: str, request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
+    """Call the session by another name. Nothing that it learned changes."""
+    body = await read_json(request, SessionUpdate, limit=runtime.config.max_body_bytes)
+    return described(runtime, await sessions.rename(session_id, body.name))
 
 
 @router.delete("/{session_id}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hope_model.state import State
 from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled, Scored
 from hope_server.engine.jobs import Generation, Job, Row
-from hope_server.engine.logprobs import score
+from hope_server.engine.logprobs import PromptScores, score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
@@ -95,9 +95,17 @@ class Engine:
         except HopeError as error:
             self._emit(session, Failed(error))
 
-    def load(self, session: str, row: State | None, position: int, runs: Sequence[TokenRun]) -> None:
+    def load(
+        self,
+        session: str,
+        row: State | None,
+        position: int,
+        runs: Sequence[TokenRun],
+        scores: PromptScores | None = None,
+    ) -> None:
         """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
-        and replay ``runs``; answered by Boundary events and Done, or Failed.
+        and replay ``runs``; answered by Boundary events, Scored ones if ``scores`` asks for them (then no run
+        may be of steps), and Done, or Failed.
         """
         slot = self._rows[session].slot
         if row is None:
@@ -105,7 +113,7 @@ class Engine:
         else:
             self._runner.load(slot, row)
         self._rows[session] = Row(slot, self._runner.counts(slot), position)
-        self._begin(session, Job.replay(self._runner.cut(runs, position=position)))
+        self._begin(session, Job.replay(self._runner.cut(runs, position=position), scores))
 
     def start(self, session: str, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
         """Read ``runs`` and generate; answered by Sampled and Boundary events and Done, or Failed."""

@@ -211,6 +211,19 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionLoss:
+    """Mean loss in nats over ``tokens`` of a session's own tokens behind ``first_seq``, up to ``last_seq``:
+    with what it had learned by then, and without; None where no token counts.
+    """
+
+    first_seq: int
+    last_seq: int
+    tokens: int
+    with_memory: float | None
+    without_memory: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A moment of the engine. ``running`` turns hold a slot; ``waiting`` turns, at most ``max_waiting``,
     queue for one.

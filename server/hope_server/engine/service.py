@@ -13,6 +13,7 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
 from hope_server.engine.exchange import export_session, import_session, open_export
 from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.loss import loss
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.request import (
@@ -21,10 +22,12 @@ from hope_server.engine.request import (
     EngineStats,
     GenerationRequest,
     LevelStatus,
+    SessionLoss,
     TokenEvent,
     Verification,
     check_tokens,
 )
+from hope_server.engine.restore import runs_between
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
@@ -151,6 +154,12 @@ class EngineService:
         """Raises SessionNotFound."""
         return await self._store.meta(session)
 
+    async def rename_session(self, session: SessionKey, name: str) -> SessionMeta:
+        """It may be in a turn, here or elsewhere. Raises SessionNotFound."""
+        await self._store.meta(session)
+        await self._store.rename(session, name)
+        return await self._store.meta(session)
+
     async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
         """Up to ``limit`` sessions of ``tenant``, oldest first; see ``SessionStore.list``."""
         return await self._store.list(tenant, after=after, limit=limit)
@@ -250,6 +259,14 @@ class EngineService:
         end = meta.seq if last is None else last
         return await diff(self._desk, meta, self._ephemeral_name(), first=first, last=end)
 
+    async def session_loss(self, session: SessionKey, *, tokens: int) -> SessionLoss:
+        """What the session's memory is worth on its own recent text, at most ``tokens`` of it; see ``loss``.
+
+        Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
+        """
+        self._admit()
+        return await loss(self._desk, await self._desk.meta(session), self._ephemeral_name(), tokens=tokens)
+
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.
 
@@ -279,6 +296,12 @@ class EngineService:
         """Journal records that hold any seq above ``after``, and the head seq."""
         meta = await self._store.meta(session)
         return await self._store.records(session, after=after, limit=limit), meta.seq
+
+    async def path(self, session: SessionKey, *, after: int) -> AsyncGenerator[JournalRecord]:
+        """The records that the state has read, behind the seq ``after``: past what was taken back."""
+        meta = await self._store.meta(session)
+        async for record in runs_between(self._store, session, meta.path, after=after, head=meta.seq):
+            yield record
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         """The first and last seq of the turn that used the key, None if no turn did."""

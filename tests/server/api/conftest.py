@@ -29,12 +29,14 @@ from hope_server.engine.request import (
     GenerationRequest,
     LevelChange,
     LevelStatus,
+    SessionLoss,
     TokenEvent,
     TokenLogprob,
     TurnFigures,
     Verification,
     request_name,
 )
+from hope_server.engine.restore import runs_between
 from hope_server.metrics import Metrics
 from hope_server.sessions.container import Importable, Opened
 from hope_server.sessions.copying import Blueprint, build, fork
@@ -119,6 +121,10 @@ class ScriptedEngine:
     async def get_session(self, session: SessionKey) -> SessionMeta:
         return await self.store.meta(session)
 
+    async def rename_session(self, session: SessionKey, name: str) -> SessionMeta:
+        await self.store.rename(session, name)
+        return await self.store.meta(session)
+
     async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
         return await self.store.list(tenant, after=after, limit=limit)
 
@@ -159,6 +165,11 @@ class ScriptedEngine:
         await self._pause()
         change = LevelChange("phi", 3, 2.0, None, 1.5, None)
         return Difference(first, head if last is None else last, 0, head, (change,))
+
+    async def session_loss(self, session: SessionKey, *, tokens: int) -> SessionLoss:
+        head = (await self.store.meta(session)).seq
+        await self._pause()
+        return SessionLoss(2, head, tokens, 1.5, None)
 
     async def _pause(self) -> None:
         if self.pause_at is not None:
@@ -204,6 +215,11 @@ class ScriptedEngine:
     async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
         records = await self.store.records(session, after=after, limit=limit)
         return records, (await self.store.meta(session)).seq
+
+    async def path(self, session: SessionKey, *, after: int) -> AsyncGenerator[JournalRecord]:
+        meta = await self.store.meta(session)
+        async for record in runs_between(self.store, session, meta.path, after=after, head=meta.seq):
+            yield record
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         return await self.store.learned(session, idempotency_key)

@@ -150,6 +150,8 @@ async def test_the_description_names_every_route_and_body(http: httpx.AsyncClien
         "/v1/sessions/import",
         "/v1/sessions/{session_id}/levels",
         "/v1/sessions/{session_id}/events",
+        "/v1/sessions/{session_id}/messages",
+        "/v1/sessions/{session_id}/loss",
         "/health",
         "/ready",
         "/metrics",
