@@ -43,7 +43,7 @@ class GenerationOptions(TypedDict, total=False):
     include_usage: bool
     continuous_usage: bool
     user: str | None
-    learn: wire.Learn
+    learn: wire.Learn | None
 
 
 class CompletionOptions(GenerationOptions, total=False):

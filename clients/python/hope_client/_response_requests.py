@@ -35,7 +35,7 @@ class ResponseOptions(TypedDict, total=False):
     parallel_tool_calls: bool | None
     text: wire.TextConfig | Mapping[str, object] | None
     metadata: Mapping[str, str] | None
-    learn: wire.Learn
+    learn: wire.Learn | None
 
 
 def response(
