@@ -530,6 +530,7 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
             "eos_token": "<e>",
             "bos_token": None,
             "add_bos_token": False,
+            "chat_template": "{{ messages }}",
         },
     ),
 ]
