@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyte
 
@@ -50,13 +50,17 @@ class Terminal:
 
     def expect(self, text: str, times: int = 1) -> None:
         """Wait until the screen shows this text so many times."""
-        while self.text.count(text) < times:
+        self.until(lambda shown: shown.count(text) >= times, repr(text))
+
+    def until(self, condition: Callable[[str], bool], expected: str) -> None:
+        """Wait until what the screen shows fulfils a condition."""
+        while not condition(self.text):
             ready, _, _ = select.select([self._master], [], [], PATIENCE_S)
-            assert ready, f"expected {text!r}, the screen shows\n{self.text}"
+            assert ready, f"expected {expected}, the screen shows\n{self.text}"
             try:
                 data = os.read(self._master, 4096)
             except OSError as error:
-                raise AssertionError(f"expected {text!r}, it ended with\n{self.text}") from error
+                raise AssertionError(f"expected {expected}, it ended with\n{self.text}") from error
             self.raw += data
             self._stream.feed(data)
 
