@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prompt_toolkit.history import InMemoryHistory
 from tests.clients.test_chat import _NEW, _OLD, _events
 from tests.terminal import ALT_ENTER, CTRL_C, CTRL_D, TAB, UP, Terminal
+
+from hope_client._chat_input import history_of
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Loopback
@@ -56,7 +59,7 @@ def test_an_answer_is_markdown_and_its_turn_is_told(loopback: Loopback, start: S
         ]
     )
     terminal = start()
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("hi")
     terminal.expect("(learned 4 tokens; writes: phi 9)")
     shown = terminal.text
@@ -73,7 +76,7 @@ def test_no_color_is_heeded(loopback: Loopback, start: Start) -> None:
     loopback.json(_NEW)
     loopback.stream([_events("Some **bold** text and `code`.")])
     terminal = start(NO_COLOR="1")
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("hi")
     terminal.expect("(learned 4 tokens")
     assert "Some bold text" in terminal.text
@@ -86,14 +89,14 @@ def test_texts_of_several_lines(loopback: Loopback, start: Start) -> None:
         loopback.json(_NEW) if not loopback.replies else None
         loopback.stream([_events("fine")])
     terminal = start()
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say(f"one{ALT_ENTER}two")
     terminal.expect("(learned", 1)
-    terminal.expect("> ", 2)
+    terminal.expect("\n>", 2)
     terminal.type("three\\\r")
     terminal.say("four")
     terminal.expect("(learned", 2)
-    terminal.expect("> ", 3)
+    terminal.expect("\n>", 3)
     terminal.type("\x1b[200~five\nsix\x1b[201~")
     terminal.say("")
     terminal.expect("(learned", 3)
@@ -108,10 +111,10 @@ def test_what_was_typed_is_there_the_next_time_and_nobody_else_s(
         loopback.json(_NEW)
         loopback.stream([_events("fine")])
     first = start()
-    first.expect("> ")
+    first.expect("\n>")
     first.say("remember me")
     first.expect("(learned")
-    first.expect("> ", 2)
+    first.expect("\n>", 2)
     first.type(CTRL_D)
     first.expect("resume with: hope chat --session s1")
     assert first.process.wait(60) == 0
@@ -119,7 +122,7 @@ def test_what_was_typed_is_there_the_next_time_and_nobody_else_s(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "+remember me" in file.read_text()
     second = start()
-    second.expect("> ")
+    second.expect("\n>")
     second.type(UP)
     second.expect("> remember me")
     second.say("")
@@ -127,32 +130,21 @@ def test_what_was_typed_is_there_the_next_time_and_nobody_else_s(
     assert loopback.seen[-1].body["messages"][0]["content"] == "remember me"
 
 
-def test_a_history_that_others_could_read_is_closed_to_them(
-    loopback: Loopback, start: Start, tmp_path: Path
-) -> None:
-    loopback.json(_NEW)
-    (tmp_path / "hope").mkdir()
+def test_a_history_is_for_its_owner_alone_or_in_memory(tmp_path: Path) -> None:
     file = tmp_path / "hope" / "chat_history"
+    file.parent.mkdir()
     file.write_text("\n+old\n")
     file.chmod(0o644)
-    start().expect("> ")
+    assert list(history_of(file).load_history_strings()) == ["old"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-
-
-def test_no_history_writes_none(loopback: Loopback, start: Start, tmp_path: Path) -> None:
-    loopback.json(_NEW)
-    loopback.stream([_events("fine")])
-    terminal = start("--no-history")
-    terminal.expect("> ")
-    terminal.say("a secret")
-    terminal.expect("(learned")
-    assert list(tmp_path.iterdir()) == []
+    for none in (None, file / "below a file"):
+        assert isinstance(history_of(none), InMemoryHistory)
 
 
 def test_tab_completes_a_command(loopback: Loopback, start: Start) -> None:
     loopback.json(_NEW)
     terminal = start()
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.type(f"/he{TAB}")
     terminal.expect("> /help")
     terminal.say("")
@@ -162,21 +154,21 @@ def test_tab_completes_a_command(loopback: Loopback, start: Start) -> None:
 @pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
 def test_ctrl_c_stops_the_turn_and_ctrl_d_leaves(loopback: Loopback, start: Start, term: str) -> None:
     loopback.json(_NEW)
-    loopback.stream([_events("thinking")[:-400]], ending="hang")
+    loopback.stream([_events("thinking").split(b"\n\n")[0] + b"\n\n"], ending="hang")
     loopback.json(_OLD)
     loopback.stream([_events("second answer")])
     terminal = start(term=term)
     terminal.expect("/help lists the commands")
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("first")
     terminal.expect("thinking")
     terminal.type(CTRL_C)
     terminal.expect("stopped")
     assert loopback.hang_up.wait(60), "stopping hangs up, so that the server stops too"
-    terminal.expect("> ", 2)
+    terminal.expect("\n>", 2)
     terminal.say("second")
     terminal.expect("second answer")
-    terminal.expect("> ", 3)
+    terminal.expect("\n>", 3)
     terminal.type(CTRL_D)
     terminal.expect("resume with: hope chat --session s1")
     assert terminal.process.wait(60) == 0
@@ -187,7 +179,7 @@ def test_plain_shows_text_as_it_is(loopback: Loopback, start: Start) -> None:
     loopback.json(_NEW)
     loopback.stream([_events("Some **bold** text")])
     terminal = start("--plain")
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("hi")
     terminal.expect("Some **bold** text")
 

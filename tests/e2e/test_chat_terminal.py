@@ -46,11 +46,11 @@ def said(client: Client, session: str, origin: str, after: int = 0) -> str:
 def test_a_conversation(server: Any, client: Client, start: Start) -> None:
     session = client.sessions.create().id
     terminal = start(PROGRAM, "--url", server.url, "--session", session, "--max-tokens", "8", "--seed", "1")
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("Hello there.")
     terminal.expect("(learned")
     terminal.say("/learn off")
-    terminal.expect("(learn off) > ")
+    terminal.expect("(learn off) >")
     learned = client.sessions.get(session).seq
     terminal.say("Quiet words.")
     terminal.expect("(learned 0 tokens")
@@ -84,7 +84,7 @@ def test_ctrl_c_stops_the_server_s_work_and_the_chat_goes_on(
     terminal = start(
         ENDLESS, "--url", server.url, "--session", session, "--max-tokens", "8000", "--seed", "1"
     )
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("Hello")
     terminal.until(lambda shown: len(shown.split("Hello", 1)[-1]) > 60, "an answer")
     terminal.type(CTRL_C)
@@ -106,7 +106,7 @@ def test_an_answer_outlives_a_restart_of_the_server(start_server: Any, start: St
     terminal = start(
         ENDLESS, "--url", first.url, "--session", session, "--max-tokens", "400", "--seed", "1", "--plain"
     )
-    terminal.expect("> ")
+    terminal.expect("\n>")
     terminal.say("Hello")
     terminal.until(lambda shown: len(shown.split("Hello", 1)[-1]) > 40, "an answer")
     first.kill()

@@ -57,7 +57,7 @@ def editor(commands: Sequence[str], history: Path | None) -> ReadLine:
     from prompt_toolkit.completion import WordCompleter
 
     session: PromptSession[str] = PromptSession(
-        history=_history(history),
+        history=history_of(history),
         completer=WordCompleter(list(commands), sentence=True),
         complete_while_typing=False,
         enable_history_search=True,
@@ -95,7 +95,7 @@ def history_file() -> Path:
     return Path(state).expanduser() / "hope" / "chat_history"
 
 
-def _history(path: Path | None) -> "History":
+def history_of(path: Path | None) -> "History":
     """Of a file that its owner alone can read; in memory where there can be none."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 

@@ -182,7 +182,7 @@ def hard_breaks(text: str) -> str:
     """Markdown joins lines; people who read an answer want its verse as verse."""
     lines, fence = [], False
     for line in text.split("\n"):
-        if line.strip().startswith(_FENCES):
-            fence = not fence
-        lines.append(line if fence or not line.strip() else line + "  ")
+        border = line.strip().startswith(_FENCES)
+        lines.append(line if fence or border or not line.strip() else line + "  ")
+        fence ^= border
     return "\n".join(lines)
