@@ -12,6 +12,7 @@ from hope_client.client import Client, Stream
 from hope_client.errors import (
     AlreadyLearned,
     APIConnectionError,
+    APIStatusError,
     HopeClientError,
     SessionBusyError,
     StreamError,
@@ -113,4 +114,6 @@ def passes(error: HopeClientError) -> bool:
     """Whether the same turn may succeed in a while."""
     if isinstance(error, StreamError):
         return error.code in _PASSING
+    if isinstance(error, APIStatusError) and error.should_retry is False:
+        return False
     return isinstance(error, APIConnectionError | UnavailableError | SessionBusyError)
