@@ -20,7 +20,7 @@ def test_a_script_knows_every_command_and_flags_of_each(
 ) -> None:
     assert main(["completion", shell]) == 0
     found = capsys.readouterr().out
-    flags = ("max-tokens", "redis-url", "from", "verify", "tenant", "resume")
+    flags = ("max-tokens", "redis-url", "from", "verify", "tenant", "mixture")
     assert [name for name in (*COMMANDS, "export", "rollback", *flags) if name not in found] == []
 
 
