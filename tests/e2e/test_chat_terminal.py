@@ -43,6 +43,11 @@ def said(client: Client, session: str, origin: str, after: int = 0) -> str:
     return "".join(event.text or "" for event in events if event.origin == origin)
 
 
+def answered(text: str) -> Callable[[str], bool]:
+    """Whether the screen shows some of the answer to a text."""
+    return lambda shown: len(shown.partition(f"> {text}\n")[2].strip()) > 40
+
+
 def test_a_conversation(server: Any, client: Client, start: Start) -> None:
     session = client.sessions.create().id
     terminal = start(PROGRAM, "--url", server.url, "--session", session, "--max-tokens", "8", "--seed", "1")
@@ -86,7 +91,7 @@ def test_ctrl_c_stops_the_server_s_work_and_the_chat_goes_on(
     )
     terminal.expect("\n>")
     terminal.say("Hello")
-    terminal.until(lambda shown: len(shown.split("Hello", 1)[-1]) > 60, "an answer")
+    terminal.until(answered("Hello"), "an answer")
     terminal.type(CTRL_C)
     terminal.expect("stopped")
     before = client.sessions.get(session).seq
@@ -108,18 +113,18 @@ def test_an_answer_outlives_a_restart_of_the_server(start_server: Any, start: St
     )
     terminal.expect("\n>")
     terminal.say("Hello")
-    terminal.until(lambda shown: len(shown.split("Hello", 1)[-1]) > 40, "an answer")
+    terminal.until(answered("Hello"), "an answer")
     first.kill()
     terminal.expect("the server does not answer")
     second = start_server("--port", port)
     terminal.expect("this is what the session has of the answer")
-    shown = terminal.text.split("Hello", 1)[-1].replace("\n", " ")
+    shown = terminal.text.partition("> Hello\n")[2].replace("\n", " ")
     with second.client() as client:
         answer = said(client, session, "model").replace("\n", " ")
         assert answer.split()[:5] == shown.split()[:5]
         assert said(client, session, "user").count("Hello") == 1
         terminal.say("Again")
-        terminal.until(lambda shown: len(shown.split("Again", 1)[-1]) > 40, "an answer")
+        terminal.until(answered("Again"), "an answer")
         terminal.type(CTRL_C)
         terminal.expect("stopped")
         assert "Again" in said(client, session, "user")
