@@ -7,5 +7,10 @@ RULES = Registry(
     {
         "delta": "hope_model.rules.delta:DeltaRule",
         "gated": "hope_model.rules.gated:GatedRule",
+        "retnet": "hope_model.rules.retnet:RetNetRule",
+        "deltanet": "hope_model.rules.deltanet:DeltaNetRule",
+        "gated_deltanet": "hope_model.rules.gated_deltanet:GatedDeltaNetRule",
+        "comba": "hope_model.rules.comba:CombaRule",
+        "rwkv7": "hope_model.rules.rwkv7:Rwkv7Rule",
     },
 )

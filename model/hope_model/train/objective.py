@@ -42,7 +42,7 @@ class HopeObjective(Objective):
         return self.model.initial_state(rows)
 
     def check_window(self, window: int, processes: int) -> None:
-        slowest = max(level.period for level in self.model.config.levels)
+        slowest = max((level.period for level in self.model.config.levels), default=0)
         if window <= slowest:  # a write at a window's end has no reader that the gradient comes from
             raise ConfigError(
                 f"window: expected more tokens than the slowest level's period of {slowest}, found {window}"
