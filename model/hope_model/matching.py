@@ -26,9 +26,12 @@ def matched_to(config: HopeConfig, parameters: int) -> HopeConfig:
     per_unit = 3 * config.width * config.layers
     exact = 1 + (parameters - smallest) / per_unit
     for mlp_width in (8 * round(exact / 8), round(exact)):
-        if mlp_width >= 1 and abs(smallest + (mlp_width - 1) * per_unit - parameters) <= TOLERANCE * parameters:
+        if (
+            mlp_width >= 1
+            and abs(smallest + (mlp_width - 1) * per_unit - parameters) <= TOLERANCE * parameters
+        ):
             return replace(config, mlp_width=mlp_width)
     raise ConfigError(
-        f"parameters: expected {config.name!r} with rule {config.rule!r} to fit {parameters}, found {smallest} "
-        "without a slow MLP"
+        f"parameters: expected {config.name!r} with rule {config.rule!r} to fit {parameters}, "
+        f"found {smallest} without a slow MLP"
     )

@@ -1,4 +1,4 @@
-"""The chunk form of the matrix memory (E29): what does not depend on the memory is computed for all chunks at once.
+"""The chunk form of the matrix memory (E29): what does not need the memory is computed for all chunks at once.
 
 In a chunk the corrections solve a unit lower triangular system whose right side is linear in the memory ``M``
 that the chunk starts from. Hence its outputs are ``Q M^T + O`` and the memory at its end is ``M F + G``, with
@@ -43,7 +43,11 @@ def chunk_maps(
     :class:`ChunkDecay`.
     """
     decay = ChunkDecay(log_alpha, by_channel=log_alpha.dim() == k.dim())
-    read, scores, late_k = decay.from_start(q, strict=False), decay.scores(q, k, strict=False), decay.to_end(k)
+    read, scores, late_k = (
+        decay.from_start(q, strict=False),
+        decay.scores(q, k, strict=False),
+        decay.to_end(k),
+    )
     carry = torch.diag_embed(decay.whole.expand(*decay.whole.shape[:-1], k.shape[-1]))
     if a is None:
         return ChunkMaps(read, torch.matmul(scores, w), carry, torch.matmul(w.mT, late_k))

@@ -5,10 +5,11 @@ from torch import Tensor
 
 
 class ChunkDecay:
-    """Retention of chunks of ``T`` tokens, ``log_alpha [..., T]`` for a whole memory or ``[..., T, K]`` a channel.
+    """Retention of chunks of ``T`` tokens: ``log_alpha [..., T]``, or by channel ``[..., T, K]``.
 
-    A reading sees the memory after its token's write, or, ``strict``, before it. By channel the factor between
-    two tokens is split into one for each, which fp32 holds while a chunk's sum of ``log_alpha`` is above -80.
+    A reading sees the memory after its token's write, or, ``strict``, before it. By channel the factor
+    between two tokens is split into one for each, which fp32 holds while a chunk's ``log_alpha`` sum up to
+    more than -80.
     """
 
     def __init__(self, log_alpha: Tensor, *, by_channel: bool) -> None:
@@ -27,7 +28,7 @@ class ChunkDecay:
         return keys * (self._total[..., -1:, :] - self._total).exp()
 
     def scores(self, reads: Tensor, keys: Tensor, *, strict: bool) -> Tensor:
-        """What reading ``t`` finds under key ``s``: ``[..., T, T]``, zero for ``s > t`` (``s >= t`` if strict)."""
+        """What reading ``t`` finds under key ``s``, 0 for ``s > t`` (``s >= t`` if strict): ``[..., T, T]``."""
         if self._by_channel:
             found = torch.matmul(self.from_start(reads, strict=strict), (keys * (-self._total).exp()).mT)
             return found.tril(-1 if strict else 0)

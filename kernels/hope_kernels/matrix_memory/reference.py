@@ -37,3 +37,28 @@ def matrix_step(
         u = torch.matmul(memory, a[..., None])
         written = written + u * (k if b is None else b)[..., None, :]
     return torch.matmul(written, q[..., None])[..., 0], written
+
+
+def momentum_step(
+    delta: Tensor,
+    momentum: Tensor | None,
+    base: Tensor,
+    *,
+    k: Tensor,
+    w: Tensor,
+    alpha: Tensor,
+    beta: Tensor | None = None,
+    eta: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Write one token with momentum and erasure (E38): the plain form of ``LayerWrites``.
+
+    ``delta, momentum [B, H, V, K]``, ``base [H, V, K]``, ``k [B, H, K]``, ``w [B, H, V]``, the rest ``[B, H]``.
+    """
+    written = w[..., :, None] * k[..., None, :]
+    if momentum is not None and beta is not None:
+        written = momentum = beta[..., None, None] * momentum + written
+    after = alpha[..., None, None] * delta + written
+    if eta is not None:
+        read = torch.matmul(base + delta, k[..., None])
+        after = after - eta[..., None, None] * read * k[..., None, :]
+    return after, momentum

@@ -11,7 +11,7 @@ from hope_model.convolution import CausalConvolution
 
 
 class HeadInputs(nn.Module):
-    """``x [B, T, D]`` -> queries, keys, values ``[B, H, T, K]`` by one projection and a short convolution (E5).
+    """``x [B, T, D]`` -> queries, keys, values ``[B, H, T, K]``: one projection, a short convolution (E5).
 
     Its last ``conv_width - 1`` inputs are state, ``window``.
     """
@@ -30,7 +30,7 @@ class HeadInputs(nn.Module):
 
 
 class HeadOutput(nn.Module):
-    """``O(rms_head(o) ⊙ gain [⊙ silu(G x)])``: heads ``[B, H, T, V]`` and the layer's input -> ``[B, T, D]``."""
+    """``O(rms_head(o) ⊙ gain [⊙ silu(G x)])``: heads ``[B, H, T, V]``, the layer's input -> ``[B, T, D]``."""
 
     def __init__(self, config: HopeConfig, *, gated: bool) -> None:
         super().__init__()
@@ -57,7 +57,14 @@ class HeadRate(nn.Module):
         self.rate_bias = nn.Parameter(torch.full((config.heads,), bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.highest * torch.sigmoid(self.rate(x).to(self.rate_bias.dtype) + self.rate_bias).mT
+        return self.highest * torch.sigmoid(self._raw(x))
+
+    def log(self, x: Tensor) -> Tensor:
+        """The logarithm of the share of the highest."""
+        return F.logsigmoid(self._raw(x))
+
+    def _raw(self, x: Tensor) -> Tensor:
+        return (self.rate(x).to(self.rate_bias.dtype) + self.rate_bias).mT
 
 
 class HeadDecay(nn.Module):

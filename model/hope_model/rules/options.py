@@ -1,4 +1,4 @@
-"""Settings of one rule alone: each rule declares its own, a configuration may name others than the defaults."""
+"""Settings of one rule alone: the rule declares them, a configuration names those that are changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAX_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class Option:
-    """A setting: a switch, a size from 1, a number from 0 to 1 000, or one of some names, as its default is."""
+    """A switch, a size from 1, a number from 0 to 1000, or one of some names, as its default is."""
 
     default: OptionValue
     says: str
@@ -29,9 +29,12 @@ def chosen_options(
     unknown = sorted(map(str, set(given) - set(known)))
     if unknown:
         raise ConfigError(
-            f"rule_options: rule {rule!r} has no option {', '.join(unknown)}; known: {', '.join(known) or 'none'}"
+            f"rule_options: rule {rule!r} has no option {', '.join(unknown)}; "
+            f"known: {', '.join(known) or 'none'}"
         )
-    return {name: _checked(rule, name, option, given.get(name, option.default)) for name, option in known.items()}
+    return {
+        name: _checked(rule, name, option, given.get(name, option.default)) for name, option in known.items()
+    }
 
 
 def parse_options(text: str) -> dict[str, OptionValue]:

@@ -15,15 +15,16 @@ BASE = 10000.0
 class Rotary(nn.Module):
     """Turns the pairs ``(x_i, x_{i + K/2})`` of a head by ``position · 10000^(-2i/K)``.
 
-    The position is state, ``seen``: rows stand anywhere. Angles are computed in fp64, since a session may have
-    read millions of tokens.
+    The position is state, ``seen``: rows stand anywhere. Angles are computed in fp64, since a session may
+    have read millions of tokens.
     """
 
     def __init__(self, config: HopeConfig) -> None:
         super().__init__()
         if config.head_width % 2:
             raise ConfigError(
-                f"rule {config.rule!r}: expected an even head width for rotary positions, found {config.head_width}"
+                f"heads: rule {config.rule!r} expected an even head width for rotary positions, "
+                f"found {config.head_width}"
             )
         self.head_width = config.head_width
 

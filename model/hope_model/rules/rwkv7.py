@@ -22,9 +22,9 @@ class Rwkv7Rule(MatrixRule):
     """``M_t = M_{t-1} diag(w_t) - (M_{t-1} κ_t)(κ_t ⊙ a_t)ᵀ + v_t k_tᵀ``, ``o_t = M_t r_t``.
 
     ``κ = unit(k ⊙ ξ)`` is the key that is erased, ``a = σ(.)`` how much of it per channel,
-    ``w = exp(-exp(-1/2) σ(.))``, and ``k`` is written as ``k ⊙ (1 + (a - 1) ⊙ ρ)``. Every input is a mix of the
-    token and the one before. The output is group-normalised, ``(r · (k ⊙ u)) v`` is added, and it is gated.
-    Values of the first layer are not mixed into later ones: blocks here share nothing but the residual stream.
+    ``w = exp(-exp(-1/2) σ(.))``, and ``k`` is written as ``k ⊙ (1 + (a - 1) ⊙ ρ)``. Every input is a mix of
+    the token and the one before. The output is group-normalised, ``(r · (k ⊙ u)) v`` is added, and it is
+    gated. Values of the first layer are not mixed into later ones: blocks share the residual stream alone.
     """
 
     def __init__(self, config: HopeConfig) -> None:
