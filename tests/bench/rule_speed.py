@@ -1,4 +1,5 @@
-"""Training benchmark of the φ rules: tokens per second of each at equal parameters, as a share of ``delta``'s.
+"""Training benchmark of the φ rules: tokens per second of each at equal parameters, as a share of
+``delta``'s.
 
     python tests/bench/rule_speed.py [RULE[:OPTION=VALUE,...] ...] [--parameters N] [--json FILE]
 

@@ -111,7 +111,9 @@ def random_batch(settings: TrainSettings) -> Batch:
 
 
 def enter(name: str, settings: TrainSettings, processes: Processes, batch: Batch) -> Contestant:
-    """The settings' model under another name, at its start; ``auto`` chooses precision as the trainer does."""
+    """The settings' model under another name, at its start; ``auto`` chooses precision as the trainer
+    does.
+    """
     objective = objective_of(replace(settings, model=name))
     objective.model.to(processes.device)
     optimizer = make_optimizer(objective.model, settings)

@@ -1,4 +1,5 @@
-"""The chunk form of the matrix memory (E29): what does not need the memory is computed for all chunks at once.
+"""The chunk form of the matrix memory (E29): what does not need the memory is computed for all chunks at
+once.
 
 In a chunk the corrections solve a unit lower triangular system whose right side is linear in the memory ``M``
 that the chunk starts from. Hence its outputs are ``Q M^T + O`` and the memory at its end is ``M F + G``, with

@@ -28,7 +28,9 @@ class ChunkDecay:
         return keys * (self._total[..., -1:, :] - self._total).exp()
 
     def scores(self, reads: Tensor, keys: Tensor, *, strict: bool) -> Tensor:
-        """What reading ``t`` finds under key ``s``, 0 for ``s > t`` (``s >= t`` if strict): ``[..., T, T]``."""
+        """What reading ``t`` finds under key ``s``, 0 for ``s > t`` (``s >= t`` if strict):
+        ``[..., T, T]``.
+        """
         if self._by_channel:
             found = torch.matmul(self.from_start(reads, strict=strict), (keys * (-self._total).exp()).mT)
             return found.tril(-1 if strict else 0)

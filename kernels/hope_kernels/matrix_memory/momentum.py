@@ -1,8 +1,8 @@
 """A chunk of writes to a matrix memory whose gradients are known beforehand (E38).
 
-``S_t = beta_t S_{t-1} + w_t k_t^T``, ``D_t = alpha_t D_{t-1} + S_t - eta_t ((base + D_{t-1}) k_t) k_t^T``: retention,
-momentum and, with ``eta``, an erasure along the key. Without momentum ``S_t = w_t k_t^T``. A reader meets
-``base + D_t``, or ``base + D_{t-1}`` if it is strict.
+``S_t = beta_t S_{t-1} + w_t k_t^T``, ``D_t = alpha_t D_{t-1} + S_t - eta_t ((base + D_{t-1}) k_t) k_t^T``:
+retention, momentum and, with ``eta``, an erasure along the key. Without momentum ``S_t = w_t k_t^T``. A
+reader meets ``base + D_t``, or ``base + D_{t-1}`` if it is strict.
 """
 
 import torch
@@ -13,7 +13,8 @@ from hope_kernels.matrix_memory.decay import ChunkDecay
 
 
 class ChunkMix:
-    """How much of each write a reader meets: retention and momentum of ``T`` tokens, for any matrix of a head.
+    """How much of each write a reader meets: retention and momentum of ``T`` tokens, for any matrix of a
+    head.
 
     Args:
         log_alpha: ``[B, H, T]`` logarithm of the retention.

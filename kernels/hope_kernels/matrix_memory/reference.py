@@ -52,7 +52,8 @@ def momentum_step(
 ) -> tuple[Tensor, Tensor | None]:
     """Write one token with momentum and erasure (E38): the plain form of ``LayerWrites``.
 
-    ``delta, momentum [B, H, V, K]``, ``base [H, V, K]``, ``k [B, H, K]``, ``w [B, H, V]``, the rest ``[B, H]``.
+    ``delta, momentum [B, H, V, K]``, ``base [H, V, K]``, ``k [B, H, K]``, ``w [B, H, V]``, the rest
+    ``[B, H]``.
     """
     written = w[..., :, None] * k[..., None, :]
     if momentum is not None and beta is not None:

@@ -7,6 +7,7 @@ RULES = Registry(
     {
         "delta": "hope_model.rules.delta:DeltaRule",
         "gated": "hope_model.rules.gated:GatedRule",
+        "hope": "hope_model.rules.hope:HopeRule",
         "retnet": "hope_model.rules.retnet:RetNetRule",
         "deltanet": "hope_model.rules.deltanet:DeltaNetRule",
         "gated_deltanet": "hope_model.rules.gated_deltanet:GatedDeltaNetRule",

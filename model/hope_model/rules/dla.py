@@ -14,8 +14,8 @@ from hope_model.rules.options import Option
 
 
 class DlaRule(GradientRule):
-    """``M_t = α_t M_{t-1} + η_t ∇ <M(k_t), v_t>``, ``o_t = M_t(q_t)`` with ``M`` a two-layer MLP, gradients at the
-    chunk's start. With one layer it is gated linear attention.
+    """``M_t = α_t M_{t-1} + η_t ∇ <M(k_t), v_t>``, ``o_t = M_t(q_t)`` with ``M`` a two-layer MLP, gradients
+    at the chunk's start. With one layer it is gated linear attention.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {

@@ -1,7 +1,7 @@
 """The family of memories that take gradient steps on their own objective (E38, E39).
 
-All gradients of a chunk are taken at the memory as the chunk found it; each token then reads the memory as the
-chunk has left it so far. A rule of the family says what its networks are and what they are pulled to.
+All gradients of a chunk are taken at the memory as the chunk found it; each token then reads the memory as
+the chunk has left it so far. A rule of the family says what its networks are and what they are pulled to.
 """
 
 from abc import abstractmethod
@@ -59,7 +59,9 @@ class GradientRule(MemoryRule):
 
     @classmethod
     def frozen_reads(cls, config: HopeConfig) -> bool:
-        """Whether tokens read the memory as their chunk found it: where a write is no sum of outer products."""
+        """Whether tokens read the memory as their chunk found it: where a write is no sum of outer
+        products.
+        """
         return False
 
     def objective(self, reading: Tensor, target: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ class GradientRule(MemoryRule):
         memory = {name: keep_rows(due, settled[name], tensor) for name, tensor in memory.items()}
         wrote = kept & due if self._frozen else kept
         y = self.output(self.reading(q, read), x)[:, 0]
-        return y, {**memory, "window": window}, {"phi": wrote.long()}
+        return y, {**apart(memory), "window": window}, {"phi": wrote.long()}
 
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
         chunk = self.config.chunk
@@ -124,7 +126,7 @@ class GradientRule(MemoryRule):
                 wrote = wrote + kept.long() * (int(due) if self._frozen else read.shape[2])
                 reads.append(read)
         y = self.output(self.reading(q, torch.cat(reads, dim=2)), x)
-        return y, {**apart(memory, self.memory.layers), "window": window}, {"phi": wrote}
+        return y, {**apart(memory), "window": window}, {"phi": wrote}
 
     def _heads(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, v, window = self.inputs(x, window)
@@ -133,7 +135,9 @@ class GradientRule(MemoryRule):
     def _part(
         self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: State
     ) -> tuple[Tensor, State, Tensor]:
-        """Tokens of one chunk: ``q, k, v [B, H, T, K]`` -> ``(read, state', [B] whether all were written)``."""
+        """Tokens of one chunk: ``q, k, v [B, H, T, K]`` ->
+        ``(read, state', [B] whether all were written)``.
+        """
         memory = self.memory
         weights = memory.at(state)
         trace = memory.read(weights, k)
@@ -149,7 +153,9 @@ class GradientRule(MemoryRule):
 
 
 def kept_heads(new: State, old: State, specs: tuple[TensorSpec, ...]) -> tuple[State, Tensor]:
-    """Heads of ``new`` all of whose matrices are finite, else of ``old``; ``[B]`` rows where all heads were."""
+    """Heads of ``new`` all of whose matrices are finite, else of ``old``; ``[B]`` rows where all heads
+    were.
+    """
     changed = [spec.name for spec in specs if new[spec.name] is not old[spec.name]]
     finite = torch.stack([finite_rows(new[name].flatten(0, 1)) for name in changed]).all(0)
     kept = {name: keep_rows(finite, new[name].flatten(0, 1), old[name].flatten(0, 1)) for name in changed}
@@ -169,9 +175,9 @@ def settle(state: State, layers: tuple[str, ...], prefix: str = "") -> State:
     return new
 
 
-def apart(state: State, layers: tuple[str, ...], prefix: str = "") -> State:
-    """The same state, no two of whose tensors share storage."""
+def apart(state: State) -> State:
+    """The same state, in which what gradients are taken at shares no storage with what was settled."""
     return {
-        name: tensor.clone() if name in {f"{prefix}{layer}" for layer in layers} else tensor
+        name: tensor.clone() if tensor is state.get(f"{name}_next") else tensor
         for name, tensor in state.items()
     }

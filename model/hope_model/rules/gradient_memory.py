@@ -20,7 +20,7 @@ class MemoryForm:
 
     Attributes:
         inputs, outputs: ``K`` and ``V``.
-        hidden: width of the hidden layer, ``M(x) = W₁ silu(W₂ x) / sqrt(hidden)``; 0 for ``M(x) = W x``.
+        hidden: width of the hidden layer, ``M(x) = W₁ gelu(W₂ x) / sqrt(hidden)``; 0 for ``M(x) = W x``.
         residual: ``x`` is added to the output.
         layer_norm: the output is normalised (before ``x`` is added).
         bias: layers see a constant 1 beside their input.
@@ -114,9 +114,7 @@ class GradientMemory(nn.Module):
         if trace.hidden is None:
             return {"outer": grad}
         back = torch.matmul(grad, weights["outer"][..., : self.form.hidden])
-        slope = torch.sigmoid(trace.hidden)
-        slope = slope * (1 + trace.hidden * (1 - slope))
-        return {"inner": back * slope / math.sqrt(self.form.hidden), "outer": grad}
+        return {"inner": back * _gelu_slope(trace.hidden) / math.sqrt(self.form.hidden), "outer": grad}
 
     def writes(
         self,
@@ -166,7 +164,7 @@ class GradientMemory(nn.Module):
         hidden = None
         if self.form.hidden:
             hidden = layers["inner"](seen["inner"])
-            seen["outer"] = self._with_one(F.silu(hidden) / math.sqrt(self.form.hidden))
+            seen["outer"] = self._with_one(F.gelu(hidden) / math.sqrt(self.form.hidden))
         raw = layers["outer"](seen["outer"])
         output = _layer_norm(raw) if self.form.layer_norm else raw
         return Trace(seen, hidden, raw, output + x if self.form.residual else output)
@@ -191,6 +189,12 @@ def _reader(writes: LayerWrites, strict: bool, scale: Tensor | None = None) -> R
 def _power_scale(written: Tensor) -> Tensor:
     """``1 / |W|₄²`` of matrices ``[B, H, V, K]``: ``[B, H, 1, 1]``."""
     return torch.rsqrt(written.pow(4).sum((-2, -1), keepdim=True) + EPS)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    """``Φ(x) + x φ(x)``."""
+    density = torch.exp(-0.5 * x.square()) * (0.5 / math.pi) ** 0.5
+    return torch.special.ndtr(x) + x * density
 
 
 def _layer_norm(x: Tensor) -> Tensor:

@@ -30,14 +30,15 @@ VARIANTS = {
 
 
 class MirasRule(GradientRule):
-    """``M(x) = x + LN(W₁ silu(W₂ x))``, ``A_t = α_t A_{t-1} - η_t ∇ℓ(W_s; k_t, v_t)``, gradients at the chunk's
-    start ``s``, and
+    """``M(x) = x + LN(W₁ gelu(W₂ x))``, ``A_t = α_t A_{t-1} - η_t ∇ℓ(W_s; k_t, v_t)``, gradients at the
+    chunk's start ``s``, and
 
     - ``memora``: ``W = softmax(A)`` by row, ``ℓ`` squared: retention by the KL divergence;
     - ``moneta``: ``W = A / |A|₄²``, ``ℓ`` the cube of the error;
     - ``yaad``: ``W = A``, ``ℓ`` Huber's.
 
-    What is not linear in ``A`` is computed at a chunk's start. Memora's tokens read the memory of that moment.
+    What is not linear in ``A`` is computed at a chunk's start. Memora's tokens read the memory of that
+    moment.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {

@@ -14,8 +14,9 @@ from hope_model.rules.options import Option
 
 
 class TitansRule(GradientRule):
-    """``S_t = β_t S_{t-1} - θ_t ∇ ½ |M(k_t) - v_t|²``, ``M_t = α_t M_{t-1} + S_t``, ``o_t = M_t(q_t)``; ``M`` a residual
-    two-layer MLP (or a matrix), gradients at the chunk's start, all gates chosen by the token.
+    """``S_t = β_t S_{t-1} - θ_t ∇ ½ |M(k_t) - v_t|²``, ``M_t = α_t M_{t-1} + S_t``, ``o_t = M_t(q_t)``;
+    ``M`` a residual two-layer MLP (or a matrix), gradients at the chunk's start, all gates chosen by the
+    token.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {

@@ -12,8 +12,8 @@ from hope_model.rules.options import Option
 
 
 class TttRule(GradientRule):
-    """``W_t = W_{t-1} - η_t ∇ ½ |LN(f(k_t; W_s)) - (v_t - k_t)|²``, ``o_t = q_t + LN(f(q_t; W_t))`` with ``s`` the
-    start of the chunk, ``f`` a matrix or a two-layer MLP, both with biases. Nothing is forgotten.
+    """``W_t = W_{t-1} - η_t ∇ ½ |LN(f(k_t; W_s)) - (v_t - k_t)|²``, ``o_t = q_t + LN(f(q_t; W_t))`` with
+    ``s`` the start of the chunk, ``f`` a matrix or a two-layer MLP, both with biases. Nothing is forgotten.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {

@@ -18,9 +18,10 @@ SEGMENT = 256
 class WindowAttention(nn.Module):
     """Causal attention of a token over itself and the ``capacity - 1`` tokens before it.
 
-    Keys, turned by their position, and values are kept in a ring: token ``p`` is at place ``p mod capacity``. A
-    session that has read more than ``capacity`` tokens forgets the oldest, as a sliding window does; it never
-    fails for want of room. A pair that is not finite is stored as zeros and counted as refused.
+    Keys, turned by their position, and values are kept in a ring: token ``p`` is at place
+    ``p mod capacity``. A session that has read more than ``capacity`` tokens forgets the oldest, as a
+    sliding window does; it never fails for want of room. A pair that is not finite is stored as zeros and
+    counted as refused.
     """
 
     def __init__(self, config: HopeConfig, capacity: int) -> None:
