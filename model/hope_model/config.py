@@ -144,8 +144,8 @@ def _sized(name: str, width: int, layers: int, mlp_width: int, cms_width: int, v
 CONFIGS: dict[str, HopeConfig] = {
     config.name: config
     for config in (
-        _sized("hope-3m", 192, 4, 256, 64, 8192),
         _sized("hope-tiny", 256, 4, 384, 128, 8192),
+        _sized("hope-3m", 192, 4, 256, 64, 8192),
         _sized("hope-25m", 512, 6, 1408, 256, 8192),
         _sized("hope-110m", 768, 12, 2048, 256, 32768),
         _sized("hope-350m", 1024, 24, 2816, 256, 32768),

@@ -62,9 +62,9 @@ def test_a_token_follows_the_equation() -> None:
             torch.testing.assert_close(read[row, i], own @ inputs["c"][row, 0])
 
 
-def test_a_gradient_is_only_as_long_as_the_memory() -> None:
-    """The states between are computed again: what is kept for the backward is one state for 16 tokens."""
-    inputs = {name: tensor.requires_grad_() for name, tensor in _inputs(64).items()}
-    read, _ = selective_scan(**inputs)
-    kept = [tensor.shape for tensor in read.grad_fn.next_functions[0][0].saved_tensors]
-    assert torch.Size((4, B, C, N)) in kept
+def test_the_states_between_are_computed_again() -> None:
+    """What is kept for the backward is one state for 16 tokens."""
+    inputs, kept = {name: tensor.requires_grad_() for name, tensor in _inputs(64).items()}, []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        selective_scan(**inputs)
+    assert max(kept) == max(4 * B * C * N, inputs["x"].numel()) < 64 * B * C * N

@@ -1,4 +1,4 @@
-"""E38-E44: closed gradients against autograd, one-token chunks against PyTorch's own optimizers, the options."""
+"""E38-E44: closed gradients against autograd, one-token chunks against PyTorch's optimizers, the options."""
 
 from __future__ import annotations
 
@@ -61,11 +61,7 @@ def test_closed_gradients_are_those_of_autograd(form: MemoryForm, objective: str
         "huber": lambda y, v: F.huber_loss((y - v).norm(), torch.zeros(()).double(), reduction="sum"),
     }
     memory = GradientMemory(HEADS, form, momentum=False).double().requires_grad_(False)
-    state = {
-        name: 0.3 * torch.randn(1, *spec.shape).double()
-        for spec in memory.spec("", "")
-        for name in [spec.name]
-    }
+    state = {spec.name: 0.3 * torch.randn(1, *spec.shape).double() for spec in memory.spec("", "")}
     weights = memory.at(state)
     x = torch.randn(1, HEADS, TOKENS, WIDTH).double()
     target = 2 * torch.randn(1, HEADS, TOKENS, form.outputs).double()
@@ -135,7 +131,7 @@ def test_titans_at_one_token_a_chunk_is_sgd(memory: str, momentum: bool) -> None
 def test_forgetting_decays_what_was_learned_alone() -> None:
     rule: GradientRule = _rule("titans", momentum=False)
     rule.rate.rate_bias.fill_(-1e3)
-    state = {name: torch.randn_like(tensor) for name, tensor in _fresh(rule).items()}
+    state = {name: 0.3 * torch.randn_like(tensor) for name, tensor in _fresh(rule).items()}
     x = torch.randn(1, 1, 16, dtype=torch.float64)
     _, after, _ = rule(x, state, 0)
     kept = torch.exp(rule.retention.log(x))[:, :, 0, None, None]  # type: ignore[union-attr, operator]

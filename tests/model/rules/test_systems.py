@@ -125,7 +125,7 @@ def test_delta_rules(name: str) -> None:
 
 
 def test_rwkv7() -> None:
-    """``S = diag(w) S + b (aᵀ S) + k vᵀ``, ``a = -κ``, ``b = κ ⊙ r``; token shift, group norm, bonus, gate."""
+    """``S = diag(w) S + b (aᵀ S) + k vᵀ``, ``a = -κ``, ``b = κ ⊙ r``; token shift, norm, bonus, gate."""
     rule: Rwkv7Rule = _rule("rwkv7")
     x, state = _inputs(), _state(rule)
     y, after, _ = rule(x, state, 2)
