@@ -1,4 +1,4 @@
-"""E29, E38: chunks of matrix memories equal their tokens one after another, from any start."""
+"""E30, E39: chunks of matrix memories equal their tokens one after another, from any start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E37: the selective state space over many tokens equals its tokens one after another, gradients included."""
+"""E38: the selective state space over many tokens equals its tokens one after another, gradients included."""
 
 from __future__ import annotations
 

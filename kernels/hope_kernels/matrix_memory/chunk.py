@@ -1,4 +1,4 @@
-"""The chunk form of the matrix memory (E29): what does not need the memory is computed for all chunks at
+"""The chunk form of the matrix memory (E30): what does not need the memory is computed for all chunks at
 once.
 
 In a chunk the corrections solve a unit lower triangular system whose right side is linear in the memory ``M``

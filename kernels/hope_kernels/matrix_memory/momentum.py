@@ -1,4 +1,4 @@
-"""A chunk of writes to a matrix memory whose gradients are known beforehand (E38).
+"""A chunk of writes to a matrix memory whose gradients are known beforehand (E39).
 
 ``S_t = beta_t S_{t-1} + w_t k_t^T``, ``D_t = alpha_t D_{t-1} + S_t - eta_t ((base + D_{t-1}) k_t) k_t^T``:
 retention, momentum and, with ``eta``, an erasure along the key. Without momentum ``S_t = w_t k_t^T``. A

@@ -1,4 +1,4 @@
-"""Plain torch form of a matrix memory that decays and is corrected along one direction a token (E29).
+"""Plain torch form of a matrix memory that decays and is corrected along one direction a token (E30).
 
 ``M_t = M_{t-1} diag(alpha_t) + (M_{t-1} a_t) b_t^T + w_t k_t^T``, read after the write: ``o_t = M_t q_t``.
 """
@@ -50,7 +50,7 @@ def momentum_step(
     beta: Tensor | None = None,
     eta: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Write one token with momentum and erasure (E38): the plain form of ``LayerWrites``.
+    """Write one token with momentum and erasure (E39): the plain form of ``LayerWrites``.
 
     ``delta, momentum [B, H, V, K]``, ``base [H, V, K]``, ``k [B, H, K]``, ``w [B, H, V]``, the rest
     ``[B, H]``.

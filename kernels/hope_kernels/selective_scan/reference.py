@@ -1,4 +1,4 @@
-"""Plain torch form of the selective state space (E37): ``h_t = exp(δ_t A) ⊙ h_{t-1} + δ_t x_t B_tᵀ``,
+"""Plain torch form of the selective state space (E38): ``h_t = exp(δ_t A) ⊙ h_{t-1} + δ_t x_t B_tᵀ``,
 ``y_t = h_t C_t``.
 """
 

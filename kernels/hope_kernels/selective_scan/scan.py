@@ -1,4 +1,4 @@
-"""The selective state space over many tokens, with a backward of its own (E37).
+"""The selective state space over many tokens, with a backward of its own (E38).
 
 A token needs one multiply-add of the whole state; all else is computed for some tokens at once. The backward
 keeps the states at the start of every part and computes those inside it again.

@@ -1,4 +1,4 @@
-"""φ rule ``comba``: a gated delta rule that erases with a shorter key and corrects its query (E34)."""
+"""φ rule ``comba``: a gated delta rule that erases with a shorter key and corrects its query (E35)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""φ rule ``deltanet``: the delta rule (E32)."""
+"""φ rule ``deltanet``: the delta rule (E33)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""φ rule ``dla``: deep linear attention, a deep memory on the dot-product objective (E42)."""
+"""φ rule ``dla``: deep linear attention, a deep memory on the dot-product objective (E43)."""
 
 from collections.abc import Mapping
 from typing import ClassVar

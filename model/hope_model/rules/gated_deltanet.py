@@ -1,4 +1,4 @@
-"""φ rule ``gated_deltanet``: the delta rule on a memory that decays by choice (E33)."""
+"""φ rule ``gated_deltanet``: the delta rule on a memory that decays by choice (E34)."""
 
 from torch import Tensor
 

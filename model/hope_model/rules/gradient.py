@@ -1,4 +1,4 @@
-"""The family of memories that take gradient steps on their own objective (E38, E39).
+"""The family of memories that take gradient steps on their own objective (E39, E40).
 
 All gradients of a chunk are taken at the memory as the chunk found it; each token then reads the memory as
 the chunk has left it so far. A rule of the family says what its networks are and what they are pulled to.

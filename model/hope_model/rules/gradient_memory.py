@@ -1,4 +1,4 @@
-"""A memory that is a small network per head, and its gradient in closed form (E39)."""
+"""A memory that is a small network per head, and its gradient in closed form (E40)."""
 
 import math
 from collections.abc import Callable

@@ -68,7 +68,7 @@ class HeadRate(nn.Module):
 
 
 class HeadDecay(nn.Module):
-    """``log α = -exp(a) softplus(w x + d)`` per head and token, ``[B, H, T]`` (E33)."""
+    """``log α = -exp(a) softplus(w x + d)`` per head and token, ``[B, H, T]`` (E34)."""
 
     def __init__(self, config: HopeConfig, heads: int | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""φ rule ``hope``: self-modifying memories in full, each a matrix or a two-layer residual network (E44)."""
+"""φ rule ``hope``: self-modifying memories in full, each a matrix or a two-layer residual network (E45)."""
 
 from collections.abc import Mapping
 from typing import ClassVar

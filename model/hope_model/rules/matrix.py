@@ -1,4 +1,4 @@
-"""The family of matrix memories that decay and are corrected along one direction a token (E29).
+"""The family of matrix memories that decay and are corrected along one direction a token (E30).
 
 A rule of it says what a token writes; reading, chunks, guards and state are here.
 """

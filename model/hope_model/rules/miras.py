@@ -1,4 +1,4 @@
-"""φ rule ``miras``: the three memories of Miras, Memora, Moneta and Yaad (E43)."""
+"""φ rule ``miras``: the three memories of Miras, Memora, Moneta and Yaad (E44)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

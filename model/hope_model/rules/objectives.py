@@ -1,4 +1,4 @@
-"""What a memory's reading is pulled to: gradients of its objective with respect to that reading (E39)."""
+"""What a memory's reading is pulled to: gradients of its objective with respect to that reading (E40)."""
 
 from collections.abc import Callable
 

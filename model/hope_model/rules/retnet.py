@@ -1,4 +1,4 @@
-"""φ rule ``retnet``: retention with a constant decay per head (E30)."""
+"""φ rule ``retnet``: retention with a constant decay per head (E31)."""
 
 import torch
 from torch import Tensor, nn

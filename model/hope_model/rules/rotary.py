@@ -1,4 +1,4 @@
-"""Rotary positions of a session's own count of tokens (E31)."""
+"""Rotary positions of a session's own count of tokens (E32)."""
 
 from collections.abc import Callable
 

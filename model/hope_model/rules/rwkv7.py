@@ -1,4 +1,4 @@
-"""φ rule ``rwkv7``: the generalised delta rule of RWKV-7, with a decay per channel (E35)."""
+"""φ rule ``rwkv7``: the generalised delta rule of RWKV-7, with a decay per channel (E36)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""φ rule ``samba``: a selective state space, then attention over a sliding window (E36, E37)."""
+"""φ rule ``samba``: a selective state space, then attention over a sliding window (E37, E38)."""
 
 from collections.abc import Mapping
 from typing import ClassVar

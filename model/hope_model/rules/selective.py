@@ -1,4 +1,4 @@
-"""A selective state-space layer (E37)."""
+"""A selective state-space layer (E38)."""
 
 import math
 

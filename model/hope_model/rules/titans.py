@@ -1,4 +1,4 @@
-"""φ rule ``titans``: a neural memory that learns from surprise, with momentum and forgetting (E41)."""
+"""φ rule ``titans``: a neural memory that learns from surprise, with momentum and forgetting (E42)."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""φ rule ``transformer``: softmax attention, the memory that keeps every pair (E36)."""
+"""φ rule ``transformer``: softmax attention, the memory that keeps every pair (E37)."""
 
 from collections.abc import Mapping
 from typing import ClassVar

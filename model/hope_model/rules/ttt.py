@@ -1,4 +1,4 @@
-"""φ rule ``ttt``: a layer whose hidden state is a model trained on what it reads (E40)."""
+"""φ rule ``ttt``: a layer whose hidden state is a model trained on what it reads (E41)."""
 
 from collections.abc import Mapping
 from typing import ClassVar

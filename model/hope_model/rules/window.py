@@ -1,4 +1,4 @@
-"""Softmax attention over a session's last tokens, whose keys and values are state (E36)."""
+"""Softmax attention over a session's last tokens, whose keys and values are state (E37)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""E38-E44: closed gradients against autograd, one-token chunks against PyTorch's optimizers, the options."""
+"""E39-E45: closed gradients against autograd, one-token chunks against PyTorch's optimizers, the options."""
 
 from __future__ import annotations
 
