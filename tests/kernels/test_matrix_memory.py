@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -132,11 +134,11 @@ def test_writes_with_momentum_and_erasure_equal_their_tokens(
             eta=None if eta is None else eta[:, :, t],
         )
         after.append(torch.matmul(base + expected, q[:, :, t, :, None])[..., 0])
-    close = {"rtol": 1e-9, "atol": 1e-9}
-    torch.testing.assert_close(writes.read(q, strict=True), torch.stack(before, 2), **close)
-    torch.testing.assert_close(writes.read(q, strict=False), torch.stack(after, 2), **close)
+    close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
+    close(writes.read(q, strict=True), torch.stack(before, 2))
+    close(writes.read(q, strict=False), torch.stack(after, 2))
     found, found_momentum = writes.end()
-    torch.testing.assert_close(found, expected, **close)
+    close(found, expected)
     assert (found_momentum is None) == (not momentum)
     if gathered is not None and found_momentum is not None:
-        torch.testing.assert_close(found_momentum, gathered, **close)
+        close(found_momentum, gathered)

@@ -13,14 +13,13 @@ B, C, N = 2, 5, 3
 
 
 def _inputs(tokens: int) -> dict[str, Tensor]:
-    double = {"dtype": torch.float64}
     return {
-        "hidden": torch.randn(B, C, N, **double),
-        "x": torch.randn(B, tokens, C, **double),
-        "delta": F.softplus(torch.randn(B, tokens, C, **double)),
-        "a": -torch.rand(C, N, **double),
-        "b": torch.randn(B, tokens, N, **double),
-        "c": torch.randn(B, tokens, N, **double),
+        "hidden": torch.randn(B, C, N, dtype=torch.float64),
+        "x": torch.randn(B, tokens, C, dtype=torch.float64),
+        "delta": F.softplus(torch.randn(B, tokens, C, dtype=torch.float64)),
+        "a": -torch.rand(C, N, dtype=torch.float64),
+        "b": torch.randn(B, tokens, N, dtype=torch.float64),
+        "c": torch.randn(B, tokens, N, dtype=torch.float64),
     }
 
 
@@ -64,7 +63,13 @@ def test_a_token_follows_the_equation() -> None:
 
 def test_the_states_between_are_computed_again() -> None:
     """What is kept for the backward is one state for 16 tokens."""
-    inputs, kept = {name: tensor.requires_grad_() for name, tensor in _inputs(64).items()}, []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    inputs = {name: tensor.requires_grad_() for name, tensor in _inputs(64).items()}
+    kept: list[int] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         selective_scan(**inputs)
     assert max(kept) == max(4 * B * C * N, inputs["x"].numel()) < 64 * B * C * N

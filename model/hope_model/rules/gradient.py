@@ -113,12 +113,12 @@ class GradientRule(MemoryRule):
         chunk = self.config.chunk
         sizes = run_lengths(phase, x.shape[1], chunk)
         q, k, v, window = self._heads(x, state["window"])
-        parts = zip(*(t.split(sizes, dim=2) for t in (q, k, v)), self.gates(x).split(sizes), strict=True)
+        heads = zip(*(t.split(sizes, dim=2) for t in (q, k, v)), strict=True)
         memory = {name: tensor for name, tensor in state.items() if name != "window"}
         wrote, reads, read_tokens = torch.zeros(x.shape[0], dtype=torch.long, device=x.device), [], 0
         with full_precision(x):
-            for part in parts:
-                read, memory, kept = self._part(*part, memory)
+            for (q_part, k_part, v_part), gates in zip(heads, self.gates(x).split(sizes), strict=True):
+                read, memory, kept = self._part(q_part, k_part, v_part, gates, memory)
                 read_tokens += read.shape[2]
                 due = (phase + read_tokens) % chunk == 0
                 if due:

@@ -194,7 +194,8 @@ def _power_scale(written: Tensor) -> Tensor:
 def _gelu_slope(x: Tensor) -> Tensor:
     """``Φ(x) + x φ(x)``."""
     density = torch.exp(-0.5 * x.square()) * (0.5 / math.pi) ** 0.5
-    return torch.special.ndtr(x) + x * density
+    slope: Tensor = torch.special.ndtr(x) + x * density
+    return slope
 
 
 def _layer_norm(x: Tensor) -> Tensor:

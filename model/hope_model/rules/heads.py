@@ -64,7 +64,8 @@ class HeadRate(nn.Module):
         return F.logsigmoid(self._raw(x))
 
     def _raw(self, x: Tensor) -> Tensor:
-        return (self.rate(x).to(self.rate_bias.dtype) + self.rate_bias).mT
+        raw: Tensor = self.rate(x).to(self.rate_bias.dtype) + self.rate_bias
+        return raw.mT
 
 
 class HeadDecay(nn.Module):
@@ -85,7 +86,8 @@ class HeadDecay(nn.Module):
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``[B, T, D] -> [B, H, T, D / H]``."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (heads, -1))
+    return split.transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class MatrixRule(MemoryRule):
             for name, term in terms.given().items()
         }
         maps = chunk_maps(**cut)
-        starts, wrote, count = [], 0, maps.carry.shape[2]
+        starts, count = [], maps.carry.shape[2]
+        wrote = torch.zeros(matrix.shape[0], dtype=torch.long, device=matrix.device)
         for n in range(count):
             starts.append(matrix)
             new = torch.matmul(matrix, maps.carry[:, :, n]) + maps.add[:, :, n]
@@ -116,7 +117,6 @@ class MatrixRule(MemoryRule):
             real = size - (before if n == 0 else 0) - (rest if n == count - 1 else 0)
             wrote = wrote + kept.long() * real
         read = torch.matmul(maps.read, torch.stack(starts, dim=2).mT) + maps.found
-        assert isinstance(wrote, Tensor)
         return read.flatten(2, 3)[:, :, before : before + tokens], matrix, wrote
 
 
@@ -124,7 +124,8 @@ def _cut(term: Tensor, before: int, rest: int, size: int, scalar: bool) -> Tenso
     """``[B, H, T, .]`` or ``[B, H, T]`` -> chunks ``[B, H, N, size, .]``, zeros before and after."""
     if before or rest:
         term = F.pad(term, (before, rest) if scalar else (0, 0, before, rest))
-    return term.unflatten(2, (-1, size))
+    cut: Tensor = term.unflatten(2, (-1, size))
+    return cut
 
 
 def _bound(matrix: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_model.errors import ConfigError
+from hope_model.guards import l2_normalize
 from hope_model.rules import objectives
-from hope_model.rules.gradient import GradientRule
 from hope_model.rules.gradient_memory import GradientMemory, MemoryForm
 from hope_model.rules.hope import HopeRule
+from hope_model.rules.titans import TitansRule
 from hope_model.state import State
 
 HEADS, WIDTH, TOKENS = 2, 6, 4
@@ -54,7 +56,7 @@ def _network(form: MemoryForm, weights: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("objective", ["dot", "squared", "cubed", "huber"])
 def test_closed_gradients_are_those_of_autograd(form: MemoryForm, objective: str) -> None:
-    losses = {
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "dot": lambda y, v: -(y * v).sum(),
         "squared": lambda y, v: 0.5 * (y - v).square().sum(),
         "cubed": lambda y, v: ((y - v).square() + 1e-6).pow(1.5).sum() / 3,
@@ -106,7 +108,7 @@ def _fresh(rule: Any) -> State:
 @pytest.mark.parametrize("memory", ["mlp", "linear"])
 def test_titans_at_one_token_a_chunk_is_sgd(memory: str, momentum: bool) -> None:
     """``torch.optim.SGD`` with momentum on the same network, one example after another."""
-    rule: GradientRule = _rule("titans", memory=memory, momentum=momentum, forgetting=False)
+    rule: TitansRule = _rule("titans", memory=memory, momentum=momentum, forgetting=False)
     for gate in (rule.rate, getattr(rule, "surprise", None)):
         if gate is not None:
             gate.rate.weight.zero_()  # constant gates, as the optimizer's are
@@ -116,7 +118,7 @@ def test_titans_at_one_token_a_chunk_is_sgd(memory: str, momentum: bool) -> None
     _, k, v, _ = rule._heads(x, state["window"])
     for h in range(2):
         own = {n: rule.memory.initial(n)[h].clone().requires_grad_() for n in rule.memory.layers}
-        beta = float(torch.sigmoid(rule.surprise.rate_bias[h])) if momentum else 0.0  # type: ignore[union-attr]
+        beta = 0.0 if rule.surprise is None else float(torch.sigmoid(rule.surprise.rate_bias[h]))
         rate = float(rule.rate(x)[0, h, 0])
         optimizer = torch.optim.SGD(list(own.values()), lr=rate, momentum=beta)
         for t in range(9):
@@ -129,12 +131,13 @@ def test_titans_at_one_token_a_chunk_is_sgd(memory: str, momentum: bool) -> None
 
 
 def test_forgetting_decays_what_was_learned_alone() -> None:
-    rule: GradientRule = _rule("titans", momentum=False)
+    rule: TitansRule = _rule("titans", momentum=False)
+    assert rule.retention is not None
     rule.rate.rate_bias.fill_(-1e3)
     state = {name: 0.3 * torch.randn_like(tensor) for name, tensor in _fresh(rule).items()}
     x = torch.randn(1, 1, 16, dtype=torch.float64)
     _, after, _ = rule(x, state, 0)
-    kept = torch.exp(rule.retention.log(x))[:, :, 0, None, None]  # type: ignore[union-attr, operator]
+    kept = torch.exp(rule.retention.log(x))[:, :, 0, None, None]
     for layer in rule.memory.layers:
         assert_close(after[layer], kept * state[f"{layer}_next"])
 
@@ -160,11 +163,10 @@ def test_hope_with_one_token_a_chunk_follows_the_equation() -> None:
     _, after, _ = rule(x, state, 0)
     inner, _ = rule.convolution(rule.inputs(x), state["window"])
     z = inner[0, 0].view(2, 8)
-    unit = lambda u: u / torch.sqrt(u.square().sum() + 1e-6)  # noqa: E731
     for h in range(2):
         vectors = rule.vectors.initial("outer") + state["vectors.outer"][0]
         scalars = rule.scalars.initial("outer") + state["scalars.outer"][0]
-        k, v = unit(z[h] + vectors[h] @ z[h]), unit(z[h] + vectors[2 + h] @ z[h])
+        k, v = l2_normalize(z[h] + vectors[h] @ z[h]), l2_normalize(z[h] + vectors[2 + h] @ z[h])
         rate = 2.0 * torch.sigmoid(scalars[h] @ z[h] + rule.rate_bias[h])
         alpha = torch.sigmoid(scalars[2 + h] @ z[h] + rule.retention_bias[h])
         memory, learned = (

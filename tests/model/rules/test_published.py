@@ -6,6 +6,7 @@ Only plain torch files are run, each loaded by itself: the packages around them 
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,7 @@ from hope_model.rules.objectives import squared
 pytestmark = pytest.mark.published
 
 B, H, T, K = 2, 3, 32, 8
-CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+close = partial(torch.testing.assert_close, rtol=2e-4, atol=2e-4)
 """Theirs computes in fp32."""
 
 
@@ -58,7 +59,7 @@ def test_retention() -> None:
     expected = _module("fla", "ops/retention/naive.py").naive_retention(q, k, v)
     decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(H)))[None, :, None].expand(B, H, T)
     read, _ = _ours(q=q * K**-0.5, k=k, w=v, log_alpha=decay)
-    torch.testing.assert_close(read, expected, **CLOSE)
+    close(read, expected)
 
 
 def test_delta_rule() -> None:
@@ -71,7 +72,7 @@ def test_delta_rule() -> None:
         a=-beta[..., None] * k,
         log_alpha=torch.zeros(B, H, T),
     )
-    torch.testing.assert_close((read, memory), expected, **CLOSE)
+    close((read, memory), expected)
 
 
 @pytest.mark.parametrize("erased", ["k", "p"])
@@ -88,7 +89,7 @@ def test_gated_delta_rule_and_comba(erased: str) -> None:
         read, memory = naive(*given, _by_head(p), _by_head(beta), _by_head(decay), output_final_state=True)
     erase = -(beta * decay.exp())[..., None] * p
     found = _ours(q=q * K**-0.5, k=k, w=beta[..., None] * v, a=erase, log_alpha=decay)
-    torch.testing.assert_close(found, (_by_head(read), memory), **CLOSE)
+    close(found, (_by_head(read), memory))
 
 
 def test_generalised_delta_rule() -> None:
@@ -98,7 +99,7 @@ def test_generalised_delta_rule() -> None:
     naive = _module("fla", "ops/generalized_delta_rule/dplr/naive.py").dplr_recurrence
     expected = naive(q, k, v, -kappa, b, decay)
     found = _ours(q=q * K**-0.5, k=k, w=v, a=-kappa, b=b, log_alpha=decay)
-    torch.testing.assert_close(found, expected, **CLOSE)
+    close(found, expected)
 
 
 def test_ttt_linear() -> None:
@@ -116,8 +117,8 @@ def test_ttt_linear() -> None:
     trace = memory.read(weights, _by_head(k))
     grads = memory.gradients(weights, trace, squared(trace.output, _by_head(v - k)))
     after = -rate * torch.matmul(grads["outer"].mT, trace.seen["outer"])
-    torch.testing.assert_close(after[..., :K].mT, theirs[1], **CLOSE)
-    torch.testing.assert_close(after[..., K:].mT, theirs[2], **CLOSE)
+    close(after[..., :K].mT, theirs[1])
+    close(after[..., K:].mT, theirs[2])
 
 
 def test_the_memory_of_titans() -> None:
@@ -129,10 +130,10 @@ def test_the_memory_of_titans() -> None:
     k, v = torch.randn(2, 1, 1, T, K)
     trace = memory.read(weights, k)
     expected = theirs(k[0, 0])
-    torch.testing.assert_close(trace.output[0, 0], expected, **CLOSE)
+    close(trace.output[0, 0], expected)
     torch.autograd.backward(0.5 * (expected - v[0, 0]).square().sum())
     grads = memory.gradients(weights, trace, squared(trace.output, v))
     inner = torch.matmul(grads["inner"].mT, trace.seen["inner"])[0, 0]
     outer = torch.matmul(grads["outer"].mT, trace.seen["outer"])[0, 0] * (2 * K) ** 0.5
-    torch.testing.assert_close(inner.mT, theirs.weights[0].grad, **CLOSE)
-    torch.testing.assert_close(outer.mT, theirs.weights[1].grad, **CLOSE)
+    close(inner.mT, theirs.weights[0].grad)
+    close(outer.mT, theirs.weights[1].grad)

@@ -203,7 +203,7 @@ def test_samba() -> None:
     space = rule.space
     u_raw, z = (x[0] @ space.inputs.weight.T).chunk(2, dim=-1)
     past, taps = torch.cat((state["window"][0], u_raw)), space.convolution.taps
-    u = torch.stack([F.silu(sum(taps[j] * past[t + j] for j in range(len(taps)))) for t in range(TOKENS)])
+    u = torch.stack([F.silu((taps * past[t : t + len(taps)]).sum(0)) for t in range(TOKENS)])
     small, b, c = (u @ space.choices.weight.T).split((space.rank, space.states, space.states), dim=-1)
     delta = F.softplus(small @ space.step_size.weight.T + space.step_size.bias)
     hidden, reads = state["hidden"][0], []
