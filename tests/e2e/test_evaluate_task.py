@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "piqa": [
         {"goal": f"To open jar {n}", "sol1": "turn the lid", "sol2": "eat the lid slowly", "label": n % 2}
         for n in range(5)
@@ -34,4 +34,5 @@ def test_a_server_and_the_model_itself_give_the_same_figures(server: Any, tmp_pa
         assert done.returncode == 0, done.stderr
         assert f"| {task} | value | ± |" in done.stdout
         figures.append(json.loads(out.read_text(encoding="utf-8")))
-    assert figures[1] == pytest.approx(figures[0], rel=1e-3)
+    own, served = ({name: x for name, x in one.items() if isinstance(x, float)} for one in figures)
+    assert served == pytest.approx(own, rel=1e-3)

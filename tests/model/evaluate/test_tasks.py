@@ -38,7 +38,7 @@ SAME: dict[str, tuple[list[dict[str, Any]], Item]] = {
                 "activity_label": "Jump",
                 "ctx_a": "He [header] runs.",
                 "ctx_b": "the boy",
-                "endings": ["[step] stops.", "  falls [title] down."],
+                "endings": ["stops.[step]", "  falls [title] down."],
                 "label": "0",
             },
             {"context": "Jump: He  runs. The boy", "choices": ["stops.", "falls.  down."], "gold": 0},

@@ -14,7 +14,7 @@ from hope_model.matching import count_parameters
 from hope_model.train.objective import make_objective, objective_of
 from hope_model.train.settings import TrainSettings
 
-BAD = {
+BAD: dict[str, tuple[Any, ...]] = {
     "tokens": (0, -1, 1.5, True, "8"),
     "rows": (0, -1, 8.0, True),
     "window": (0, -1, 8.0, None),
