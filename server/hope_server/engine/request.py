@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.session import Origin, Transcript
+from hope_server.tracing import NO_SPAN, Span
 
 FinishReason = Literal["stop", "length"]
 
@@ -110,7 +111,8 @@ class GenerationRequest:
     they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
     handed out). ``constraint`` says which tokens may come. ``finished`` gets
     the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
-    the request in the journal where it has no key; see :func:`request_name`.
+    the request in the journal where it has no key; see :func:`request_name`. ``span``: what the turn goes
+    through is told as parts of it.
     """
 
     request_id: str
@@ -125,6 +127,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     finished: Callable[[TurnFigures], None] | None = None
     fingerprint: str = ""
+    span: Span = NO_SPAN
 
     @property
     def prompt_tokens(self) -> int:
