@@ -80,7 +80,7 @@ class TurnSpec:
     echo: the text of the prompt, which then is the first piece, with its tokens' log-probabilities.
     grammar: what the answer keeps to. canonical: the answer as a chat's client will send it back.
     fingerprint: what repetitions of this request have in common, empty where a key or nothing says so.
-    repeated: the client says that it sends it again by itself.
+    repeated: the client says that it sends it again by itself. learn: False where no token of it teaches.
     span: the request's; the turn is a part of it.
     """
 
@@ -96,6 +96,7 @@ class TurnSpec:
     canonical: Callable[[str], str] = unchanged
     fingerprint: str = ""
     repeated: bool = False
+    learn: bool = True
     operation: Operation = "chat"
     span: Span = NO_SPAN
 
@@ -136,6 +137,7 @@ async def _pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
                 scored=answer.scores.extend,
                 finished=answer.finished,
                 fingerprint=spec.fingerprint,
+                learn=spec.learn,
                 constraint=None if spec.grammar is None else spec.grammar.constraint(),
                 span=spec.span,
             )

@@ -111,8 +111,9 @@ class GenerationRequest:
     they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
     handed out). ``constraint`` says which tokens may come. ``finished`` gets
     the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
-    the request in the journal where it has no key; see :func:`request_name`. ``span``: what the turn goes
-    through is told as parts of it.
+    the request in the journal where it has no key; see :func:`request_name`. ``learn`` False: the turn is
+    read, answered and journaled, and none of its tokens teaches. ``span``: what the turn goes through is told
+    as parts of it.
     """
 
     request_id: str
@@ -127,6 +128,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     finished: Callable[[TurnFigures], None] | None = None
     fingerprint: str = ""
+    learn: bool = True
     span: Span = NO_SPAN
 
     @property
