@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent
 MADE_BY = "<!-- Made by server/docs/make.py: change what it reads, then run it. -->\n"
 MADE_AT_START = {"data_dir": "`hope` in the user's state directory", "threads": "the cores it may use"}
 JSON = "application/json"
+WIDTH = 110
 
 
 def settings() -> str:
@@ -159,7 +160,19 @@ def _default(schema: dict[str, Any]) -> str:
 def _code(example: object) -> str:
     if isinstance(example, str):
         return f"```\n{example.strip()}\n```\n"
-    return f"```json\n{json.dumps(example, indent=1, ensure_ascii=False)}\n```\n"
+    return f"```json\n{_json(example)}\n```\n"
+
+
+def _json(value: object, depth: int = 0) -> str:
+    """On one line what fits there."""
+    whole = json.dumps(value, ensure_ascii=False)
+    if len(whole) + 2 * depth <= WIDTH or not isinstance(value, dict | list):
+        return whole
+    inner, outer = "  " * (depth + 1), "  " * depth
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(key)}: {_json(one, depth + 1)}" for key, one in value.items()]
+        return "{\n" + ",\n".join(inner + part for part in parts) + f"\n{outer}}}"
+    return "[\n" + ",\n".join(inner + _json(one, depth + 1) for one in value) + f"\n{outer}]"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -100,6 +100,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=REF)
     document["components"]["schemas"].update(definitions["$defs"])
+    for unused in ("HTTPValidationError", "ValidationError"):  # the framework's own, which no answer has
+        document["components"]["schemas"].pop(unused, None)
     document["info"]["description"] = ABOUT
     error = {"$ref": REF.format(model=ErrorBody.__name__)}
     answer = {"description": "Error", "content": {"application/json": {"schema": error}}}
