@@ -78,7 +78,7 @@ def test_an_answer_of_a_schema(server: ServerProcess) -> None:
 
 
 def test_the_responses_api(server: ServerProcess) -> None:
-    model = chat(server, use_responses_api=True, temperature=0.0, output_version="responses/v1")
+    model = chat(server, use_responses_api=True, temperature=0.0, seed=None, output_version="responses/v1")
     whole = model.invoke("Hello")  # type: ignore[attr-defined]
     streamed = list(model.stream("Hello"))  # type: ignore[attr-defined]
     assert whole.text
