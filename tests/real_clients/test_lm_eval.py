@@ -101,13 +101,13 @@ def evaluate(
             *(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions"),
             *("--model_args", ",".join(f"{name}={value}" for name, value in given.items())),
             *("--include_path", str(tasks), "--tasks", ",".join(ROWS)),
-            *("--output_path", str(out), "--log_samples"),
+            *("--output_path", str(out), "--log_samples", "--batch_size", "2"),
         ],
         env=offline,
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     (results,) = out.rglob("results_*.json")
@@ -136,7 +136,7 @@ def said(sample: dict[str, Any]) -> list[float]:
 def test_scores_are_those_of_the_model_in_this_process(
     server: ServerProcess, tasks: Path, offline: dict[str, str], local: Local, concurrent: int
 ) -> None:
-    found = evaluate(server, tasks, offline, num_concurrent=concurrent, batch_size=2)
+    found = evaluate(server, tasks, offline, num_concurrent=concurrent)
     lambada = [local.score(row["context"], f" {row['target']}") for row in rows(tasks, "kit_lambada")]
     nats = [score for score, _ in lambada]
     samples = sorted(found["samples"]["kit_lambada"], key=lambda sample: sample["doc_id"])
