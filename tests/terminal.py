@@ -39,8 +39,7 @@ class Terminal:
         )
         os.close(slave)
         self.raw = b""
-        self._screen = pyte.Screen(COLUMNS, ROWS)
-        self._screen.write_process_input = self.type  # answers to questions after the cursor's place
+        self._screen = _Screen(self.type)
         self._stream = pyte.ByteStream(self._screen)
 
     @property
@@ -75,6 +74,17 @@ class Terminal:
         self.process.kill()
         self.process.wait()
         os.close(self._master)
+
+
+class _Screen(pyte.Screen):
+    """Answers questions after the cursor's place, as a terminal does."""
+
+    def __init__(self, answer: Callable[[str], None]) -> None:
+        super().__init__(COLUMNS, ROWS)
+        self._answer = answer
+
+    def write_process_input(self, data: str) -> None:
+        self._answer(data)
 
 
 def _environment(term: str, variables: Mapping[str, str]) -> dict[str, str]:

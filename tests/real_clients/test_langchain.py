@@ -15,7 +15,7 @@ def chat(server: ServerProcess, **more: object) -> object:
     from langchain_openai import ChatOpenAI
 
     options: dict[str, object] = {"model": "hope-tiny", "max_completion_tokens": 12, "seed": 1, **more}
-    return ChatOpenAI(base_url=f"{server.url}/v1", api_key=SecretStr("none"), **options)  # type: ignore[arg-type]
+    return ChatOpenAI(base_url=f"{server.url}/v1", api_key=SecretStr("none"), **options)
 
 
 def test_whole_and_streamed_answers_are_the_same(server: ServerProcess) -> None:

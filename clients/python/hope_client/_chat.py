@@ -181,10 +181,10 @@ class ChatLoop:
         )
 
     def _learn(self, argument: str) -> None:
-        if argument == "on" or argument == "off":
-            self._options["learn"] = argument
-        elif argument:
+        if argument not in ("", "on", "off"):
             raise UsageError(f"/learn: expected on or off, found {argument}")
+        if argument:
+            self._options["learn"] = "on" if argument == "on" else "off"
         self._screen.note("turns teach the session" if self._learns else "turns teach the session nothing")
 
     def _levels(self, _argument: str) -> None:
