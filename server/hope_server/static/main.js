@@ -5,6 +5,8 @@ import * as chat from "./chat.js";
 import { ask } from "./dialog.js";
 import { byId, notice } from "./dom.js";
 import * as drawers from "./drawers.js";
+import * as panel from "./panel.js";
+import * as server from "./server.js";
 import * as sidebar from "./sidebar.js";
 
 onKeyNeeded(async (error) => {
@@ -20,13 +22,15 @@ onKeyNeeded(async (error) => {
 });
 
 sidebar.start((id, what) => {
+  if (what === "deleted") panel.forget(id);
   if (id !== chat.currentId()) return;
   if (what === "deleted") location.hash = "#/";
   else if (what === "renamed") chat.title(id);
   else chat.follow().catch(() => {});
 });
-chat.start(() => {});
-drawers.start();
+chat.start((id) => { if (id === chat.currentId()) panel.update(id); });
+drawers.start(() => panel.update(chat.currentId()));
+byId("learn").addEventListener("change", showLearning);
 byId("new-session").addEventListener("click", () => byId("composer-text").focus());
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
@@ -37,9 +41,14 @@ addEventListener("hashchange", route);
 async function route() {
   notice("");
   drawers.closeSidebar();
+  const isServer = location.hash === "#/server";
   const id = /^#\/s\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash)?.[1] ?? "";
+  showView(isServer);
   sidebar.select(id);
   try {
+    if (isServer) return server.start();
+    server.stop();
+    panel.update(id);
     await chat.show(id);
     chat.title(id);
   } catch (error) {
@@ -47,11 +56,34 @@ async function route() {
   }
 }
 
+/** The server's figures take the place of the chat. */
+function showView(isServer) {
+  byId("server").hidden = !isServer;
+  for (const id of ["chat", "panel-toggle"]) byId(id).hidden = isServer;
+  if (isServer && !byId("panel").hidden) drawers.showPanel(false);
+  if (isServer) {
+    byId("title").textContent = "The server";
+    document.title = "The server · Hope";
+    byId("server-link").setAttribute("aria-current", "page");
+  } else {
+    byId("server-link").removeAttribute("aria-current");
+  }
+}
+
+/** What the switch says: it counts for the next message. */
+function showLearning() {
+  const on = byId("learn").checked;
+  byId("learn-text").textContent = on ? "Learning" : "Not learning";
+  byId("learn-text").classList.toggle("on", on);
+}
+
 async function begin() {
   try {
+    showLearning();
     byId("model").textContent = await model();
     await sidebar.refresh();
     await route();
+    if (!byId("panel-toggle").hidden) drawers.begin();
     if (!chat.currentId() && !document.querySelector("dialog[open]")) byId("composer-text").focus();
   } catch (error) {
     notice(chat.explained(error), { bad: true, actions: [["Try again", begin]] });
