@@ -63,7 +63,7 @@ class Engine:
         self._rows: dict[str, Row] = {}
         self._jobs: dict[str, Job] = {}
         self._events: list[tuple[str, Event]] = []
-        self.stats = EngineStats(slots=config.slots)
+        self.stats = EngineStats(slots=config.slots, max_waiting=config.max_waiting)
 
     def step(self) -> bool:
         """Plan, load, run, emit; the service commits what is emitted. False when there was nothing to do."""
@@ -196,6 +196,7 @@ class Engine:
         self.stats = EngineStats(
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
+            max_waiting=self.config.max_waiting,
             slots=self.config.slots,
             slots_used=self._slots.pinned + self._slots.idle,
             resident_active=self._slots.pinned,
@@ -222,6 +223,7 @@ class Engine:
         seat = grant.seat
         if seat.evicted is not None:
             del self._rows[seat.evicted]
+            self._observer.on_eviction()
         if not seat.resident:
             self._runner.clear(seat.slot)
             self._rows[grant.session] = Row(seat.slot, self._runner.counts(seat.slot))

@@ -225,10 +225,13 @@ class SessionLoss:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one."""
+    """A moment of the engine. ``running`` turns hold a slot; ``waiting`` turns, at most ``max_waiting``,
+    queue for one.
+    """
 
     running: int = 0
     waiting: int = 0
+    max_waiting: int = 0
     slots: int = 0
     slots_used: int = 0
     resident_active: int = 0

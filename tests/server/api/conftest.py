@@ -351,7 +351,7 @@ def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest
     small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
-        levels=["phi"],
+        levels={"phi": 1},
         window_tokens=64,
         state_bytes=1024,
         slow_weights_sha256=SHA256,
@@ -398,6 +398,7 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
     """The port of a real server over the app."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(runtime.config, app)
+    runtime.metrics.watch_connections(server.connections)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.answering.wait()
     yield listener.getsockname()[1]

@@ -154,6 +154,9 @@ class Recorder(NullObserver):
     snapshots: int = 0
     corrupted: int = 0
     drifts: list[str] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
+    leases: list[tuple[str, int]] = field(default_factory=list)
+    evictions: int = 0
 
     def on_level_writes(self, level: str, *, tokens: int, writes: int, refused: int) -> None:
         self.tokens[level] = self.tokens.get(level, 0) + tokens
@@ -176,6 +179,15 @@ class Recorder(NullObserver):
 
     def on_drift(self, level: str, ratio: float) -> None:
         self.drifts.append(level)
+
+    def on_session(self, operation: str) -> None:
+        self.operations.append(operation)
+
+    def on_eviction(self) -> None:
+        self.evictions += 1
+
+    def on_lease(self, outcome: str, *, held: int) -> None:
+        self.leases.append((outcome, held))
 
 
 class Bench:
