@@ -99,21 +99,20 @@ function learning(series) {
   const levels = values(series, "level_tokens_total", "level").map((name) => {
     const of = (metric) => total(series, metric, { level: name });
     const writes = of("level_updates_total");
-    const frequency = of("level_update_frequency");
     return {
       name,
       writes,
-      frequency,
-      period: frequency ? 1 / frequency : null,
+      frequency: of("level_update_frequency"),
+      period: of("level_period_tokens"),
       refused: of("level_updates_refused_total"),
       norm: mean(series, "level_update_norm", { level: name }),
       drift: mean(series, "session_drift_ratio", { level: name }) ?? 0,
     };
   });
-  const head = ["Level", "Measured", "Writes", "Refused", "A write's norm", "Drift"].map((text) => h("th", { scope: "col" }, text));
+  const head = ["Level", "Every", "Measured", "Writes", "Refused", "A write's norm", "Drift"].map((text) => h("th", { scope: "col" }, text));
   const rows = levels.map((level, index) => h("tr", {},
     h("th", { scope: "row" }, h("span", { class: "number" }, `${index + 1}`), ` ${level.name}`),
-    ...[level.frequency ? `1/${short(1 / level.frequency)}` : "–", short(level.writes), short(level.refused), short(level.norm), short(level.drift)].map((text) => h("td", {}, text))));
+    ...[level.period === 1 ? "token" : short(level.period), level.frequency ? `1/${short(1 / level.frequency)}` : "–", short(level.writes), short(level.refused), short(level.norm), short(level.drift)].map((text) => h("td", {}, text))));
   return h("section", { class: "card wide" },
     h("h2", {}, "Learning, all sessions"),
     spectrum(levels),
