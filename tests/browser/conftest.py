@@ -41,11 +41,20 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests that leave it running."""
     process = ServerProcess(tmp_path_factory.mktemp("browser") / "data")
-    yield process.url
+    yield process
     assert process.stop() == 0
+
+
+@pytest.fixture
+def url(shared: ServerProcess) -> Iterator[str]:
+    """Where it is. Every test finds it without sessions."""
+    yield shared.url
+    with shared.client() as client:
+        for session in client.sessions.list().data:
+            client.sessions.delete(session.id)
 
 
 @pytest.fixture
