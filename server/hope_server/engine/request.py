@@ -110,7 +110,8 @@ class GenerationRequest:
     they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
     handed out). ``constraint`` says which tokens may come. ``finished`` gets
     the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
-    the request in the journal where it has no key; see :func:`request_name`.
+    the request in the journal where it has no key; see :func:`request_name`. ``learn`` False: the turn is
+    read, answered and journaled, and none of its tokens teaches.
     """
 
     request_id: str
@@ -125,6 +126,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     finished: Callable[[TurnFigures], None] | None = None
     fingerprint: str = ""
+    learn: bool = True
 
     @property
     def prompt_tokens(self) -> int:

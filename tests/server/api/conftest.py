@@ -276,7 +276,7 @@ class ScriptedEngine:
         turn = TurnKey(request.idempotency_key, head + 1) if request.idempotency_key else None
         records, seq = [], head
         for part in request.prompt:
-            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
+            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens, learn=request.learn))
             seq += len(part.tokens)
         name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
         records = [replace(record, request=name) for record in records]
@@ -292,7 +292,15 @@ class ScriptedEngine:
         head = (await self.store.meta(request.session)).seq
         transcript = request.answered(index + 1) if request.answered else None
         name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
-        record = JournalRecord(head + 1, "step", "model", (token,), request=name, transcript=transcript)
+        record = JournalRecord(
+            head + 1,
+            "step",
+            "model",
+            (token,),
+            request=name,
+            transcript=transcript,
+            learn=request.learn,
+        )
         return await self._append(request.session, [record], turn)
 
     async def _append(

@@ -38,7 +38,9 @@ class HashConfig:
 
 
 class HashModel:
-    """Follows the protocol of Hope. ``digest`` hashes all tokens and, inside a block, how they were cut."""
+    """Follows the protocol of Hope, but learns whatever ``learn`` says. ``digest`` hashes all tokens and,
+    inside a block, how they were cut.
+    """
 
     def __init__(self) -> None:
         self.config = HashConfig()
@@ -56,18 +58,18 @@ class HashModel:
     def initial_state(self, rows: int) -> State:
         return self.state_spec.zeros(rows)
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         return self._read(tokens[:, None], state, STEP)
 
-    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def prefill(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         return self._read(tokens, state, RUN)
 
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def block_pass(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         assert tokens.shape == (1, BLOCK)
         assert int(state["position"]) % BLOCK == 0
         return self._read(tokens, state, WHOLE)
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         steps = []
         for token in tokens.unbind(1):
             logits, state = self._read(token[:, None], state, STEP)
