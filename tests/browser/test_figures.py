@@ -153,3 +153,26 @@ def test_a_message_is_shown_as_it_was_sent(person: Make) -> None:
     page.reload()
     ada.hear(2)
     assert ada.texts()[0] == HOSTILE.strip()
+
+
+def test_learning_is_switched_off_for_the_next_message(person: Make) -> None:
+    ada = person()
+    page = ada.visit()
+    switch = page.get_by_role("switch", name="Learning")
+    expect(switch).to_be_checked()
+    page.locator("#learn-label").click()
+    expect(switch).not_to_be_checked()
+    ada.say("Forget this.")
+    ada.hear(2)
+    expect(page.locator("#log")).to_contain_text("learned nothing")
+    page.keyboard.press("Shift+Tab")
+    switch.focus()
+    page.keyboard.press("Space")
+    expect(switch).to_be_checked()
+    ada.say("Learn this.")
+    ada.hear(4)
+    expect(page.locator("#log li").last).to_contain_text("wrote phi")
+    assert [body.get("learn") for body in ada.sent] == ["off", None]
+    with Client(base_url=ada.url) as client:
+        messages = client.sessions.messages(ada.session).data
+    assert [message.learn for message in messages] == ["off", "off", "on", "on"]

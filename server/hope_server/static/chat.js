@@ -9,16 +9,17 @@ import { turn } from "./turn.js";
 
 const NAME_CHARS = 60;
 const SETTLE_MS = 250;
+const LIVE_MS = 2000;
 
 /** {id, seq} of what is shown; no id for a session that does not exist yet. */
 let open = { id: "", seq: 0 };
 let opening = new AbortController();
 const runs = new Map();
-let listener = () => {};
+let figures = () => {};
 
-/** `onTurn(id, hope)` after each turn, with the field `hope` of its answer or null. */
-export function start(onTurn) {
-  listener = onTurn;
+/** `onFigures(id, over)`: the session's figures have moved; `over` unless an answer is being written. */
+export function start(onFigures) {
+  figures = onFigures;
   log.actions.fork = (seq) => sidebar.fork(sidebar.find(open.id) ?? open, seq);
   log.actions.rollback = (seq) => guarded(() => rollback(seq));
   log.actions.edit = (seq, text) => guarded(() => edit(seq, text));
@@ -73,14 +74,17 @@ async function send(text) {
   composer.running(true);
   log.attach(run.elements);
   let id = open.id;
+  const live = setInterval(() => figures(id, false), LIVE_MS);
   try {
     if (fresh) id = await begin(text, run);
     await converse(id, text, run, answer);
   } catch (error) {
     await failed(id, text, run, error);
   } finally {
+    clearInterval(live);
     runs.delete(id);
     composer.running(runs.has(open.id));
+    figures(id, true);
     sidebar.tellTabs(id, "changed");
   }
 }
@@ -117,14 +121,12 @@ async function converse(id, text, run, answer) {
   } else {
     answer.say();
   }
-  listener(id, done.hope ?? null);
 }
 
 async function failed(id, text, run, error) {
   const stopped = run.controller.signal.aborted;
   if (stopped) await pause(SETTLE_MS);
   const shown = await settle(id, run, stopped ? "stopped" : "").catch(() => []);
-  listener(id, null);
   if (open.id !== id) return;
   if (!shown.length) composer.fill(text);
   if (stopped) announce("Stopped.");
@@ -172,7 +174,7 @@ async function askAgain(seq, text) {
 async function changed(id) {
   sidebar.tellTabs(id, "changed");
   if (open.id === id) await show(id);
-  listener(id, null);
+  figures(id, true);
 }
 
 async function guarded(act) {
@@ -192,7 +194,7 @@ export function explained(error) {
 
 /** What a turn did, in a few words. */
 function note(hope) {
-  if (!hope) return "";
+  if (!hope || !hope.learned_tokens) return "";
   const writes = Object.entries(hope.level_writes).filter(([, count]) => count > 0);
   if (!writes.length) return "nothing written yet";
   return `wrote ${writes.map(([level, count]) => `${level} ${count}×`).join(", ")}`;

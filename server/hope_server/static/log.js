@@ -73,7 +73,7 @@ function item(message, before, note) {
   return h("li", { class: `message ${role}`, "data-seq": seq }, who(role), body, tools(message, before, note));
 }
 
-function tools({ role, text, last_seq: seq, finished }, before, note) {
+function tools({ role, text, last_seq: seq, finished, learn }, before, note) {
   const row = h("div", { class: "tools" });
   if (role === "assistant") {
     row.append(
@@ -81,6 +81,7 @@ function tools({ role, text, last_seq: seq, finished }, before, note) {
       button("Roll back to here", () => actions.rollback(seq), { title: "Forget what came after this answer" }),
     );
     if (!finished) row.append(h("span", {}, "cut short"));
+    if (learn === "off") row.append(h("span", {}, "learned nothing"));
   } else if (role === "user") {
     row.append(button("Take back and edit", () => actions.edit(before, text), {
       title: "Forget this message and what came after it, and write it anew",

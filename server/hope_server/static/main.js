@@ -28,9 +28,8 @@ sidebar.start((id, what) => {
   else if (what === "renamed") chat.title(id);
   else chat.follow().catch(() => {});
 });
-chat.start((id) => { if (id === chat.currentId()) panel.update(id); });
+chat.start((id, over) => { if (id === chat.currentId()) panel.update(id, over); });
 drawers.start(() => panel.update(chat.currentId()));
-byId("learn").addEventListener("change", showLearning);
 byId("new-session").addEventListener("click", () => byId("composer-text").focus());
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
@@ -59,7 +58,7 @@ async function route() {
 /** The server's figures take the place of the chat. */
 function showView(isServer) {
   byId("server").hidden = !isServer;
-  for (const id of ["chat", "panel-toggle"]) byId(id).hidden = isServer;
+  for (const id of ["chat", "learn-label", "panel-toggle"]) byId(id).hidden = isServer;
   if (isServer && !byId("panel").hidden) drawers.showPanel(false);
   if (isServer) {
     byId("title").textContent = "The server";
@@ -70,16 +69,8 @@ function showView(isServer) {
   }
 }
 
-/** What the switch says: it counts for the next message. */
-function showLearning() {
-  const on = byId("learn").checked;
-  byId("learn-text").textContent = on ? "Learning" : "Not learning";
-  byId("learn-text").classList.toggle("on", on);
-}
-
 async function begin() {
   try {
-    showLearning();
     byId("model").textContent = await model();
     await sidebar.refresh();
     await route();

@@ -12,8 +12,11 @@ const HISTORY = "hope-drift-";
 let shown = "";
 let reading = new AbortController();
 
-/** Show the figures of a session ("" for none) if the panel is open. Reads them again each time. */
-export async function update(id) {
+/**
+ * Show the figures of a session ("" for none) if the panel is open. Reads them again each time; what its memory
+ * is worth only when `over`: no answer is being written.
+ */
+export async function update(id, over = true) {
   reading.abort(new DOMException("", "AbortError"));
   reading = new AbortController();
   const { signal } = reading;
@@ -25,9 +28,10 @@ export async function update(id) {
     shown = id;
     const [{ levels }, session] = await Promise.all([sessions.levels(id, signal), sessions.get(id)]);
     if (signal.aborted) return;
-    const worth = h("section", { class: "worth", "aria-label": "What its memory is worth" });
+    const worth = (!over && panel.querySelector(`.worth[data-session="${id}"]`))
+      || h("section", { class: "worth", "aria-label": "What its memory is worth", "data-session": id });
     draw(panel, [...state(session), ...levelFigures(id, levels), worth]);
-    await measure(id, worth, signal);
+    if (over) await measure(id, worth, signal);
   } catch (error) {
     if (!signal.aborted) draw(panel, [h("p", { class: "error" }, error.message)]);
   }

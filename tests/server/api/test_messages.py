@@ -50,6 +50,13 @@ async def test_a_chat(http: httpx.AsyncClient, engine: ScriptedEngine, session: 
     assert all(first[1] + 1 == second[0] for first, second in pairwise(spans))
 
 
+async def test_a_turn_that_teaches_nothing_says_so(http: httpx.AsyncClient, session: str) -> None:
+    await say(http, session, "one", learn="off")
+    await say(http, session, "two")
+    body = (await http.get(f"{URL}/{session}/messages")).json()
+    assert [message["learn"] for message in body["data"]] == ["off", "off", "on", "on"]
+
+
 async def test_plain_text_and_an_empty_session(http: httpx.AsyncClient, session: str) -> None:
     assert await read(http, session) == []
     await http.post(TEXT, json={"prompt": "Once", "session_id": session, "max_tokens": 0})
