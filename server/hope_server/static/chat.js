@@ -34,18 +34,18 @@ export async function show(id) {
   opening.abort();
   opening = new AbortController();
   const { signal } = opening;
+  if (!id || open.id !== id) log.show([]);
   open = { id, seq: 0 };
-  log.show([]);
   composer.running(runs.has(id));
+  byId("empty").hidden = Boolean(id);
   if (!id) return title("");
-  byId("empty").hidden = true;
   title(id);
-  const run = runs.get(id);
   const [session, messages] = await Promise.all([sessions.get(id), sessions.messages(id, 0, signal)]);
   if (signal.aborted) return;
   open.seq = session.seq;
+  const run = runs.get(id);
   log.show(run ? messages.filter((message) => message.last_seq <= run.before) : messages);
-  if (runs.get(id)) log.attach(runs.get(id).elements);
+  if (run) log.attach(run.elements);
 }
 
 /** The session was changed elsewhere: show it as it is now. */
@@ -116,7 +116,7 @@ async function converse(id, text, run, answer) {
   await settle(id, run, note(done.hope));
   if (done.kind === "kept" && open.id === id) {
     const said = "The answer broke off. What the session kept of it is shown, and nothing was learned twice.";
-    notice(said, { actions: [["Ask again", () => guarded(() => askAgain(run.before, text))]] });
+    notice(said, { actions: [["Ask again", () => guarded(() => askAgain(text))]] });
     announce(said);
   } else {
     answer.say();
@@ -126,22 +126,25 @@ async function converse(id, text, run, answer) {
 async function failed(id, text, run, error) {
   const stopped = run.controller.signal.aborted;
   if (stopped) await pause(SETTLE_MS);
-  const shown = await settle(id, run, stopped ? "stopped" : "").catch(() => []);
+  const found = await settle(id, run, stopped ? "stopped" : "").catch(() => drop(run, []));
   if (open.id !== id) return;
-  if (!shown.length) composer.fill(text);
+  const kept = found.some((message) => message.role === "user" && message.first_seq > run.before && message.text === text);
+  if (!kept) composer.fill(text);
   if (stopped) announce("Stopped.");
   else notice(explained(error), { bad: true });
 }
 
-/** Replace what was pending by what the session has; returns the new messages. */
+/** Replace what was pending, and the turn before it (which may have grown since), by what the session has. */
 async function settle(id, run, said) {
   if (!id) return drop(run, []);
-  const found = await sessions.messages(id, run.before);
   const { seq } = await sessions.get(id);
+  if (open.id !== id) return drop(run, []);
+  const start = log.turnStart();
+  const found = await sessions.messages(id, start);
   drop(run, found);
   if (open.id === id) {
     open.seq = seq;
-    log.add(found, said);
+    log.replaceFrom(start, found, said);
   }
   return found;
 }
@@ -165,8 +168,8 @@ async function edit(seq, text) {
   composer.fill(text);
 }
 
-async function askAgain(seq, text) {
-  await sessions.rollback(open.id, seq);
+async function askAgain(text) {
+  await sessions.rollback(open.id, log.turnStart());
   await changed(open.id);
   await send(text);
 }
