@@ -197,7 +197,8 @@ export function explained(error) {
 
 /** What a turn did, in a few words. */
 function note(hope) {
-  if (!hope || !hope.learned_tokens) return "";
+  if (hope?.learning === "frozen") return "frozen: it learns no more";
+  if (!hope?.learned_tokens) return "";
   const writes = Object.entries(hope.level_writes).filter(([, count]) => count > 0);
   if (!writes.length) return "nothing written yet";
   return `wrote ${writes.map(([level, count]) => `${level} ${count}×`).join(", ")}`;

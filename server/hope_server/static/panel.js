@@ -49,8 +49,7 @@ function draw(panel, content) {
 
 /** Whether the server has stopped the session's learning. */
 function state(session) {
-  const learning = session.hope?.learning ?? session.learning;
-  if (learning !== "frozen") return [];
+  if (session.learning !== "frozen") return [];
   return [h("p", { class: "notice" }, h("span", {}, "Frozen: it keeps what it has learned, and learns no more."))];
 }
 
