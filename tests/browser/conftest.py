@@ -25,7 +25,7 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 CHAT = "**/v1/chat/completions"
-WAIT_MS = 30_000
+WAIT_MS = 15_000
 SHORT, LONG = 12, 900
 """Tokens of an answer: soon over, or long enough to be stopped."""
 

@@ -102,7 +102,7 @@ def test_with_the_keyboard_alone(person: Make) -> None:
     expect(page.get_by_role("button", name="Actions for first line second")).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Name")).to_be_focused()
+    expect(page.get_by_role("textbox", name="Name")).to_be_focused()
     page.keyboard.type("by keys")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("by keys")
@@ -148,6 +148,8 @@ def test_less_motion(person: Make) -> None:
         ada.tokens = 300
         page = ada.visit()
         ada.say("Slowly.")
-        assert page.locator("#log li[aria-busy] .body").evaluate(style) == name
+        growing = page.locator("#log li[aria-busy] .body")
+        expect(growing).not_to_have_text("")
+        assert growing.evaluate(style) == name
         page.keyboard.press("Escape")
         ada.hear(2)

@@ -39,8 +39,8 @@ def test_what_a_session_learned(person: Make) -> None:
         expect(row).to_contain_text(level.name)
         expect(row.locator("td").nth(2)).to_have_text(str(level.writes))
     ada.say("And then?")
-    ada.hear(17)
-    expect(page.get_by_role("img", name="Drift of 4 levels over 3 turns")).to_be_visible()
+    ada.hear(5)
+    expect(page.get_by_role("img", name="Drift of 4 levels at")).to_be_visible()
     page.get_by_role("button", name="What it learned").click()
     expect(page.get_by_role("complementary")).to_be_hidden()
 

@@ -64,7 +64,7 @@ function levelFigures(id, levels) {
     table(learning),
   ];
   if (history.length > 1) {
-    const about = `Drift of ${learning.length} levels over ${history.length} turns, the last one in the table`;
+    const about = `Drift of ${learning.length} levels at ${history.length} moments, the last one in the table`;
     found.push(h("h3", {}, "Drift, as seen in this tab"), lines(history, learning.map((level) => level.name), about));
   }
   return found;
