@@ -71,7 +71,8 @@ def serve(tmp_path: Path, port: int) -> Iterator[Callable[[], ServerProcess]]:
     started: list[ServerProcess] = []
 
     def start() -> ServerProcess:
-        started.append(ServerProcess(tmp_path / "data", "--port", str(port), "--lease-ttl-s", "2"))
+        flags = ("--port", str(port), "--lease-ttl-s", "2", "--drain-deadline-s", "1")
+        started.append(ServerProcess(tmp_path / "data", *flags))
         return started[-1]
 
     yield start

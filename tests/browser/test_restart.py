@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from tests.browser.conftest import LONG
+from tests.browser.conftest import LONG, SHORT
 
 from hope_client import Client
 
@@ -16,75 +17,72 @@ Make = Any
 
 
 def said(url: str, session: str, text: str) -> int:
-    """How often the session's state and its journal have read a message: (once each, it is hoped)."""
+    """How often a message stands in the session's journal; its chat has it as often."""
     with Client(base_url=url) as client:
         events = client.sessions.events(session, limit=10_000).events
         messages = client.sessions.messages(session).data
-    journal = "".join(event.text or "" for event in events)
-    assert [message.text for message in messages].count(text) == journal.count(text)
-    return journal.count(text)
+    found = "".join(event.text or "" for event in events).count(text)
+    assert [message.text for message in messages].count(text) == found
+    return found
 
 
-@pytest.mark.parametrize("how", ["kill", "stop"])
-def test_in_the_middle_of_an_answer(person: Make, serve: Any, how: str) -> None:
-    server = serve()
-    ada = person(server.url)
-    page = ada.visit()
-    ada.say("Before.")
-    ada.hear(2)
+def cut(ada: Any, text: str) -> str:
+    """Ask for a long answer; what can be seen of it before it ends."""
     ada.tokens = LONG
-    ada.say("A long story, please.")
-    growing = page.locator("#log li[aria-busy] .body")
+    ada.say(text)
+    growing = ada.page.locator("#log li[aria-busy] .body")
     expect(growing).not_to_have_text("")
-    seen = growing.inner_text()
-    server.kill() if how == "kill" else server.terminate()
-    expect(page.locator("#notice")).to_contain_text("rying again" if how == "kill" else "ait")
-    if how == "stop":
-        server.wait()
-    serve()
-    expect(page.locator("#notice")).to_contain_text("nothing was learned twice")
-    ada.hear(4)
-    assert ada.texts()[3].split()[:2] == seen.split()[:2]
-    assert len(set(ada.keys)) == 2 < len(ada.keys)
-    assert said(ada.url, ada.session, "A long story, please.") == 1
-    ada.tokens = 5
-    ada.say("Thank you.")
-    ada.hear(6)
-    page.reload()
-    ada.hear(6)
-    if how == "kill":
-        return
-    page.get_by_role("button", name="Roll back to here").nth(1).click()
-    ada.hear(4)
+    ada.tokens = SHORT
+    seen: str = growing.inner_text()
+    return seen
 
 
-def test_asking_again_takes_the_broken_answer_back(person: Make, serve: Any) -> None:
+def test_killed_in_the_middle_of_an_answer(person: Make, serve: Any) -> None:
     server = serve()
     ada = person(server.url)
     page = ada.visit()
-    ada.tokens = LONG
-    ada.say("Say it.")
-    expect(page.locator("#log li[aria-busy] .body")).not_to_have_text("")
+    seen = cut(ada, "A long story, please.")
     server.kill()
-    expect(page.locator("#notice")).to_contain_text("rying again")
-    ada.tokens = 5
+    notice = page.locator("#notice")
+    expect(notice).to_contain_text("rying again")
     serve()
-    page.get_by_role("button", name="Ask again").click()
-    expect(page.locator("#notice")).to_be_hidden()
+    expect(notice).to_contain_text("nothing was learned twice")
     ada.hear(2)
-    assert ada.texts()[0] == "Say it."
+    assert ada.texts()[1].split()[:2] == seen.split()[:2]
+    assert len(set(ada.keys)) == 1 < len(ada.keys)
+    assert said(ada.url, ada.session, "A long story, please.") == 1
+    page.get_by_role("button", name="Ask again").click()
+    expect(notice).to_be_hidden()
+    ada.hear(2)
+    assert len(set(ada.keys)) == 2
+    page.reload()
+    ada.hear(2)
+    assert ada.texts()[0] == "A long story, please."
+    ada.say("Thank you.")
+    ada.hear(4)
 
 
-def test_a_message_to_a_server_that_is_away_waits_for_it(person: Make, serve: Any) -> None:
+def test_away_and_then_stopped_in_the_middle_of_an_answer(person: Make, serve: Any) -> None:
     server = serve()
     ada = person(server.url)
     page = ada.visit()
     ada.say("Hello.")
     ada.hear(2)
     assert server.stop() == 0
+    notice = page.locator("#notice")
     ada.say("Are you there?")
-    expect(page.locator("#notice")).to_contain_text("rying again")
-    serve()
+    expect(notice).to_contain_text("rying again")
+    server = serve()
     ada.hear(4)
     assert said(ada.url, ada.session, "Are you there?") == 1
-    expect(page.locator("#notice")).to_be_hidden()
+    expect(notice).to_be_hidden()
+    cut(ada, "Go on.")
+    server.terminate()
+    expect(notice).to_contain_text(re.compile("stopping|rying again"))
+    assert server.wait() == 0
+    serve()
+    expect(notice).to_contain_text("nothing was learned twice")
+    ada.hear(6)
+    assert said(ada.url, ada.session, "Go on.") == 1
+    page.reload()
+    ada.hear(6)

@@ -38,7 +38,10 @@ export async function show(id) {
   open = { id, seq: 0 };
   composer.running(runs.has(id));
   byId("empty").hidden = Boolean(id);
-  if (!id) return title("");
+  if (!id) {
+    if (runs.has("")) log.attach(runs.get("").elements);
+    return title("");
+  }
   title(id);
   const [session, messages] = await Promise.all([sessions.get(id), sessions.messages(id, 0, signal)]);
   if (signal.aborted) return;
