@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.server.api.conftest import ByteTokenizer
 
 from hope_server.api import messages as route
+from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
+from hope_server.sessions.session import JournalRecord, Origin
 
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine
@@ -62,6 +65,20 @@ async def test_plain_text_and_an_empty_session(http: httpx.AsyncClient, session:
     await http.post(TEXT, json={"prompt": "Once", "session_id": session, "max_tokens": 0})
     await http.post(TEXT, json={"prompt": " upon", "session_id": session})
     assert await read(http, session) == [("text", "Once"), ("text", " upon"), ("assistant", "Hello there")]
+
+
+async def test_what_a_template_writes_is_nobody_s(
+    http: httpx.AsyncClient, engine: ScriptedEngine, session: str
+) -> None:
+    letters = ByteTokenizer().encode("<u>hi</u>")
+    parts: list[tuple[Origin, list[int]]] = [("template", letters[:3]), ("user", letters[3:5])]
+    parts += [("template", letters[5:]), ("model", [*ByteTokenizer().encode("yes"), ByteTokenizer.end_id])]
+    seq, records = 0, []
+    for origin, tokens in parts:
+        records.append(JournalRecord(seq + 1, "run", origin, tuple(tokens), request="a" * 32))
+        seq += len(tokens)
+    await engine._append(SessionKey(DEFAULT_TENANT, session), records)
+    assert await read(http, session) == [("user", "hi"), ("assistant", "yes")]
 
 
 async def test_what_was_taken_back_is_left_out(http: httpx.AsyncClient, session: str) -> None:
