@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from tests.browser.conftest import LONG, SHORT
+from tests.browser.conftest import CHAT, LONG, SHORT
 
 from hope_client import Client
 
@@ -51,7 +51,8 @@ def test_killed_in_the_middle_of_an_answer(person: Make, serve: Any) -> None:
     assert ada.texts()[1].split()[:2] == seen.split()[:2]
     assert len(set(ada.keys)) == 1 < len(ada.keys)
     assert said(ada.url, ada.session, "A long story, please.") == 1
-    page.get_by_role("button", name="Ask again").click()
+    with page.expect_request(CHAT):
+        page.get_by_role("button", name="Ask again").click()
     expect(notice).to_be_hidden()
     ada.hear(2)
     assert len(set(ada.keys)) == 2
