@@ -417,8 +417,8 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         None,
         {
             "events": [
-                {"seq": 4, "kind": "run", "token": 5, "text": "a", "origin": "user"},
-                {"seq": 5, "kind": "reset", "token": None, "text": None, "origin": "user"},
+                {"seq": 4, "kind": "run", "token": 5, "text": "a", "origin": "user", "learn": "off"},
+                {"seq": 5, "kind": "reset", "token": None, "text": None, "origin": "user", "learn": "on"},
             ],
             "head": 5,
         },

@@ -42,6 +42,11 @@ EXAMPLES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
             "session_id": _SESSION,
             "stream": True,
         },
+        "A question that teaches nothing": {
+            "messages": [{"role": "user", "content": "What is my name?"}],
+            "session_id": _SESSION,
+            "learn": "off",
+        },
         "Tools": {"messages": _ASK, "tools": [{"type": "function", "function": _WEATHER}]},
         "An answer of a schema": {
             "messages": [{"role": "user", "content": "A ball."}],

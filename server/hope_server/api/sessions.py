@@ -11,6 +11,7 @@ from hope_client.wire import (
     MAX_PAGE_SESSIONS,
     Event,
     Events,
+    Learn,
     Levels,
     LevelStatus,
     Session,
@@ -130,12 +131,16 @@ def _events(
             decoder.flush()
             if record.first_seq > after:
                 found.append(Event(seq=record.first_seq, kind=record.kind, origin=record.origin))
+        learn: Learn = "on" if record.learn else "off"
         for seq, token in enumerate(record.tokens, record.first_seq):
             if seq <= lead:
                 continue
             text = decoder.feed(token)
             if seq > after:
-                found.append(Event(seq=seq, kind=record.kind, token=token, text=text, origin=record.origin))
+                event = Event(
+                    seq=seq, kind=record.kind, token=token, text=text, origin=record.origin, learn=learn
+                )
+                found.append(event)
             if len(found) >= limit:
                 return found
     return found[:limit]

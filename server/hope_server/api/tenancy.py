@@ -20,6 +20,7 @@ from hope_server.engine.request import (
     Verification,
 )
 from hope_server.errors import Forbidden
+from hope_server.logging import name_session
 from hope_server.sessions.container import invalid_export
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.reading import Buffer
@@ -49,7 +50,9 @@ class TenantSessions:
 
         Raises SessionNotFound for an id that no session can have.
         """
-        return SessionKey(self._tenant, session_id)
+        key = SessionKey(self._tenant, session_id)
+        name_session(key.session)
+        return key
 
     async def create(self, name: str | None) -> SessionMeta:
         """A new session with a random 128-bit id. Raises SessionQuotaExceeded, StorageQuotaExceeded."""

@@ -31,6 +31,7 @@ class Generation:
     """The sampling half of a turn; ``index`` counts the tokens sampled so far.
 
     steering: what changes the logits, None for nothing. scores: what to report of the prompt, if anything.
+    learn: whether what is sampled may teach.
     """
 
     params: SamplingParams
@@ -38,6 +39,7 @@ class Generation:
     stop_check: Callable[[int], bool] | None = None
     steering: "Steering | None" = None
     scores: "PromptScores | None" = None
+    learn: bool = True
     index: int = 0
     sampled_at: float | None = None
 

@@ -110,7 +110,8 @@ class GenerationRequest:
     they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
     handed out). ``constraint`` says which tokens may come. ``finished`` gets
     the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
-    the request in the journal where it has no key; see :func:`request_name`.
+    the request in the journal where it has no key; see :func:`request_name`. ``learn`` False: the turn is
+    read, answered and journaled, and none of its tokens teaches.
     """
 
     request_id: str
@@ -125,6 +126,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     finished: Callable[[TurnFigures], None] | None = None
     fingerprint: str = ""
+    learn: bool = True
 
     @property
     def prompt_tokens(self) -> int:
@@ -225,10 +227,13 @@ class SessionLoss:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one."""
+    """A moment of the engine. ``running`` turns hold a slot; ``waiting`` turns, at most ``max_waiting``,
+    queue for one.
+    """
 
     running: int = 0
     waiting: int = 0
+    max_waiting: int = 0
     slots: int = 0
     slots_used: int = 0
     resident_active: int = 0

@@ -276,7 +276,7 @@ class ScriptedEngine:
         turn = TurnKey(request.idempotency_key, head + 1) if request.idempotency_key else None
         records, seq = [], head
         for part in request.prompt:
-            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
+            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens, learn=request.learn))
             seq += len(part.tokens)
         name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
         records = [replace(record, request=name) for record in records]
@@ -292,7 +292,15 @@ class ScriptedEngine:
         head = (await self.store.meta(request.session)).seq
         transcript = request.answered(index + 1) if request.answered else None
         name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
-        record = JournalRecord(head + 1, "step", "model", (token,), request=name, transcript=transcript)
+        record = JournalRecord(
+            head + 1,
+            "step",
+            "model",
+            (token,),
+            request=name,
+            transcript=transcript,
+            learn=request.learn,
+        )
         return await self._append(request.session, [record], turn)
 
     async def _append(
@@ -351,7 +359,7 @@ def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest
     small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
-        levels=["phi"],
+        levels={"phi": 1},
         window_tokens=64,
         state_bytes=1024,
         slow_weights_sha256=SHA256,
@@ -398,6 +406,7 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
     """The port of a real server over the app."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(runtime.config, app)
+    runtime.metrics.watch_connections(server.connections)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.answering.wait()
     yield listener.getsockname()[1]

@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hope_client.wire.base import MAX_NAME_CHARS, MessageRole, Origin, Request, Response, Seq, none_is_absent
+from hope_client.wire.base import (
+    MAX_NAME_CHARS,
+    Learn,
+    MessageRole,
+    Origin,
+    Request,
+    Response,
+    Seq,
+    none_is_absent,
+)
 
 
 class SessionCreate(Request):
@@ -154,13 +163,17 @@ class SessionLoss(Response):
 
 
 class Event(Response):
-    """One journal entry: a token read or written, or (without token and text) a reset or a rollback."""
+    """One journal entry: a token read or written, or (without token and text) a reset or a rollback.
+
+    `learn` is "off" for a token of a turn that teaches nothing.
+    """
 
     seq: int
     kind: Literal["run", "step", "reset", "rollback"]
     token: int | None = None
     text: str | None = None
     origin: Origin
+    learn: Learn = "on"
 
 
 class Events(Response):
