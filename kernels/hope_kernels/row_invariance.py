@@ -4,7 +4,7 @@ A session that is replayed is read in other cuts and other batches than at first
 bits. That rests on the products below, in the type that is served.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 
@@ -37,7 +37,7 @@ def linear_holds(columns: int, rows: int) -> bool:
 
 def served_linear_holds(linear: PackedLinear) -> bool:
     """Of one that is served, as it is: a check short enough for every start."""
-    x = _normal()(1, _rows_that_show(linear.rows), linear.columns)
+    x = _normal()(1, _rows_that_show(linear.rows), linear.columns).to(linear.dtype)
     whole = linear(x)
     return all(
         torch.equal(linear(part), expected)
@@ -70,6 +70,31 @@ def attention_holds(heads: int, groups: int, width: int, span: int) -> bool:
 
     whole = attend(slice(BATCH), slice(TOKENS))
     return _equal(whole, attend) and _equal(whole, partial(attend, end=middle))
+
+
+def served_attention_holds(heads: int, groups: int, width: int, spans: Sequence[int]) -> bool:
+    """Of ``window_attention`` over any of ``spans`` positions (ascending): as short a check."""
+    normal, tokens = _normal(), min(34, spans[0])
+    queries = normal(2, heads, tokens, width) * width**-0.5
+    keys, values = normal(2, groups, spans[-1], width), normal(2, groups, spans[-1], width)
+
+    def holds(seen: int) -> bool:
+        last = torch.arange(seen - tokens, seen)[:, None]
+        bias = torch.zeros(1, tokens, spans[-1]).masked_fill_(torch.arange(spans[-1]) > last, -torch.inf)
+
+        def attend(end: int, rows: int, size: int) -> Tensor:
+            parts = [
+                window_attention(part, keys[:rows, :, :end], values[:rows, :, :end], mask[:, :, :end])
+                for part, mask in zip(queries[:rows].split(size, 2), bias.split(size, 1), strict=True)
+            ]
+            return torch.cat(parts, 2)
+
+        whole = attend(seen, 2, tokens)
+        ends = {seen, spans[-1]}
+        cuts = product(ends, (1, 2), (1, 7, 33, tokens))
+        return all(torch.equal(attend(end, rows, size), whole[:rows]) for end, rows, size in cuts)
+
+    return all(holds(seen) for seen in spans)
 
 
 def _rows_that_show(outputs: int) -> int:

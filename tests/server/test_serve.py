@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model.attention.tiny import tiny_model
 
 from hope_model.checkpoint import resolve, save_checkpoint
 from hope_model.config import HopeConfig
@@ -25,7 +26,6 @@ from hope_server.sessions.key import SessionKey
 from hope_server.sessions.redis_store import RedisStore
 from hope_server.sessions.sealing import Keyring
 from hope_server.tenants.key_file import KeyFile
-from tests.model.attention.tiny import tiny_model
 
 StartValkey = Callable[..., str]
 

@@ -34,6 +34,7 @@ class PackedLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
         self.rows, self.columns = weight.shape
+        self.dtype = weight.dtype
         self.bias = bias
         packs = can_pack(weight)
         self._plain = None if packs else weight

@@ -6,10 +6,9 @@ in an order that depends on them, its state would be another one, and would righ
 
 from collections.abc import Iterator
 
-import torch
-
 from hope_kernels.packed_linear import PackedLinear
-from hope_kernels.row_invariance import TOKENS, attention_holds, product_holds, served_linear_holds
+from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
+from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
 
 
@@ -20,16 +19,15 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
         for name, linear in _distinct(model)
         if not served_linear_holds(linear)
     ]
-    if model.backbone.dtype is not torch.bfloat16:
-        return found
     ranks = {(site.level.rank, site.shape[1]) for site in model.memory.sites}
     found += [
         f"deltas {rank}x{outputs}" for rank, outputs in sorted(ranks) if not product_holds(rank, outputs)
     ]
-    sizes, memory = model.config.backbone, model.config.memory
-    span = max(memory.prefix + memory.window, 2 * TOKENS)
-    if not attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, span):
-        found.append(f"attention {sizes.heads}x{sizes.head_width} over {span}")
+    sizes = model.config.backbone
+    capacity = model.new_cache(1).capacity
+    spans = range(GRID, capacity + 1, GRID)
+    if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans):
+        found.append(f"attention {sizes.heads}x{sizes.head_width}")
     return found
 
 
