@@ -101,7 +101,7 @@ async function begin(text, run) {
     open = { id: session.id, seq: 0 };
     history.replaceState(null, "", `#/s/${session.id}`);
   }
-  await sidebar.refresh();
+  await sidebar.refresh().catch(() => {}); // the list can wait, the message cannot
   sidebar.select(open.id);
   title(open.id);
   return session.id;
