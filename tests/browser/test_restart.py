@@ -37,15 +37,16 @@ def cut(ada: Any, text: str) -> str:
     return seen
 
 
-def test_killed_in_the_middle_of_an_answer(person: Make, serve: Any) -> None:
+def test_killed_away_and_stopped(person: Make, serve: Any) -> None:
     server = serve()
     ada = person(server.url)
     page = ada.visit()
+    notice = page.locator("#notice")
+
     seen = cut(ada, "A long story, please.")
     server.kill()
-    notice = page.locator("#notice")
     expect(notice).to_contain_text("rying again")
-    serve()
+    server = serve()
     expect(notice).to_contain_text("nothing was learned twice")
     ada.hear(2)
     assert ada.texts()[1].split()[:2] == seen.split()[:2]
@@ -56,27 +57,16 @@ def test_killed_in_the_middle_of_an_answer(person: Make, serve: Any) -> None:
     expect(notice).to_be_hidden()
     ada.hear(2)
     assert len(set(ada.keys)) == 2
-    page.reload()
-    ada.hear(2)
     assert ada.texts()[0] == "A long story, please."
-    ada.say("Thank you.")
-    ada.hear(4)
 
-
-def test_away_and_then_stopped_in_the_middle_of_an_answer(person: Make, serve: Any) -> None:
-    server = serve()
-    ada = person(server.url)
-    page = ada.visit()
-    ada.say("Hello.")
-    ada.hear(2)
     assert server.stop() == 0
-    notice = page.locator("#notice")
     ada.say("Are you there?")
     expect(notice).to_contain_text("rying again")
     server = serve()
     ada.hear(4)
     assert said(ada.url, ada.session, "Are you there?") == 1
     expect(notice).to_be_hidden()
+
     cut(ada, "Go on.")
     server.terminate()
     expect(notice).to_contain_text(re.compile("stopping|rying again"))
@@ -87,3 +77,5 @@ def test_away_and_then_stopped_in_the_middle_of_an_answer(person: Make, serve: A
     assert said(ada.url, ada.session, "Go on.") == 1
     page.reload()
     ada.hear(6)
+    ada.say("Thank you.")
+    ada.hear(8)
