@@ -1,14 +1,18 @@
 """Frozen weights in the layout that the CPU's matrix kernels read, so that no call rearranges them.
 
-With bf16 weights a row's bits do not depend on how many rows share the call (checked by
+A row's bits do not depend on how many rows share the call (checked by
 ``hope_kernels.row_invariance``): oneDNN sums along K in one order, in fp32.
 """
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
+"""Read when oneDNN is first used. Its AMX kernels sum in another order for few rows than for many."""
 
 _TYPICAL_ROWS = 16
 """The layout is chosen for a decode batch of this size; other sizes give the same bits."""
@@ -20,15 +24,18 @@ class PackedLinear:
     """``y = x W^T + b`` with a gradient with respect to ``x`` alone.
 
     Args:
-        weight: ``[N, K]``, frozen; packed on a CPU with bf16, else kept as it is.
+        weight: ``[N, K]``, frozen; packed on a CPU in bf16, else kept as it is.
         bias: ``[N]``, in the weight's type.
         backward: keep a packed transpose too, for layers that gradients pass.
+        single: pack fp32 too; slower than a product of many rows, with bits as independent as those of bf16.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False, single: bool = False
+    ) -> None:
         self.rows, self.columns = weight.shape
         self._bias = bias
-        self._packs = can_pack(weight)
+        self._packs = can_pack(weight, single=single)
         self._weight = _pack(weight) if self._packs else weight
         self._transposed = _pack(weight.mT.contiguous()) if self._packs and backward else None
 
@@ -53,15 +60,13 @@ class PackedLinear:
         return _product(x, self._weight, self._bias)
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether this build has packed kernels for ``weight``."""
-    return (
-        weight.dtype is torch.bfloat16
-        and weight.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def can_pack(weight: Tensor, *, single: bool = False) -> bool:
+    """Whether this build has packed kernels for ``weight``; those of fp32 count with ``single``."""
+    if weight.dtype is torch.bfloat16:
+        supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        supported = single and weight.dtype is torch.float32 and torch.backends.mkldnn.is_available()
+    return bool(supported and weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 class _PackedProduct(torch.autograd.Function):
