@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 CLIENT_NEEDS = {"httpx", "pydantic", "pydantic_core"}
 WITHOUT_TORCH = ("api", "chat", "config.py", "cli.py", "errors.py", "logging.py", "metrics.py", "app.py")
-POLICY = ("scheduler.py", "slots.py")
+POLICY = ("scheduler.py", "slots.py", "host_tier.py")
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.jit.load", "torch.package", "numpy.load", "np.load"}
 

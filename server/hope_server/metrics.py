@@ -19,7 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from hope_server.engine.observer import TurnOutcome
 from hope_server.engine.request import EngineStats
@@ -214,6 +214,10 @@ class Metrics:
     def on_corrupted(self) -> None:
         self._corrupted.inc()
 
+    def on_kernel_fallback(self, operation: str, error: BaseException) -> None:
+        """A fused kernel did not compile; its reference runs from here on. The log says why."""
+        self._fallbacks.labels(*self._values, operation).inc()
+
     def _request_series(self) -> None:
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens accepted.")
         self._generation_tokens = self._counter(
@@ -240,6 +244,9 @@ class Metrics:
         self._turn_prompt = self._histogram("request_prompt_tokens", "New tokens of a turn.", REQUEST_TOKENS)
         self._turn_generated = self._histogram(
             "request_generation_tokens", "Answer's tokens.", REQUEST_TOKENS
+        )
+        self._fallbacks = self._counter_by(
+            "kernel_fallbacks", "Fused kernels given up for their reference, by operation.", "operation"
         )
         self._iteration = self._histogram("iteration_tokens_total", "Tokens of one engine step.", ITERATION)
         self._step = self._histogram("engine_step_seconds", "Length of one engine step.", STORE)
@@ -311,11 +318,26 @@ class _StatsCollector:
         yield self._one("slots", "Sessions that fit on the device.", stats.slots)
         yield self._one("slots_used", "Sessions on the device.", stats.slots_used)
         sessions = GaugeMetricFamily(
-            "hope:sessions", "Sessions on the device, by residency.", labels=(*LABELS, "residency")
+            "hope:sessions", "Sessions in memory, by residency.", labels=(*LABELS, "residency")
         )
         sessions.add_metric((*self._values, "active"), stats.resident_active)
         sessions.add_metric((*self._values, "idle"), stats.resident_idle)
+        sessions.add_metric((*self._values, "host"), stats.host_rows)
         yield sessions
+        yield self._one("host_state_bytes", "States in the host's memory, in bytes.", stats.host_bytes)
+        lookups = CounterMetricFamily(
+            "hope:host_state_lookups",
+            "Sessions without a slot that were looked for in the host's memory.",
+            labels=(*LABELS, "result"),
+        )
+        lookups.add_metric((*self._values, "hit"), stats.host_hits)
+        lookups.add_metric((*self._values, "miss"), stats.host_misses)
+        yield lookups
+        evictions = CounterMetricFamily(
+            "hope:host_state_evictions", "States given up in the host's memory for others.", labels=LABELS
+        )
+        evictions.add_metric(self._values, stats.host_evictions)
+        yield evictions
 
     def _one(self, name: str, doc: str, value: int) -> Metric:
         family = GaugeMetricFamily(f"hope:{name}", doc, labels=LABELS)

@@ -3,15 +3,22 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from hope_kernels import dispatch
 from hope_server.engine.request import EngineStats
 from hope_server.errors import QueueFull, SequenceConflict, StoreUnavailable
 from hope_server.metrics import FrequencyWindow, Metrics
 
 SHA256 = "ab" * 32
+
+
+def broken_kernel(x: torch.Tensor) -> torch.Tensor:
+    """A fused form that cannot be compiled."""
+    raise ImportError("No module named 'triton'")
 
 
 @pytest.fixture
@@ -158,3 +165,23 @@ def test_a_long_window_of_single_tokens_stays_small() -> None:
         frequency = window.add(1, int(token % 64 == 0))
     assert len(window._reports) <= FrequencyWindow.GRAINS + 1
     assert frequency == pytest.approx(1 / 64, rel=0.001)
+
+
+def test_a_kernel_that_does_not_compile_is_counted_once_whenever_it_failed(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_given_up", {})
+    monkeypatch.setattr(dispatch, "_observers", [])
+    names = ("early", "late")
+    early, late = (
+        dispatch.Dispatch(name, torch.abs, f"{__name__}:broken_kernel", lambda x: True) for name in names
+    )
+    for op in (early, late):
+        monkeypatch.setattr(op, "fused", lambda: broken_kernel)
+    early(torch.ones(1))
+    dispatch.observe_fallbacks(metrics.on_kernel_fallback)
+    for _ in range(3):
+        assert late(-torch.ones(1)).tolist() == [1.0]
+        early(torch.ones(1))
+    for name in names:
+        assert value(metrics, "hope:kernel_fallbacks_total", operation=name) == 1
