@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hope_kernels.associative_memory import associative_step, associative_write
+from hope_kernels.slab_rows import gather_rows, scatter_rows
 from hope_model.config import HopeConfig, LevelConfig
 from hope_model.guards import bound_norm, finite_rows, full_precision, keep_rows, l2_normalize
 from hope_model.norms import RMSNorm
@@ -61,31 +62,43 @@ class AssociativeLevel(nn.Module):
         )
         return own + self.rule.spec(name, shape)
 
-    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, Tensor]:
-        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B])``."""
+    def step(
+        self, x: Tensor, state: State, position: Tensor, learn: Tensor | None = None
+    ) -> tuple[Tensor, State, Tensor]:
+        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B])``.
+
+        ``learn [B]`` bool: rows that may learn from their token, None for all (E29). Others gather nothing
+        and write nothing; what was gathered before waits.
+        """
         keys, values, rates = self._terms(x[:, None])
         reading, gradient = self._read(keys, values, rates, state["delta"], state["last_key"])
-        state = {**state, "gradient": state["gradient"] + gradient, "last_key": keys[:, -1]}
+        gathered = state["gradient"] + gradient
         due = (position + 1) % self.level.period == 0
+        if learn is not None:
+            gathered, due = keep_rows(learn, gathered, state["gradient"]), due & learn
+        state = {**state, "gradient": gathered, "last_key": keys[:, -1]}
         if not bool(due.any()):
             return self.output(reading[:, 0]), state, torch.zeros_like(position)
-        written, applied = self._write(state)
-        chosen = {
-            name: torch.where(due.view(-1, *(1,) * (tensor.dim() - 1)), written[name], tensor)
-            for name, tensor in state.items()
-        }
-        return self.output(reading[:, 0]), chosen, (applied & due).long()
+        state, applied = self._write_rows(state, due)
+        return self.output(reading[:, 0]), state, applied.long()
 
-    def step_rows(self, x: Tensor, slab: State, slots: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learn: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place; a padded row, -1, reads nothing of use."""
         rule = self.rule.kernel
         if rule is None:
-            reading, after, applied = self.step(x, gather_state(slab, slots), position)
+            reading, after, applied = self.step(x, gather_state(slab, slots), position, learn)
             scatter_state(slab, slots, after)
             return reading, applied
         key, value, rate = (term[:, 0] for term in self._terms(x[:, None]))
         delta, gradient, last_key = slab["delta"], slab["gradient"], slab["last_key"]
+        due = (position + 1) % self.level.period == 0
+        kept = None if learn is None else gather_rows(gradient, slots)
         reading = associative_step(delta, gradient, last_key, slots, self.base, key, value, rate[:, 0])
+        if learn is not None and kept is not None:
+            due = due & learn
+            scatter_rows(gradient, torch.where(learn, -1, slots), kept)
         names = [spec.name for spec in self.rule.spec(self.level.name, ())]
         first, second, count = (*(slab[name] for name in names), None, None, None)[:3]
         applied = associative_write(
@@ -93,7 +106,7 @@ class AssociativeLevel(nn.Module):
             gradient,
             last_key,
             slots,
-            (position + 1) % self.level.period == 0,
+            due,
             key,
             first,
             second,
@@ -106,23 +119,38 @@ class AssociativeLevel(nn.Module):
         )
         return self.output(reading), applied.long()
 
-    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Tensor]:
-        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B])``."""
+    def forward(
+        self, x: Tensor, state: State, phase: int, learn: Tensor | None = None
+    ) -> tuple[Tensor, State, Tensor]:
+        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B])``.
+
+        ``learn [B, T]`` bool as in :meth:`step`.
+        """
         keys, values, rates = self._terms(x)
+        if learn is not None:
+            rates = torch.where(learn[..., None], rates, 0)
         applied = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         readings, read_tokens = [], 0
         sizes = run_lengths(phase, x.shape[1], self.level.period)
+        flags = [None] * len(sizes) if learn is None else learn.split(sizes, dim=1)
         parts = zip(
-            keys.split(sizes, dim=1), values.split(sizes, dim=1), rates.split(sizes, dim=1), strict=True
+            keys.split(sizes, dim=1),
+            values.split(sizes, dim=1),
+            rates.split(sizes, dim=1),
+            flags,
+            strict=True,
         )
         with full_precision(x):
-            for key, value, rate in parts:
+            for key, value, rate, may in parts:
                 reading, gradient = self._read(key, value, rate, state["delta"], state["last_key"])
-                state = {**state, "gradient": state["gradient"] + gradient, "last_key": key[:, -1]}
+                gathered = state["gradient"] + gradient
+                if may is not None:
+                    gathered = keep_rows(may.any(1), gathered, state["gradient"])
+                state = {**state, "gradient": gathered, "last_key": key[:, -1]}
                 readings.append(reading)
                 read_tokens += key.shape[1]
                 if (phase + read_tokens) % self.level.period == 0:
-                    state, wrote = self._write(state)
+                    state, wrote = self._write_rows(state, None if may is None else may[:, -1])
                     applied = applied + wrote.long()
         return self.output(torch.cat(readings, dim=1)), state, applied
 
@@ -146,6 +174,15 @@ class AssociativeLevel(nn.Module):
         recalled = torch.matmul(shifted, (self.base + delta).transpose(-1, -2))
         errors = rates * (recalled[:, :-1] - values)
         return recalled[:, 1:], torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
+
+    def _write_rows(self, state: State, rows: Tensor | None) -> tuple[State, Tensor]:
+        """:meth:`_write` in the rows where ``rows [B]`` holds, None for all."""
+        written, applied = self._write(state)
+        if rows is None:
+            return written, applied
+        return {
+            name: keep_rows(rows, tensor, state[name]) for name, tensor in written.items()
+        }, applied & rows
 
     def _write(self, state: State) -> tuple[State, Tensor]:
         """End of a period (E14): normalised gradient, write rule, step bound, retention, norm bound.

@@ -43,30 +43,33 @@ class Hope(nn.Module):
         weight = self.embedding.weight
         return self.state_spec.zeros(rows, device=weight.device, dtype=weight.dtype)
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """One token a row.
 
         Args:
             tokens: ``[B]`` int64.
             state: rows ``[B, ...]``.
+            learn: bool of ``tokens``' shape, here and below: which of them may teach the CMS, None for all
+                (E29).
 
         Returns:
             ``(logits [B, vocab], state')``.
         """
         if tokens.is_cuda and not torch.is_grad_enabled():
             after = {name: tensor.clone() for name, tensor in state.items()}
-            return self.step_rows(tokens, after, torch.arange(len(tokens), device=tokens.device)), after
+            slots = torch.arange(len(tokens), device=tokens.device)
+            return self.step_rows(tokens, after, slots, learn), after
         x, position = self._embed(tokens), state["position"]
         after, applied = self._empty(state), []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, own, wrote = block.step(x, _layer(state, index), position)
+            x, own, wrote = block.step(x, _layer(state, index), position, learn)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        self._count(after, state, applied, 1)
+        self._count(after, state, applied, _columns(learn), 1)
         return self._head(x), after
 
-    def step_rows(self, tokens: Tensor, slab: State, slots: Tensor) -> Tensor:
+    def step_rows(self, tokens: Tensor, slab: State, slots: Tensor, learn: Tensor | None = None) -> Tensor:
         """:meth:`step` on rows of a slab, in place: nothing waits for the device, no state is copied.
 
         Args:
@@ -81,24 +84,24 @@ class Hope(nn.Module):
         applied = []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"])
+            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"], learn)
             applied.append(wrote)
         after: State = {}
-        self._count(after, before, applied, 1)
+        self._count(after, before, applied, _columns(learn), 1)
         scatter_state(slab, slots, after)
         return self._head(x)
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """A run of tokens: ``tokens [B, T]`` int64 -> ``(logits [B, T, vocab], state')``; any ``T >= 1``."""
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, learn)
         return self._head(hidden), state
 
-    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def prefill(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """:meth:`forward` with the last token's logits: ``[B, T]`` -> ``(logits [B, vocab], state')``."""
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, learn)
         return self._head(hidden[:, -1]), state
 
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def block_pass(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """From a boundary to the next: ``tokens [1, block]``; the only way to reach a boundary while serving.
 
         One canonical shape, so that the result is a pure function of the weights, the state and the tokens.
@@ -111,20 +114,21 @@ class Hope(nn.Module):
                 f"block pass: expected tokens [1, {self.config.block}] at a boundary, "
                 f"found {list(tokens.shape)} at position {int(state['position'][0])}"
             )
-        return self.prefill(tokens, state)
+        return self.prefill(tokens, state, learn)
 
-    def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def hidden(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """The last block's output before norm and head: ``[B, T]`` -> ``(x [B, T, D], state')``."""
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise StateError(f"tokens: expected [B, T] with T >= 1, found {list(tokens.shape)}")
         phases = state["position"] % self.phase_period
         if bool((phases == phases[0]).all()):
-            return self._lockstep(tokens, state, int(phases[0]))
+            return self._lockstep(tokens, state, learn, int(phases[0]))
         x = self.embedding.weight.new_empty(*tokens.shape, self.config.width)
         after = {name: torch.empty_like(tensor) for name, tensor in state.items()}
         for phase in phases.unique():
             rows = (phases == phase).nonzero()[:, 0]
-            part, own = self._lockstep(tokens[rows], select_rows(state, rows), int(phase))
+            flags = None if learn is None else learn[rows]
+            part, own = self._lockstep(tokens[rows], select_rows(state, rows), flags, int(phase))
             x = x.index_copy(0, rows, part)
             after = {name: tensor.index_copy(0, rows, own[name]) for name, tensor in after.items()}
         return x, after
@@ -149,27 +153,39 @@ class Hope(nn.Module):
         """Norm and tied head: ``[..., D]`` -> ``[..., vocab]``."""
         return self._head(hidden)
 
-    def _lockstep(self, tokens: Tensor, state: State, phase: int) -> tuple[Tensor, State]:
+    def _lockstep(
+        self, tokens: Tensor, state: State, learn: Tensor | None, phase: int
+    ) -> tuple[Tensor, State]:
         x = self._embed(tokens)
         after, applied = self._empty(state), []
         for index, block in enumerate(self.blocks):
-            x, own, wrote = block(x, _layer(state, index), phase)
+            x, own, wrote = block(x, _layer(state, index), phase, learn)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        self._count(after, state, applied, tokens.shape[1])
+        self._count(after, state, applied, learn, tokens.shape[1])
         return x, after
 
     def _empty(self, state: State) -> State:
         return {name: state[name] for name in ("position", "writes", "refused")}
 
-    def _count(self, after: State, before: State, applied: list[Applied], tokens: int) -> None:
-        """Advance the counters: a level's write counts when every block applied it, else it was refused."""
+    def _count(
+        self, after: State, before: State, applied: list[Applied], learn: Tensor | None, tokens: int
+    ) -> None:
+        """Advance the counters: a level's write counts when every block applied it, else it was refused.
+
+        A CMS level's period that ends with a token that may not teach has no write.
+        """
         start = before["position"]
+        masked = {level.name for level in self.config.levels}
         after["position"] = start + tokens
         writes, refused = [], []
         for level in self.state_spec.learning_levels:
             assert level.period is not None
-            due = (start + tokens) // level.period - start // level.period
+            if learn is None or level.name not in masked:
+                due = (start + tokens) // level.period - start // level.period
+            else:
+                after_each = start[:, None] + torch.arange(1, tokens + 1, device=start.device)
+                due = ((after_each % level.period == 0) & learn).sum(1)
             done = torch.stack([wrote[level.name] for wrote in applied]).amin(0)
             writes.append(done)
             refused.append(due - done)
@@ -212,6 +228,11 @@ class Hope(nn.Module):
         for module in self.modules():
             if isinstance(module, AssociativeLevel):
                 module.align()
+
+
+def _columns(learn: Tensor | None) -> Tensor | None:
+    """Flags ``[B]`` of one token a row, as those of a run ``[B, 1]``."""
+    return None if learn is None else learn[:, None]
 
 
 def _layer(state: State, index: int) -> State:

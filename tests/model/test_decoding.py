@@ -83,6 +83,25 @@ def test_a_row_is_taken_up_at_any_position(begun: int) -> None:
     assert_close(rows.state(0), stepped(model, state, tokens[begun:])[1])
 
 
+def test_tokens_that_may_not_teach_are_read_and_leave_the_levels_alone() -> None:
+    """E29, with turns that end where a period does; bits of what is learned stay through such a turn."""
+    model = build(config(), torch.float32)
+    rows, state = DecodeRows(model, 1, dtype=torch.float32), model.initial_state(1)
+    turns = [(True, 30), (False, 10), (True, 50), (False, 38), (True, 40)]
+    flags = [teaches for teaches, count in turns for _ in range(count)]
+    for place, (token, teaches) in enumerate(zip(tokens_of(0, len(flags)), flags, strict=True)):
+        before = rows.state(0)
+        rows.step([0], [token], () if teaches else (False,))
+        with torch.inference_mode():
+            _, state = model.step(torch.tensor([token]), state, torch.tensor([teaches]))
+        after = rows.state(0)
+        if not teaches:
+            learned = [name for name in after if name.endswith((".delta", ".gradient"))]
+            assert all(torch.equal(after[name], before[name]) for name in learned), place
+    assert_close(rows.state(0), state)
+    assert rows.counts(0)[1][2:] == (3, 0)
+
+
 def test_bf16_operands_move_little() -> None:
     model = build(config(), torch.float32)
     tokens = tokens_of(0, 150)

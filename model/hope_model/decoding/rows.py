@@ -143,11 +143,15 @@ class DecodeRows:
             slab[row] = own
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32."""
+    def step(self, rows: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> Tensor:
+        """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32.
+
+        ``learn``: whether each may teach the CMS levels (E29); empty for all.
+        """
         logits, start = [], 0
         for group in spans(rows):
-            logits.append(self._step(group, tokens[start : start + len(group)]))
+            part = slice(start, start + len(group))
+            logits.append(self._step(group, tokens[part], learn[part]))
             start += len(group)
         return torch.cat(logits) if len(logits) > 1 else logits[0]
 
@@ -156,7 +160,7 @@ class DecodeRows:
         own = self._rows[row]
         return own.position, tuple(own.writes), tuple(own.refused)
 
-    def _step(self, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    def _step(self, rows: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]) -> Tensor:
         """Computes all rows from the first to the last, since a slice of a slab costs no copy; what lies
         between is not written.
         """
@@ -175,8 +179,9 @@ class DecodeRows:
                 x = x + level.step(x, span, active, index, own)
             x = x + block.mlp(x)
         logits = self._logits(x[active])
-        for row, applied in zip(rows, torch.cat(wrote, dim=1).all(1).tolist(), strict=True):
-            self._advance(row, applied)
+        applied = torch.cat(wrote, dim=1).all(1).tolist()
+        for row, whole, teaches in zip(rows, applied, learn or (True,) * len(rows), strict=True):
+            self._advance(row, whole, teaches)
         return logits
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -186,8 +191,10 @@ class DecodeRows:
         refined = (F.embedding(likely, self._embedding) * normed[:, None]).sum(-1)
         return logits.scatter(-1, likely, refined)
 
-    def _advance(self, row: int, applied: bool) -> None:
-        """The row has read a token; whatever ends with it is written."""
+    def _advance(self, row: int, applied: bool, teaches: bool) -> None:
+        """The row has read a token; whatever ends with it is written. Of one that does not teach, the CMS
+        levels keep nothing: what they have put down for it is overwritten.
+        """
         own, config = self._rows[row], self.model.config
         own.position, own.run, own.chunk = own.position + 1, own.run + 1, own.chunk + 1
         self._count(own, 0, applied)
@@ -200,7 +207,7 @@ class DecodeRows:
             finite = [block.phi.end_chunk(row, own.chunk) for block in self._blocks]
             self._count(own, 1, all(map(bool, finite)))
             own.chunk = 0
-        for number, level in enumerate(self._blocks[0].levels):
+        for number, level in enumerate(self._blocks[0].levels if teaches else ()):
             own.kept[number] += 1
             period_ends = own.position % level.period == 0
             if period_ends or own.kept[number] == level.keeps:

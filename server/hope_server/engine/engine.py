@@ -9,7 +9,7 @@ from hope_model.state import State
 from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled, Scored
 from hope_server.engine.host_tier import HostTier
 from hope_server.engine.jobs import Generation, Job, Row
-from hope_server.engine.logprobs import score
+from hope_server.engine.logprobs import PromptScores, score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
@@ -19,7 +19,7 @@ from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
 from hope_server.engine.tally import LevelTally, level_statuses, level_writes
 from hope_server.engine.threads import use_threads
-from hope_server.engine.units import TokenRun
+from hope_server.engine.units import TokenRun, learn_flags
 from hope_server.errors import HopeError, InternalError, SessionCorrupted
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Engine:
         self._rows: dict[str, Row] = {}
         self._jobs: dict[str, Job] = {}
         self._events: list[tuple[str, Event]] = []
-        self.stats = EngineStats(slots=config.slots)
+        self.stats = EngineStats(slots=config.slots, max_waiting=config.max_waiting)
 
     def step(self) -> bool:
         """Plan, load, run, emit; the service commits what is emitted. False when there was nothing to do."""
@@ -98,9 +98,17 @@ class Engine:
         except HopeError as error:
             self._emit(session, Failed(error))
 
-    def load(self, session: str, row: State | None, position: int, runs: Sequence[TokenRun]) -> None:
+    def load(
+        self,
+        session: str,
+        row: State | None,
+        position: int,
+        runs: Sequence[TokenRun],
+        scores: PromptScores | None = None,
+    ) -> None:
         """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
-        and replay ``runs``; answered by Boundary events and Done, or Failed.
+        and replay ``runs``; answered by Boundary events, Scored ones if ``scores`` asks for them (then no run
+        may be of steps), and Done, or Failed.
         """
         slot = self._rows[session].slot
         if row is None:
@@ -108,7 +116,7 @@ class Engine:
         else:
             self._runner.load(slot, row)
         self._rows[session] = Row(slot, self._runner.counts(slot), position)
-        self._begin(session, Job.replay(self._runner.cut(runs, position=position)))
+        self._begin(session, Job.replay(self._runner.cut(runs, position=position), scores))
 
     def start(self, session: str, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
         """Read ``runs`` and generate; answered by Sampled and Boundary events and Done, or Failed."""
@@ -192,6 +200,7 @@ class Engine:
         self.stats = EngineStats(
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
+            max_waiting=self.config.max_waiting,
             slots=self.config.slots,
             slots_used=self._slots.pinned + self._slots.idle,
             resident_active=self._slots.pinned,
@@ -225,6 +234,7 @@ class Engine:
         seat = grant.seat
         if seat.evicted is not None:
             self._park(seat.evicted, self._rows.pop(seat.evicted))
+            self._observer.on_eviction()
         kept = seat.resident or self._unpark(grant.session, seat.slot)
         if not kept:
             self._runner.clear(seat.slot)
@@ -303,7 +313,9 @@ class Engine:
 
     def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
         slots = [self._rows[session].slot for session in sessions]
-        return self._runner.decode(slots, [self._jobs[session].units[0].tokens[0] for session in sessions])
+        units = [self._jobs[session].units[0] for session in sessions]
+        learn = learn_flags(not unit.learn or unit.learn[0] for unit in units)
+        return self._runner.decode(slots, [unit.tokens[0] for unit in units], learn)
 
     def _advance(self, session: str, output: Output) -> None:
         """The session has read its first unit: check, count, and queue what follows."""
@@ -338,7 +350,7 @@ class Engine:
         if params.logprobs is not None:
             (logprob,) = score(output.logits[None], [token], params.logprobs)
         job.sampling_over = finish_reason is not None
-        job.units.append(self._runner.step_unit(token, position=row.position))
+        job.units.append(self._runner.step_unit(token, position=row.position, learn=generation.learn))
         self._scheduler.sampled(session)
         self._emit(session, Sampled(token, generation.index - 1, finish_reason, logprob))
         self._queue(session)

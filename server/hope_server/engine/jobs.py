@@ -31,6 +31,7 @@ class Generation:
     """The sampling half of a turn; ``index`` counts the tokens sampled so far.
 
     steering: what changes the logits, None for nothing. scores: what to report of the prompt, if anything.
+    learn: whether what is sampled may teach.
     """
 
     params: SamplingParams
@@ -38,6 +39,7 @@ class Generation:
     stop_check: Callable[[int], bool] | None = None
     steering: "Steering | None" = None
     scores: "PromptScores | None" = None
+    learn: bool = True
     index: int = 0
     sampled_at: float | None = None
 
@@ -71,11 +73,14 @@ class Job:
     learned_tokens: int = 0
     counts: "Counts | None" = None
     """Of the row when the job began."""
+    replay_scores: "PromptScores | None" = None
 
     @classmethod
-    def replay(cls, units: Iterable[Unit]) -> "Job":
-        """Restores a session from its journal."""
-        return cls(deque(units), durable=True, generation=None, sampling_over=True)
+    def replay(cls, units: Iterable[Unit], scores: "PromptScores | None" = None) -> "Job":
+        """Restores a session from its journal; ``scores``: what to report of all its tokens, if anything."""
+        job = cls(deque(units), durable=True, generation=None, sampling_over=True)
+        job.replay_scores = scores
+        return job
 
     @classmethod
     def turn(cls, units: Iterable[Unit], generation: Generation, *, durable: bool) -> "Job":
@@ -89,8 +94,10 @@ class Job:
 
     @property
     def scores(self) -> "PromptScores | None":
-        """What to report of the unit that is next: only the prompt's are scored."""
-        return None if self.generation is None or self.decoding else self.generation.scores
+        """What to report of the unit that is next: of a turn only the prompt's are scored."""
+        if self.generation is None:
+            return self.replay_scores
+        return None if self.decoding else self.generation.scores
 
     @property
     def phase(self) -> Phase:

@@ -7,6 +7,8 @@ not raise.
 from typing import Literal, Protocol
 
 TurnOutcome = Literal["stop", "length", "abort", "error"]
+SessionOperation = Literal["create", "delete", "reset", "rollback", "fork", "export", "import", "verify"]
+LeaseOutcome = Literal["acquired", "refused", "released", "lost"]
 
 
 class EngineObserver(Protocol):
@@ -59,6 +61,18 @@ class EngineObserver(Protocol):
     def on_corrupted(self) -> None:
         """A session's row gave a non-finite result and was dropped."""
 
+    def on_session(self, operation: SessionOperation) -> None:
+        """Something was done to a session, and has succeeded (an export: has begun)."""
+
+    def on_eviction(self) -> None:
+        """An idle session's row made room for another session."""
+
+    def on_lease(self, outcome: LeaseOutcome, *, held: int) -> None:
+        """A session's lease was taken, refused (another worker has it), given back, or lost while held.
+
+        ``held``: how many the worker has now.
+        """
+
 
 class NullObserver:
     """Observes nothing."""
@@ -79,3 +93,6 @@ class NullObserver:
         self, outcome: TurnOutcome, *, prompt_tokens: int, generated_tokens: int, seconds: float
     ) -> None: ...
     def on_corrupted(self) -> None: ...
+    def on_session(self, operation: SessionOperation) -> None: ...
+    def on_eviction(self) -> None: ...
+    def on_lease(self, outcome: LeaseOutcome, *, held: int) -> None: ...

@@ -31,7 +31,7 @@ class StepModel(Protocol):
     @property
     def state_spec(self) -> StateSpec: ...
     def initial_state(self, rows: int) -> State: ...
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def step(self, tokens: Tensor, state: State, learn: Tensor | None = ...) -> tuple[Tensor, State]: ...
 
 
 P = TypeVar("P")
@@ -61,8 +61,13 @@ class Previews(Protocol[P]):
         ...
 
     def counts(self, slot: int) -> Counts: ...
-    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> tuple[Tensor, list[Counts]]:
-        """One token for each of ``slots`` (ascending): logits ``[B, vocab]``, and the rows' counts after."""
+    def step(
+        self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]
+    ) -> tuple[Tensor, list[Counts]]:
+        """One token for each of ``slots`` (ascending): logits ``[B, vocab]``, and the rows' counts after.
+
+        ``learn``: whether each may teach; empty for all.
+        """
         ...
 
 
@@ -77,8 +82,10 @@ class RowPreviews:
     def counts(self, slot: int) -> Counts:
         return Counts(*self._rows.counts(slot))
 
-    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> tuple[Tensor, list[Counts]]:
-        return self._rows.step(slots, tokens), [self.counts(slot) for slot in slots]
+    def step(
+        self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]
+    ) -> tuple[Tensor, list[Counts]]:
+        return self._rows.step(slots, tokens, learn), [self.counts(slot) for slot in slots]
 
 
 class GroupPreviews:
@@ -103,18 +110,24 @@ class GroupPreviews:
     def counts(self, slot: int) -> Counts:
         return counts_of(self._rows.row(slot))[0]
 
-    def step(self, slots: Sequence[int], tokens: Sequence[int]) -> tuple[Tensor, list[Counts]]:
+    def step(
+        self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]
+    ) -> tuple[Tensor, list[Counts]]:
         logits, counts = [], []
         for start in range(0, len(slots), self._group):  # ascending, so the same groups step after step
-            members = tuple(slots[start : start + self._group])
-            own, found = self._step(members, list(tokens[start : start + self._group]))
+            part = slice(start, start + self._group)
+            own, found = self._step(tuple(slots[part]), list(tokens[part]), list(learn[part]))
             logits.append(own)
             counts += found
         return torch.cat(logits), counts
 
-    def _step(self, slots: tuple[int, ...], tokens: list[int]) -> tuple[Tensor, list[Counts]]:
-        padded = torch.tensor(tokens + [0] * (self._group - len(tokens)), device=self._device)
-        logits, state = self._model.step(padded, self._rows.group(slots))
+    def _step(
+        self, slots: tuple[int, ...], tokens: list[int], learn: list[bool]
+    ) -> tuple[Tensor, list[Counts]]:
+        padding = self._group - len(tokens)
+        padded = torch.tensor(tokens + [0] * padding, device=self._device)
+        mask = torch.tensor(learn + [True] * padding, device=self._device) if learn else None
+        logits, state = self._model.step(padded, self._rows.group(slots), mask)
         self._rows.put_group(slots, state)
         return logits[: len(slots)], counts_of(state)[: len(slots)]
 

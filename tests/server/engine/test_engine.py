@@ -103,7 +103,7 @@ def test_nan_in_one_row_harms_no_other(model: Any, same: Any) -> None:
         steps.engine.step()
     steps.engine.step()
     live = steps.runner._live
-    live.row(steps.engine._rows["sick"].slot)["memory"][0, 0, 0] = float("nan")
+    live.state(steps.engine._rows["sick"].slot)["memory"][0, 0, 0] = float("nan")
     steps.run()
     failed = steps.events["sick"][-1]
     assert isinstance(failed, Failed)
@@ -135,7 +135,7 @@ def test_a_launch_that_raises_ends_its_turns_only(model: Any) -> None:
         steps.open(session)
         steps.start(session, prompt)
     whole = model.block_pass
-    model.block_pass = lambda tokens, state: 1 // 0
+    model.block_pass = lambda *_: 1 // 0
     steps.engine.step()
     steps.engine.step()
     model.block_pass = whole

@@ -8,8 +8,8 @@ class HopeTurn(Response):
 
     session: its id, None for one that is thrown away with this answer. seq: the last number of its journal:
     a fork or a rollback to there is the session as this turn left it. learned_tokens: tokens of the turn that
-    the model learns from. level_writes: writes by level during the turn. drift: how far each level has moved,
-    relative to the weights that it changes.
+    the model learns from; 0 with `learn: "off"`. level_writes: writes by level during the turn. drift: how
+    far each level has moved, relative to the weights that it changes.
     """
 
     session: str | None

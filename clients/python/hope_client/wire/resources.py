@@ -4,13 +4,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, Seq, none_is_absent
+from hope_client.wire.base import (
+    MAX_NAME_CHARS,
+    Learn,
+    MessageRole,
+    Origin,
+    Request,
+    Response,
+    Seq,
+    none_is_absent,
+)
 
 
 class SessionCreate(Request):
     """POST /v1/sessions. An empty body is a session without a name."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionUpdate(Request):
+    """PATCH /v1/sessions/{id}."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 
 
 class SessionFork(Request):
@@ -131,14 +146,34 @@ class Levels(Response):
     levels: list[LevelStatus]
 
 
+class SessionLoss(Response):
+    """GET /v1/sessions/{id}/loss: what the session's memory is worth on its own recent text.
+
+    `with_memory` and `without_memory`: the mean loss, in nats, over `tokens` of those tokens that others than
+    the model wrote between `from_seq` and `to_seq`; null where there is none yet. Both begin at a snapshot of
+    the session, taken before it had read that text; the second one with all that it had learned taken out.
+    """
+
+    object: Literal["session.loss"] = "session.loss"
+    from_seq: int
+    to_seq: int
+    tokens: int
+    with_memory: float | None
+    without_memory: float | None
+
+
 class Event(Response):
-    """One journal entry: a token read or written, or (without token and text) a reset or a rollback."""
+    """One journal entry: a token read or written, or (without token and text) a reset or a rollback.
+
+    `learn` is "off" for a token of a turn that teaches nothing.
+    """
 
     seq: int
     kind: Literal["run", "step", "reset", "rollback"]
     token: int | None = None
     text: str | None = None
     origin: Origin
+    learn: Learn = "on"
 
 
 class Events(Response):
@@ -146,6 +181,27 @@ class Events(Response):
 
     events: list[Event]
     head: int
+
+
+class SessionMessage(Response):
+    """A message as the session's journal has it, from its entry `first_seq` to `last_seq`.
+
+    finished: False for an answer that was cut short: by the client, a limit of tokens, or the server's end.
+    """
+
+    role: MessageRole
+    text: str
+    first_seq: int
+    last_seq: int
+    finished: bool
+
+
+class SessionMessages(Response):
+    """GET /v1/sessions/{id}/messages: one page; the next one begins after its last `last_seq`."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionMessage]
+    has_more: bool = False
 
 
 class ErrorDetail(Response):
