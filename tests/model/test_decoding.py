@@ -99,7 +99,7 @@ def test_tokens_that_may_not_teach_are_read_and_leave_the_levels_alone() -> None
             learned = [name for name in after if name.endswith((".delta", ".gradient"))]
             assert all(torch.equal(after[name], before[name]) for name in learned), place
     assert_close(rows.state(0), state)
-    assert rows.counts(0)[1][2:] == (3, 0)
+    assert rows.counts(0)[1][2:] == (2, 0)
 
 
 def test_bf16_operands_move_little() -> None:
