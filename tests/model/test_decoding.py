@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from hope_model.config import HopeConfig, LevelConfig
 from hope_model.decoding import DecodeRows, can_decode
 from hope_model.decoding.rows import spans
+from hope_model.decoding.weights import rms, sigmoid, silu, unit
 from hope_model.hope import Hope
 from hope_model.state import State
 
@@ -137,6 +138,26 @@ def test_a_rows_bits_depend_neither_on_company_nor_on_place(kind: torch.dtype) -
         expected, found = alone.state(0), rows.state(row)
         for name, tensor in expected.items():
             assert torch.equal(found[name], tensor), (row, name)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_many_rows_at_once_give_the_bits_of_each_alone(width: int) -> None:
+    """Enough for vector instructions, whose rounding must not differ from that of what is left over."""
+    model = build(small_config(width=width), torch.float32)
+    rows, alone = DecodeRows(model, 40), DecodeRows(model, 40)
+    for step in range(20):
+        tokens = [(7 * step + 3 * row + row * step // 3) % 31 for row in range(40)]
+        logits = rows.step(range(40), tokens)
+        for row in range(0, 40, 7):
+            assert torch.equal(alone.step([row], [tokens[row]])[0], logits[row]), (step, row)
+
+
+@pytest.mark.parametrize("function", [sigmoid, silu, rms, unit], ids=lambda function: function.__name__)
+def test_what_is_left_over_from_vectors_is_rounded_like_the_rest(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    x = 3 * torch.randn(4000, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(function(x), torch.cat([function(row[None]) for row in x]))
 
 
 def test_asking_for_a_state_changes_nothing() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hope_model.cms import AssociativeLevel
-from hope_model.decoding.weights import Joined, rms, unit
+from hope_model.decoding.weights import Joined, rms, sigmoid, unit
 from hope_model.state import State
 
 MOST_KEPT = 64
@@ -71,7 +71,7 @@ class LevelRows:
         key, value = unit(torch.relu(key)), unit(value)
         recalled = torch.bmm(key[:, None], self._memory[span].mT)
         last = self._last[span]
-        error = torch.sigmoid(rate) * (last[:, 1] - value)
+        error = sigmoid(rate) * (last[:, 1] - value)
         self._kept[rows, kept] = torch.stack((error, last[:, 0]), dim=1)[active]
         self._last[rows] = torch.cat((key[:, None], recalled), dim=1)[active]
         return self._output(recalled[:, 0])

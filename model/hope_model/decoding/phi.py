@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hope_kernels import delta_chunk_write
 from hope_model.config import HopeConfig
-from hope_model.decoding.weights import Joined, block_diagonal, rms, unit
+from hope_model.decoding.weights import Joined, block_diagonal, rms, sigmoid, silu, unit
 from hope_model.guards import bound_norm, finite_rows
 from hope_model.rules.delta import MAX_NORM, MAX_RATE, DeltaRule
 from hope_model.state import State
@@ -109,7 +109,7 @@ class PhiRows:
         kv = unit(made[..., : 2 * head].unflatten(-1, (2, head)))
         k, v = kv.unbind(-2)
         gates = made[..., 2 * head :] + self._read_bias
-        rate = MAX_RATE * torch.sigmoid(gates[..., :1])
+        rate = MAX_RATE * sigmoid(gates[..., :1])
         log_alpha = F.logsigmoid(gates[..., 1])
         reads = torch.stack((q, rate * (v - 2 * k)), dim=2)  # [N, H, 2, K]
         found = self._read(reads, span)
@@ -117,7 +117,7 @@ class PhiRows:
         wrote = torch.isfinite(u.sum(-1) + log_alpha)
         kept = torch.cat((kv.flatten(-2), rate), dim=-1)[active]
         self._keep(u[active], kept, log_alpha[active], wrote[active], rows, runs, chunks)
-        y = rms(found[:, :, 0] + q).view(count, -1) * self.rule.output_gain * F.silu(gate)
+        y = rms(found[:, :, 0] + q).view(count, -1) * self.rule.output_gain * silu(gate)
         return self._output(y), wrote[active]
 
     def end_run(self, row: int, run: int) -> None:
@@ -173,7 +173,7 @@ class PhiRows:
     def _convolve(self, x: Tensor, span: slice, active: Tensor, rows: Tensor) -> Tensor:
         past = torch.cat((self._window[span], x[:, None]), dim=1)
         self._window[rows] = past[active, 1:]
-        return F.silu((past * self._taps).sum(1))
+        return silu((past * self._taps).sum(1))
 
     def _memory_after(self, row: int, run: int) -> Tensor:
         """``[H, K, K]`` with the run's tokens in it."""

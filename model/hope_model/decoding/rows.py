@@ -20,7 +20,7 @@ from hope_model.block import HopeBlock
 from hope_model.cms import AssociativeLevel
 from hope_model.decoding.level import LevelRows
 from hope_model.decoding.phi import PhiRows
-from hope_model.decoding.weights import Joined, rms
+from hope_model.decoding.weights import Joined, rms, silu
 from hope_model.hope import Hope
 from hope_model.rules.delta import DeltaRule
 from hope_model.state import State
@@ -64,7 +64,7 @@ class BlockRows:
 
     def mlp(self, x: Tensor) -> Tensor:
         gate, value = self._expand(rms(x, self.mlp_gain)).chunk(2, dim=-1)
-        return self._contract(F.silu(gate) * value)
+        return self._contract(silu(gate) * value)
 
 
 class DecodeRows:

@@ -48,3 +48,15 @@ def rms(x: Tensor, gain: Tensor | None = None) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """As ``guards.l2_normalize``, without what a gradient needs."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """By operations that round the last few elements of a tensor as they do those before: torch's own sigmoid
+    does not, and which elements are the last depends on who shares the step.
+    """
+    return 1 / (1 + torch.exp(-x))
+
+
+def silu(x: Tensor) -> Tensor:
+    """``x σ(x)``, as :func:`sigmoid`."""
+    return x / (1 + torch.exp(-x))
