@@ -206,4 +206,5 @@ class PhiRows:
         self._run_decay[row] = float("inf")
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.rule.config.heads, self.rule.config.head_width))
+        split: Tensor = x.unflatten(-1, (self.rule.config.heads, self.rule.config.head_width))
+        return split

@@ -220,8 +220,9 @@ class DecodeRows:
 
     def _slabs(self) -> Iterator[Tensor]:
         for block in self._blocks:
-            for part in (block.phi, *block.levels):
-                yield from part.slabs()
+            yield from block.phi.slabs()
+            for level in block.levels:
+                yield from level.slabs()
 
     @staticmethod
     def _count(own: Row, level: int, applied: bool) -> None:
