@@ -40,7 +40,9 @@ class HopeBlock(nn.Module):
         self.phi_norm = RMSNorm(config.width)
         self.phi: MemoryRule = RULES[config.rule](config)
         self.levels = nn.ModuleList(AssociativeLevel(config, level) for level in config.levels)
-        self.aggregation = AGGREGATIONS[config.aggregation](config.width, len(config.levels))
+        self.aggregation = (
+            AGGREGATIONS[config.aggregation](config.width, len(config.levels)) if config.levels else None
+        )
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = SlowMLP(config.width, config.mlp_width)
 
@@ -113,7 +115,8 @@ class HopeBlock(nn.Module):
 
             return read
 
-        x = self.aggregation(x, [reader(level) for level in self._cms()])
+        if self.aggregation is not None:
+            x = self.aggregation(x, [reader(level) for level in self._cms()])
         return x + self.mlp(self.mlp_norm(x)), after, applied
 
     def drift(self, state: State) -> Applied:

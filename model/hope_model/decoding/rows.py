@@ -242,7 +242,7 @@ def can_decode(model: Hope) -> bool:
     return (
         can_pack(weight, single=True)
         and model.config.rule == "delta"
-        and all(isinstance(_block(block).aggregation, Chain) for block in model.blocks)
+        and all(isinstance(_block(block).aggregation, Chain | None) for block in model.blocks)
     )
 
 

@@ -1,10 +1,13 @@
 """What a φ rule is: a layer that reads its memory and rewrites it with every token."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from hope_model.config import HopeConfig
+from hope_model.rules.options import Option, chosen_options
 from hope_model.state import LevelSpec, State, TensorSpec, gather_state, scatter_state
 
 
@@ -17,9 +20,14 @@ class MemoryRule(nn.Module, ABC):
     refuse a write that is not finite.
     """
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {}
+    """Settings that this rule alone has, by name."""
+
     def __init__(self, config: HopeConfig) -> None:
+        """Raises ConfigError for options, or sizes, that the rule cannot work with."""
         super().__init__()
         self.config = config
+        self.options = chosen_options(config.rule, self.OPTIONS, config.rule_options)
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,7 @@ from hope_kernels.memory_step import memory_step
 from hope_kernels.slab_rows import gather_rows, scatter_rows
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
-from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
+from hope_model.guards import bound_norm, full_precision, keep_finite_heads, l2_normalize
 from hope_model.rules.base import MemoryRule
 from hope_model.schedule import run_lengths
 from hope_model.state import LevelSpec, State, TensorSpec
@@ -91,8 +91,8 @@ class DeltaRule(MemoryRule):
         )
         due = (position + 1) % self.config.chunk == 0
         memory, pending = self._bounded(memory, due), self._bounded(pending, due)
-        memory, wrote = _keep_finite(memory, state["memory"])
-        pending, projected = _keep_finite(pending, state["projections_next"])
+        memory, wrote = keep_finite_heads(memory, state["memory"])
+        pending, projected = keep_finite_heads(pending, state["projections_next"])
         state = {
             "memory": memory,
             "window": window,
@@ -145,8 +145,8 @@ class DeltaRule(MemoryRule):
             due = (phase + read_tokens) % self.config.chunk == 0
             if due:
                 new_memory, new_pending = _bound(new_memory), _bound(new_pending)
-            memory, kept = _keep_finite(new_memory, memory)
-            pending, kept_projections = _keep_finite(new_pending, pending)
+            memory, kept = keep_finite_heads(new_memory, memory)
+            pending, kept_projections = keep_finite_heads(new_pending, pending)
             wrote = wrote + kept.long() * part.shape[2]
             if due:
                 anchor, projected = pending, projected + kept_projections.long()
@@ -229,12 +229,6 @@ class DeltaRule(MemoryRule):
         normed = split * torch.rsqrt(split.square().mean(-1, keepdim=True) + 1e-6)
         result: Tensor = self.output(normed.flatten(-2) * self.output_gain * F.silu(gate.to(read.dtype)))
         return result
-
-
-def _keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
-    """A head's new matrix where it is finite, else its old one; and rows whose heads all were, ``[B]``."""
-    kept, applied = keep_finite(new.flatten(0, 1), old.flatten(0, 1))
-    return kept.view_as(new), applied.view(new.shape[:2]).all(1)
 
 
 def _bound(delta: Tensor) -> Tensor:
