@@ -51,7 +51,7 @@ class WindowCache:
         """Of one row of full capacity."""
         backbone, memory = config.backbone, config.memory
         cached = 2 * backbone.layers * backbone.kv_heads * backbone.head_width * dtype.itemsize
-        return (memory.prefix + memory.window + GRID) * (cached + 2 * 4 * backbone.width)
+        return (_on_grid(memory.prefix + memory.window) + GRID) * (cached + 2 * 4 * backbone.width)
 
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
