@@ -240,8 +240,8 @@ MUTATIONS = (
     Mutation(
         "tenant not in a session's key",
         f"{API}/tenancy.py",
-        "        return SessionKey(self._tenant, session_id)",
-        '        return SessionKey("default", session_id)',
+        "        key = SessionKey(self._tenant, session_id)",
+        '        key = SessionKey("default", session_id)',
         ("tests/server/api/test_isolation.py",),
     ),
     Mutation(
@@ -276,8 +276,8 @@ MUTATIONS = (
     Mutation(
         "two verifications under one name",
         f"{ENGINE}/service.py",
-        "return await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())",
-        'return await verify(self._desk, await self._desk.meta(session), "ephemeral:verify")',
+        "found = await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())",
+        'found = await verify(self._desk, await self._desk.meta(session), "ephemeral:verify")',
         ("tests/server/engine/test_verify_together.py",),
     ),
 )
