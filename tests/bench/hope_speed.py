@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from hope_model.config import get_config
 from hope_model.hope import Hope
-from hope_model.train.transformer import Transformer, matched_to, rotary_table, rotate
+from hope_model.train.transformer import Block, Transformer, matched_to, rotary_table, rotate
 from hope_server.bench.bandwidth import copy_bandwidth
 from hope_server.bench.decode import DecodeRun, measure
 from hope_server.bench.step_bytes import step_bytes
@@ -48,14 +48,15 @@ class CachedTransformer:
         x = model.embedding(tokens)[:, None]
         turn = self._rotation[:, at : at + 1]
         for block, cache in zip(model.blocks, self._cache, strict=True):
-            attention = block.attention  # type: ignore[union-attr]
-            parts = attention.qkv(block.attention_norm(x)).unflatten(-1, (3, attention.heads, -1))  # type: ignore
+            assert isinstance(block, Block)
+            attention = block.attention
+            parts = attention.qkv(block.attention_norm(x)).unflatten(-1, (3, attention.heads, -1))
             q, k, v = parts.permute(2, 0, 3, 1, 4)
             cache[0, :, :, at : at + 1], cache[1, :, :, at : at + 1] = rotate(k, turn), v
             seen = cache[:, :, :, : at + 1]
             y = F.scaled_dot_product_attention(rotate(q, turn), *seen)
-            x = x + attention.out(y.transpose(1, 2).flatten(2))  # type: ignore[operator]
-            x = x + block.mlp(block.mlp_norm(x))  # type: ignore[operator]
+            x = x + attention.out(y.transpose(1, 2).flatten(2))
+            x = x + block.mlp(block.mlp_norm(x))
         self._read += 1
         return F.linear(model.norm(x[:, 0]), model.embedding.weight)
 

@@ -18,9 +18,19 @@ from hope_server.metrics import Metrics
 SHA256 = "ab" * 32
 
 
+def magnitude(x: torch.Tensor) -> torch.Tensor:
+    """The reference of an operation."""
+    return x.abs()
+
+
 def broken_kernel(x: torch.Tensor) -> torch.Tensor:
-    """A fused form that cannot be compiled."""
+    """Its fused form, which cannot be compiled."""
     raise ImportError("No module named 'triton'")
+
+
+def serves(x: torch.Tensor) -> bool:
+    """The fused form would take anything."""
+    return True
 
 
 @pytest.fixture
@@ -215,9 +225,7 @@ def test_a_kernel_that_does_not_compile_is_counted_once_whenever_it_failed(
     monkeypatch.setattr(dispatch, "_given_up", {})
     monkeypatch.setattr(dispatch, "_observers", [])
     names = ("early", "late")
-    early, late = (
-        dispatch.Dispatch(name, torch.abs, f"{__name__}:broken_kernel", lambda x: True) for name in names
-    )
+    early, late = (dispatch.Dispatch(name, magnitude, "unused:fused", serves) for name in names)
     for op in (early, late):
         monkeypatch.setattr(op, "fused", lambda: broken_kernel)
     early(torch.ones(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hope_server.sessions.key import SessionKey
 
 Bench = Any
 ROOM = 1 << 30
-MODELS = {
+MODELS: dict[str, Callable[[], ServedModel]] = {
     "hash": HashModel,
     "hope": lambda: build(small_config(), torch.float32),
     "attention": tiny_model,
@@ -24,8 +25,7 @@ MODELS = {
 
 @pytest.fixture(params=MODELS)
 def served(request: pytest.FixtureRequest) -> ServedModel:
-    model: ServedModel = MODELS[request.param]()
-    return model
+    return MODELS[request.param]()
 
 
 async def new(service: Any) -> SessionKey:

@@ -11,9 +11,10 @@ from hope_model.hope import Hope
 from hope_server.engine.previews import GroupPreviews, RowPreviews, previews_of
 
 
-def model(**changes: str) -> Hope:
+def model(aggregation: str = "chain") -> Hope:
     torch.manual_seed(0)
-    return Hope(replace(get_config("hope-tiny"), layers=1, **changes)).requires_grad_(False).eval()
+    config = replace(get_config("hope-tiny"), layers=1, aggregation=aggregation)
+    return Hope(config).requires_grad_(False).eval()
 
 
 @torch.inference_mode()
