@@ -27,8 +27,9 @@ class WindowCache:
 
     keys, values: per layer ``[rows, G, size, K]``. hidden, outputs: ``[rows, size, D]`` fp32, inputs of the
     first adapted layer and outputs of the last one.
-    ``capacity = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token
-    sees. Until a row is that long there are only the slots in use: products read dense tensors.
+    ``capacity = prefix + window + GRID``, up to the next multiple of GRID: a launch of up to GRID tokens
+    overwrites nothing its first token sees. Until a row is that long there are only the slots in use, by the
+    GRID: products read dense tensors of few sizes.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class WindowCache:
     ) -> None:
         backbone, memory = config.backbone, config.memory
         self.window = memory.window
-        self.capacity = memory.prefix + memory.window + GRID
+        self.capacity = _on_grid(memory.prefix + memory.window) + GRID
         self.size = min(GRID, self.capacity)
         shape = (rows, backbone.kv_heads, self.size, backbone.head_width)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
@@ -45,16 +46,23 @@ class WindowCache:
         self.outputs = torch.zeros_like(self.hidden)
         self.rows = [Row() for _ in range(rows)]
 
+    @staticmethod
+    def row_bytes(config: HopeAttentionConfig, dtype: torch.dtype) -> int:
+        """Of one row of full capacity."""
+        backbone, memory = config.backbone, config.memory
+        cached = 2 * backbone.layers * backbone.kv_heads * backbone.head_width * dtype.itemsize
+        return (_on_grid(memory.prefix + memory.window) + GRID) * (cached + 2 * 4 * backbone.width)
+
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
-        for tensor in self._tensors():
+        for tensor in self.tensors():
             tensor[row].zero_()
         self.rows[row] = Row()
 
     def copy(self, row: int, source: "WindowCache", source_row: int) -> None:
         """Row ``row`` becomes ``source_row`` of ``source``."""
         self.reserve(source.span([source_row], 0))
-        for mine, theirs in zip(self._tensors(), source._tensors(), strict=True):
+        for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             own, other = mine[row], theirs[source_row]
             held = min(own.shape[-2], other.shape[-2])
             own[..., :held, :].copy_(other[..., :held, :])
@@ -83,9 +91,9 @@ class WindowCache:
         return position if position < prefix else prefix + (position - prefix) % (self.capacity - prefix)
 
     def span(self, rows: Sequence[int], tokens: int) -> int:
-        """Slots that must be looked at after ``tokens`` more tokens: a multiple of GRID or the capacity."""
+        """Slots that must be looked at after ``tokens`` more tokens: a multiple of GRID."""
         filled = max(self.rows[row].read for row in rows) + tokens
-        return min(self.capacity, -(-filled // GRID) * GRID)
+        return min(self.capacity, _on_grid(filled))
 
     def bias(self, rows: Sequence[int], positions: Tensor, read: Tensor, span: int) -> Tensor:
         """Which slots each query sees.
@@ -111,8 +119,13 @@ class WindowCache:
         bias = torch.zeros(seen.shape, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
         return bias.to(self.hidden.device)
 
-    def _tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of every row's, rows first."""
         return *self.keys, *self.values, self.hidden, self.outputs
+
+
+def _on_grid(tokens: int) -> int:
+    return -(-tokens // GRID) * GRID
 
 
 def _slot(positions: Tensor, prefix: int, capacity: int) -> Tensor:
