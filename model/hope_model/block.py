@@ -16,7 +16,9 @@ from hope_model.rules.base import MemoryRule
 from hope_model.state import State, TensorSpec
 
 Applied = dict[str, Tensor]
-"""``{level: [B] int64}`` writes that were really applied."""
+"""By level, which writes were applied: ``[B]`` of one token (0 also where none was due), ``[B, n]`` bool of the
+``n`` that were due in a run.
+"""
 
 
 class SlowMLP(nn.Module):
@@ -54,23 +56,31 @@ class HopeBlock(nn.Module):
             for spec in specs
         )
 
-    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, Applied]:
-        """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere."""
-        return self._run(x, state, lambda layer, h, own: layer.step(h, own, position))
+    def step(
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None = None
+    ) -> tuple[Tensor, State, Applied]:
+        """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere. ``learns [B]`` bool: rows
+        that are written, None for all.
+        """
+        return self._run(x, state, lambda layer, h, own: layer.step(h, own, position, learns))
 
-    def step_rows(self, x: Tensor, slab: State, slots: Tensor, position: Tensor) -> tuple[Tensor, Applied]:
+    def step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor | None = None
+    ) -> tuple[Tensor, Applied]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
 
         def call(layer: MemoryRule | AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Any]:
-            y, applied = layer.step_rows(h, own, slots, position)
+            y, applied = layer.step_rows(h, own, slots, position, learns)
             return y, {}, applied
 
         x, _, applied = self._run(x, slab, call)
         return x, applied
 
-    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Applied]:
+    def forward(
+        self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
+    ) -> tuple[Tensor, State, Applied]:
         """A run of tokens: ``x [B, T, D]``, rows in lockstep at ``phase``."""
-        return self._run(x, state, lambda layer, h, own: layer(h, own, phase))
+        return self._run(x, state, lambda layer, h, own: layer(h, own, phase, learns))
 
     def _run(
         self,

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from hope_kernels.associative_memory import associative_step, associative_write
 from hope_model.config import HopeConfig, LevelConfig
-from hope_model.guards import bound_norm, finite_rows, full_precision, keep_rows, l2_normalize
+from hope_model.guards import (
+    bound_norm,
+    finite_rows,
+    full_precision,
+    keep_learning,
+    keep_rows,
+    l2_normalize,
+)
 from hope_model.norms import RMSNorm
 from hope_model.schedule import run_lengths
 from hope_model.state import State, TensorSpec, gather_state, scatter_state
@@ -61,12 +68,18 @@ class AssociativeLevel(nn.Module):
         )
         return own + self.rule.spec(name, shape)
 
-    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, Tensor]:
-        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B])``."""
+    def step(
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None = None
+    ) -> tuple[Tensor, State, Tensor]:
+        """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B])``.
+
+        learns: ``[B]`` bool, rows whose gradient and memory may change; None for all.
+        """
         keys, values, rates = self._terms(x[:, None])
-        reading, gradient = self._read(keys, values, rates, state["delta"], state["last_key"])
-        state = {**state, "gradient": state["gradient"] + gradient, "last_key": keys[:, -1]}
+        reading, state = self._read(keys, values, rates, state, learns)
         due = (position + 1) % self.level.period == 0
+        if learns is not None:
+            due = due & learns
         if not bool(due.any()):
             return self.output(reading[:, 0]), state, torch.zeros_like(position)
         written, applied = self._write(state)
@@ -76,14 +89,19 @@ class AssociativeLevel(nn.Module):
         }
         return self.output(reading[:, 0]), chosen, (applied & due).long()
 
-    def step_rows(self, x: Tensor, slab: State, slots: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place; a padded row, -1, reads nothing of use."""
         rule = self.rule.kernel
         if rule is None:
-            reading, after, applied = self.step(x, gather_state(slab, slots), position)
+            reading, after, applied = self.step(x, gather_state(slab, slots), position, learns)
             scatter_state(slab, slots, after)
             return reading, applied
         key, value, rate = (term[:, 0] for term in self._terms(x[:, None]))
+        due = (position + 1) % self.level.period == 0
+        if learns is not None:
+            due, rate = due & learns, rate * learns[:, None]  # at rate 0 a token adds nothing to a gradient
         delta, gradient, last_key = slab["delta"], slab["gradient"], slab["last_key"]
         reading = associative_step(delta, gradient, last_key, slots, self.base, key, value, rate[:, 0])
         names = [spec.name for spec in self.rule.spec(self.level.name, ())]
@@ -93,7 +111,7 @@ class AssociativeLevel(nn.Module):
             gradient,
             last_key,
             slots,
-            (position + 1) % self.level.period == 0,
+            due,
             key,
             first,
             second,
@@ -106,10 +124,14 @@ class AssociativeLevel(nn.Module):
         )
         return self.output(reading), applied.long()
 
-    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, Tensor]:
-        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B])``."""
+    def forward(
+        self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
+    ) -> tuple[Tensor, State, Tensor]:
+        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B, n])``, of
+        the ``n`` writes that were due.
+        """
         keys, values, rates = self._terms(x)
-        applied = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        applied = [x.new_zeros(len(x), 0, dtype=torch.bool)]
         readings, read_tokens = [], 0
         sizes = run_lengths(phase, x.shape[1], self.level.period)
         parts = zip(
@@ -117,14 +139,14 @@ class AssociativeLevel(nn.Module):
         )
         with full_precision(x):
             for key, value, rate in parts:
-                reading, gradient = self._read(key, value, rate, state["delta"], state["last_key"])
-                state = {**state, "gradient": state["gradient"] + gradient, "last_key": key[:, -1]}
+                reading, state = self._read(key, value, rate, state, learns)
                 readings.append(reading)
                 read_tokens += key.shape[1]
                 if (phase + read_tokens) % self.level.period == 0:
-                    state, wrote = self._write(state)
-                    applied = applied + wrote.long()
-        return self.output(torch.cat(readings, dim=1)), state, applied
+                    written, wrote = self._write(state)
+                    state = {name: keep_learning(learns, written[name], old) for name, old in state.items()}
+                    applied.append(wrote[:, None])
+        return self.output(torch.cat(readings, dim=1)), state, torch.cat(applied, dim=1)
 
     def reference_norm(self) -> Tensor:
         """Norm of the memory a session starts from, the denominator of the drift ratio."""
@@ -139,13 +161,15 @@ class AssociativeLevel(nn.Module):
         return keys, l2_normalize(self.value(h).to(kind)), torch.sigmoid(self.rate(h).to(kind))
 
     def _read(
-        self, keys: Tensor, values: Tensor, rates: Tensor, delta: Tensor, last_key: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Readings of a part of a period (E12) and its share of the gradient (E13)."""
-        shifted = torch.cat((last_key[:, None], keys), dim=1)
-        recalled = torch.matmul(shifted, (self.base + delta).transpose(-1, -2))
+        self, keys: Tensor, values: Tensor, rates: Tensor, state: State, learns: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Readings of a part of a period (E12); the state with its share of the gradient (E13)."""
+        shifted = torch.cat((state["last_key"][:, None], keys), dim=1)
+        recalled = torch.matmul(shifted, (self.base + state["delta"]).transpose(-1, -2))
         errors = rates * (recalled[:, :-1] - values)
-        return recalled[:, 1:], torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
+        gradient = state["gradient"] + torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
+        gradient = keep_learning(learns, gradient, state["gradient"])
+        return recalled[:, 1:], {**state, "gradient": gradient, "last_key": keys[:, -1]}
 
     def _write(self, state: State) -> tuple[State, Tensor]:
         """End of a period (E14): normalised gradient, write rule, step bound, retention, norm bound.

@@ -12,7 +12,6 @@ from hope_model.config import HopeConfig
 from hope_model.errors import StateError
 from hope_model.norms import RMSNorm
 from hope_model.state import (
-    COUNTERS,
     LevelSpec,
     State,
     StateSpec,
@@ -21,12 +20,14 @@ from hope_model.state import (
     scatter_state,
     select_rows,
 )
+from hope_model.streaks import COUNTER_NAMES, Outcome, all_applied, counted, counter_specs, learning_rows
 
 
 class Hope(nn.Module):
     """Slow weights only; a session's state is passed in and a new one returned.
 
     All entry points accept rows at different positions and agree with one another for any split of tokens.
+    A row whose state is frozen is read as ever and not written.
     """
 
     def __init__(self, config: HopeConfig) -> None:
@@ -56,15 +57,14 @@ class Hope(nn.Module):
         if tokens.is_cuda and not torch.is_grad_enabled():
             after = {name: tensor.clone() for name, tensor in state.items()}
             return self.step_rows(tokens, after, torch.arange(len(tokens), device=tokens.device)), after
-        x, position = self._embed(tokens), state["position"]
-        after, applied = self._empty(state), []
+        x, position, learns = self._embed(tokens), state["position"], learning_rows(state)
+        after, applied = {}, []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, own, wrote = block.step(x, _layer(state, index), position)
+            x, own, wrote = block.step(x, _layer(state, index), position, learns)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        self._count(after, state, applied, 1)
-        return self._head(x), after
+        return self._head(x), self._counted_step(state, applied) | after
 
     def step_rows(self, tokens: Tensor, slab: State, slots: Tensor) -> Tensor:
         """:meth:`step` on rows of a slab, in place: nothing waits for the device, no state is copied.
@@ -77,15 +77,13 @@ class Hope(nn.Module):
         Returns:
             logits ``[B, vocab]``.
         """
-        x, before = self._embed(tokens), gather_state(self._empty(slab), slots)
-        applied = []
+        x, before = self._embed(tokens), gather_state(_counters(slab), slots)
+        learns, applied = learning_rows(before), []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"])
+            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"], learns)
             applied.append(wrote)
-        after: State = {}
-        self._count(after, before, applied, 1)
-        scatter_state(slab, slots, after)
+        scatter_state(slab, slots, self._counted_step(before, applied))
         return self._head(x)
 
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -150,31 +148,28 @@ class Hope(nn.Module):
         return self._head(hidden)
 
     def _lockstep(self, tokens: Tensor, state: State, phase: int) -> tuple[Tensor, State]:
-        x = self._embed(tokens)
-        after, applied = self._empty(state), []
+        x, learns = self._embed(tokens), learning_rows(state)
+        after, applied = {}, []
         for index, block in enumerate(self.blocks):
-            x, own, wrote = block(x, _layer(state, index), phase)
+            x, own, wrote = block(x, _layer(state, index), phase, learns)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        self._count(after, state, applied, tokens.shape[1])
-        return x, after
+        writes = [
+            all_applied(wrote[level.name] for wrote in applied) for level in self.state_spec.learning_levels
+        ]
+        outcomes = [Outcome(wrote, torch.ones_like(wrote)) for wrote in writes]
+        counters = counted(state, outcomes, tokens=tokens.shape[1], block=self.config.block)
+        return x, counters | after
 
-    def _empty(self, state: State) -> State:
-        return {name: state[name] for name in ("position", "writes", "refused")}
-
-    def _count(self, after: State, before: State, applied: list[Applied], tokens: int) -> None:
-        """Advance the counters: a level's write counts when every block applied it, else it was refused."""
-        start = before["position"]
-        after["position"] = start + tokens
-        writes, refused = [], []
+    def _counted_step(self, before: State, applied: list[Applied]) -> State:
+        """The counters after one token, at which some rows' levels are due."""
+        outcomes = []
         for level in self.state_spec.learning_levels:
             assert level.period is not None
-            due = (start + tokens) // level.period - start // level.period
-            done = torch.stack([wrote[level.name] for wrote in applied]).amin(0)
-            writes.append(done)
-            refused.append(due - done)
-        after["writes"] = before["writes"] + torch.stack(writes, dim=1)
-        after["refused"] = before["refused"] + torch.stack(refused, dim=1)
+            due = (before["position"] + 1) % level.period == 0
+            wrote = all_applied(wrote[level.name] for wrote in applied)
+            outcomes.append(Outcome(wrote[:, None], due[:, None]))
+        return counted(before, outcomes, tokens=1, block=self.config.block)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embedding(tokens) * math.sqrt(self.config.width)
@@ -188,12 +183,7 @@ class Hope(nn.Module):
         assert isinstance(block, HopeBlock)
         cms = tuple(LevelSpec(level.name, level.period) for level in self.config.levels)
         levels = (*block.phi.levels(self.config), *cms, LevelSpec("slow", None))
-        learning = len(levels) - 1
-        tensors = [
-            TensorSpec("position", COUNTERS, (), torch.int64),
-            TensorSpec("writes", COUNTERS, (learning,), torch.int64),
-            TensorSpec("refused", COUNTERS, (learning,), torch.int64),
-        ]
+        tensors = [*counter_specs(len(levels) - 1)]
         for index, layer in enumerate(self.blocks):
             assert isinstance(layer, HopeBlock)
             tensors += [
@@ -212,6 +202,10 @@ class Hope(nn.Module):
         for module in self.modules():
             if isinstance(module, AssociativeLevel):
                 module.align()
+
+
+def _counters(state: State) -> State:
+    return {name: state[name] for name in COUNTER_NAMES}
 
 
 def _layer(state: State, index: int) -> State:
