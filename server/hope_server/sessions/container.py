@@ -19,7 +19,6 @@ from typing import Final
 
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.history import History
-from hope_server.sessions.path import MAX_SPANS
 from hope_server.sessions.reading import Buffer, Reader
 from hope_server.sessions.records import decode_record, encode_record
 from hope_server.sessions.sealing import Keyring
@@ -124,9 +123,9 @@ class Opened:
             history.read(record)
             seq = record.last_seq
             if record.kind == "rollback":
-                kept = len(history.at(seq).path.closed)
-                spans += kept
-                if kept > MAX_SPANS or spans > MAX_KEPT_SPANS:
+                path = history.at(seq).path
+                spans += len(path.closed)
+                if path.overfull or spans > MAX_KEPT_SPANS:
                     raise ValueError("it has rolled back too often")
             yield record
         reader.end()
