@@ -16,8 +16,8 @@ from hope_model.rules.base import MemoryRule
 from hope_model.state import State, TensorSpec
 
 Applied = dict[str, Tensor]
-"""By level, which writes were applied: ``[B]`` of one token (0 also where none was due), ``[B, n]`` bool of the
-``n`` that were due in a run.
+"""By level, which writes were applied: ``[B]`` of one token (0 also where none was due), ``[B, n]`` bool of
+the ``n`` that were due in a run.
 """
 
 

@@ -127,8 +127,8 @@ class AssociativeLevel(nn.Module):
     def forward(
         self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
-        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B, n])``, of
-        the ``n`` writes that were due.
+        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B, n])``,
+        of the ``n`` writes that were due.
         """
         keys, values, rates = self._terms(x)
         applied = [x.new_zeros(len(x), 0, dtype=torch.bool)]

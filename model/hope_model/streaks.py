@@ -76,8 +76,8 @@ def counted(before: State, outcomes: Sequence[Outcome], *, tokens: int, block: i
     position = before["position"] + tokens
     boundary = position - position % block
     whole = ~streaks.any(1) & ((longest == 0).all(1) | (boundary == position))
-    reached = (boundary > before["position"]) & whole & learns
     ended = learns & (longest.amax(1) >= LIMIT)
+    reached = (boundary > before["position"]) & whole & learns & ~ended
     return {
         "position": position,
         "writes": before["writes"] + writes,

@@ -13,7 +13,8 @@ from hope_kernels.slab_rows.reference import gather_rows, scatter_rows
 
 class Stepped(NamedTuple):
     """``read [B, H, K]``; ``wrote`` and ``projected [B, H]`` bool: whether a head took its write, of the
-    memory and of the pending projections. Padded rows read zeros; they and rows that do not learn write nothing.
+    memory and of the pending projections. Padded rows read zeros; they and rows that do not learn write
+    nothing.
     """
 
     read: Tensor

@@ -25,8 +25,8 @@ TINY = torch.finfo(torch.float32).tiny
 class Written:
     """The state tensors that a write replaces, and which due levels applied it.
 
-    refusal: why the guards refused it; NO if they did not. divergence: nats by which a canary's answers moved,
-    where one was asked.
+    refusal: why the guards refused it; NO if they did not. divergence: nats by which a canary's answers
+    moved, where one was asked.
     """
 
     state: State

@@ -14,8 +14,9 @@ class MemoryRule(nn.Module, ABC):
     State is passed in and returned; the module holds slow weights only. ``step`` takes rows at different
     positions; ``forward`` takes rows at the same position modulo :attr:`phase_period` and any number of
     tokens, and equals that many steps. Both report which writes were applied, by level: ``[B]`` of one
-    token, 0 also where none was due; ``[B, n]`` bool of the ``n`` that were due in a run. They refuse a write
-    that is not finite, and leave the memory of a row alone where ``learns [B]`` (bool, None: all do) is false.
+    token, 0 also where none was due; ``[B, n]`` bool of the ``n`` that were due in a run. They refuse a
+    write that is not finite, and leave the memory of a row alone where ``learns [B]`` (bool, None: all do) is
+    false.
     """
 
     def __init__(self, config: HopeConfig) -> None:

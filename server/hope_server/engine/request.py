@@ -70,13 +70,15 @@ class TurnFigures:
     """What a turn did to its session.
 
     seq: the journal's last number, None for an ephemeral session. learned_tokens: those read that teach.
-    level_writes: writes by level. drift: by level, as it stands after the turn.
+    level_writes: writes by level. drift: by level, as it stands after the turn. frozen: the session learns no
+    more.
     """
 
     seq: int | None
     learned_tokens: int
     level_writes: dict[str, int]
     drift: dict[str, float]
+    frozen: bool = False
 
 
 class Constraint(Protocol):
@@ -212,7 +214,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one."""
+    """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one. ``frozen``:
+    sessions in slots that learn no more.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -220,6 +224,7 @@ class EngineStats:
     slots_used: int = 0
     resident_active: int = 0
     resident_idle: int = 0
+    frozen: int = 0
 
 
 @dataclass(frozen=True, slots=True)

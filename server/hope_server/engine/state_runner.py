@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hope_model.state import COUNTERS, State, StateSpec
+from hope_model.streaks import Frozen
 from hope_server.engine.runner import Counts, ModelShape, Output
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.slab import LiveRows, Slab
@@ -98,6 +99,12 @@ class StateRunner:
         self._tails[slot].clear()
 
     @torch.inference_mode()
+    def freeze(self, slot: int) -> None:
+        """The slot's rows, both at a boundary, learn no more."""
+        for row in (self._boundary.view(slot), self._live.row(slot)):
+            row["frozen"].fill_(int(Frozen.JOURNAL))
+
+    @torch.inference_mode()
     def block(self, slot: int, tokens: Sequence[int]) -> Output:
         """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
         before = self._boundary.view(slot)
@@ -105,7 +112,8 @@ class StateRunner:
         norms = self._change(before, state)
         finite = finite_rows(logits)[0] and all(map(math.isfinite, norms.values()))
         counts = _counts(state)[0]
-        output = Output(logits[0], finite, counts, counts.position, norms)
+        worth = counts.frozen is Frozen.JOURNAL or counts.good == counts.position
+        output = Output(logits[0], finite, counts, counts.position if worth else None, norms)
         self._boundary.write(slot, state)
         self._live.write(slot, state)
         return output
@@ -176,7 +184,8 @@ class StateRunner:
 
 
 def _counts(state: State) -> list[Counts]:
-    columns = zip(
-        state["position"].tolist(), state["writes"].tolist(), state["refused"].tolist(), strict=True
-    )
-    return [Counts(position, tuple(writes), tuple(refused)) for position, writes, refused in columns]
+    columns = (state[name].tolist() for name in ("position", "writes", "refused", "frozen", "good"))
+    return [
+        Counts(position, tuple(writes), tuple(refused), Frozen(frozen), good)
+        for position, writes, refused, frozen, good in zip(*columns, strict=True)
+    ]

@@ -78,9 +78,13 @@ class Opened:
     """A file whose checksum holds. Its records are decoded from ``data``, which must not change."""
 
     def __init__(
-        self, keys: Keyring, data: Buffer, *, part_names: Sequence[str], max_part_bytes: int
+        self, keys: Keyring, data: Buffer, *, part_names: Sequence[str], max_part_bytes: int, block: int
     ) -> None:
-        """Raises ``InvalidRequest`` for a file that is damaged, or of other parts than ``part_names``."""
+        """``block``: tokens between two boundaries; learning ends at one.
+
+        Raises ``InvalidRequest`` for a file that is damaged, or of other parts than ``part_names``.
+        """
+        self._block = block
         try:
             self.preface = self._open(keys, data, part_names, max_part_bytes)
         except ValueError as error:
@@ -122,8 +126,10 @@ class Opened:
                 raise ValueError(f"expected a record that starts at {seq + 1}, found {record.first_seq}")
             history.read(record)
             seq = record.last_seq
+            path = history.at(seq).path
+            if record.kind == "freeze" and (path.frozen_position or 0) % self._block:
+                raise ValueError(f"its learning ends after {path.frozen_position} tokens, at no boundary")
             if record.kind == "rollback":
-                path = history.at(seq).path
                 spans += len(path.closed)
                 if path.overfull or spans > MAX_KEPT_SPANS:
                     raise ValueError("it has rolled back too often")

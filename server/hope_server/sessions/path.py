@@ -12,8 +12,8 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """The end of a session's learning: ``good_seq`` is the last number that was learned, and ``seq`` that of the
-    record that says so. Tokens between the two were read twice, the second time without learning.
+    """The end of a session's learning: ``good_seq`` is the last number that was learned, and ``seq`` that of
+    the record that says so. Tokens between the two were read twice, the second time without learning.
     """
 
     good_seq: int
@@ -51,7 +51,7 @@ class Path:
         return seq > self.start_seq or any(first <= seq <= last for first, last in self.closed)
 
     def keeps(self, seq: int) -> bool:
-        """Whether a snapshot after token ``seq`` is of this path; tokens that a freeze read anew have none."""
+        """Whether a snapshot after token ``seq`` is of this path; what a freeze read anew has none."""
         freeze = self.freeze
         return self.holds(seq) and (freeze is None or not freeze.good_seq < seq < freeze.seq)
 
@@ -69,7 +69,7 @@ class Path:
         return sum(min(last, seq) - first + 1 for first, last in self._spans(seq))
 
     def seq(self, position: int) -> int:
-        """The number of the token at which the state had read ``position`` tokens; for 0 the one before all."""
+        """The number of the token at which the state had read ``position`` tokens; 0: the one before all."""
         for first, last in self.closed:
             if position <= last - first + 1:
                 return first + position - 1

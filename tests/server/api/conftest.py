@@ -179,7 +179,7 @@ class ScriptedEngine:
                 raise self.export_failure
 
     async def open_export(self, data: Buffer) -> Importable:
-        opened = Opened(self.store.keys, data, part_names=["head"], max_part_bytes=1024)
+        opened = Opened(self.store.keys, data, part_names=["head"], max_part_bytes=1024, block=4)
         return Importable(opened, max((record.last_seq for record in opened.records()), default=0))
 
     async def import_session(self, tenant: str, found: Importable) -> SessionMeta:
