@@ -41,8 +41,8 @@ class HashConfig:
 class HashModel:
     """Follows the protocol of Hope. ``digest`` hashes all tokens and, inside a block, how they were cut.
 
-    refuses: tokens whose write of the fast level is refused. fails: tokens after which logits are NaN, as long
-    as the row learns.
+    refuses: tokens whose write of the fast level is refused. fails: tokens after which logits are NaN, as
+    long as the row learns.
     """
 
     def __init__(self, *, refuses: Sequence[int] = (), fails: Sequence[int] = ()) -> None:

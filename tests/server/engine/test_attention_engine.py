@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.attention.tiny import BLOCK, DELAY, PERIOD, PREFIX, USABLE, VOCAB, deltas_of, tiny_model
+from tests.model.attention.tiny import (
+    BLOCK,
+    DELAY,
+    PERIOD,
+    PREFIX,
+    USABLE,
+    VOCAB,
+    build,
+    config,
+    deltas_of,
+    level,
+    tiny_model,
+)
 from torch import Tensor
 
 from hope_model.attention.write import Write
@@ -197,6 +209,47 @@ async def test_nan_in_one_session_is_made_good_inside_its_turn_and_harms_no_othe
     await equal(bench, same, service, well, twin, lonely[1])
     await equal(bench, same, service, sick, twin, lonely[0])
     assert (bench.observer.corrupted, bench.observer.reloads, bench.observer.rollbacks) == (1, 1, [])
+
+
+async def test_three_writes_that_canaries_refuse_end_learning_at_the_last_good_boundary(
+    bench: Bench, same: Same
+) -> None:
+    """The answer goes on beside a session that never comes to a canary; another worker finds the same."""
+    strict = build(config(level(text_step_length=0.3), canary=1e-9))
+    service, twin, told = await bench.service(strict), await bench.service(strict), []
+    session, short = await new(service), await new(service)
+    length, third = BLOCK + 3 * PERIOD - 5, BLOCK + 2 * PERIOD + DELAY
+    assert length < third < length + TOKENS
+    await asyncio.gather(
+        turn(bench, service, session, length, finished=told.append), turn(bench, service, short, 100)
+    )
+    assert bench.observer.rollbacks == ["canary"]
+    assert bench.observer.canaries
+    assert min(bench.observer.canaries) > 1e-9
+    assert [figures.frozen for figures in told] == [True]
+    assert (await service.get_session(session)).path.frozen_position == BLOCK
+    good = await new(twin)
+    boundary = tuple(token for part in parts(length) for token in part.tokens)[:BLOCK]
+    kinds = parts(length)
+    pinned = len(kinds[0].tokens)
+    whole = (PromptPart("system", boundary[:pinned]), PromptPart("user", boundary[pinned:]))
+    await bench.turn(twin, good, (), 0, parts=whole)
+    learned = await bench.row(twin, good)
+    assert any(bool(delta.any()) for delta in deltas_of(learned).values())
+    assert same(deltas_of(await bench.row(service, session)), deltas_of(learned))
+    assert (await service.verify_session(session)).equal
+    alone = await new(twin)
+    await turn(bench, twin, alone, 100)
+    await equal(bench, same, service, short, twin, alone)
+    await service._snapshots.flush()
+    for _ in range(2):
+        await turn(bench, service, session, BLOCK)
+        await service._snapshots.flush()
+        await equal(bench, same, service, session, await bench.service(strict), session)
+    meta = await service.get_session(session)
+    assert meta.path.freeze is not None
+    assert meta.snapshot_seq > meta.path.freeze.seq
+    assert same(deltas_of(await bench.row(service, session)), deltas_of(learned))
 
 
 @torch.inference_mode()

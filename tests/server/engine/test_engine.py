@@ -105,7 +105,7 @@ def test_nan_in_one_row_harms_no_other(model: Any, same: Any) -> None:
     live = steps.runner._live
     live.row(steps.engine._rows["sick"].slot)["memory"][0, 0, 0] = float("nan")
     steps.run()
-    assert steps.events["sick"][-1] == Halted("output", 0)
+    assert steps.events["sick"][-1] == Halted("output", 8)
     assert steps.engine.position("sick") is None
     tokens, row = Steps(model).alone(range(9))
     assert steps.tokens("well") == tokens

@@ -1,12 +1,14 @@
 """The service over a real Hope model at its served size: what only real arithmetic can show."""
 
 import asyncio
+import copy
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 import torch
 
+from hope_model.cms import AssociativeLevel
 from hope_model.config import get_config
 from hope_model.hope import Hope
 from hope_server.sessions.key import SessionKey
@@ -91,6 +93,28 @@ async def test_nan_in_one_session_is_made_good_inside_its_turn_and_harms_no_othe
     assert same(await bench.row(service, sick), await bench.row(twin, lonely[0]))
     assert same(await bench.row(service, well), await bench.row(twin, lonely[1]))
     assert (bench.observer.corrupted, bench.observer.reloads, bench.observer.rollbacks) == (1, 1, [])
+
+
+@torch.no_grad()
+async def test_a_level_whose_writes_are_never_finite_ends_learning(
+    bench: Bench, hope: Hope, same: Any
+) -> None:
+    """Every memory is as it began; the answer is that of a session whose levels were never written."""
+    broken = copy.deepcopy(hope)
+    level = next(module for module in broken.modules() if isinstance(module, AssociativeLevel))
+    level.step_length.fill_(float("nan"))
+    service = await bench.service(broken)
+    session = await new(service)
+    events = await bench.turn(service, session, prompt(300), TOKENS)
+    assert len(events) == TOKENS
+    assert bench.observer.rollbacks == ["non_finite"]
+    assert (await service.get_session(session)).path.frozen_position == 0
+    row = await bench.row(service, session)
+    context = ("window", "last_key", "position", "frozen")
+    assert [name for name, tensor in row.items() if tensor.any() and not name.endswith(context)] == []
+    assert int(row["position"]) == 300 + TOKENS
+    assert (await service.verify_session(session)).equal
+    assert same(await bench.row(await bench.service(broken), session), row)
 
 
 def _poison(engine: Any, session: SessionKey) -> None:
