@@ -1,7 +1,6 @@
 """One block: φ, the CMS levels, the slow MLP (E22)."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from hope_model.state import State, TensorSpec
 
 Applied = dict[str, Tensor]
 """By level, which writes were applied: ``[B]`` of one token (0 also where none was due), ``[B, n]`` bool of
-the ``n`` that were due in a run.
+the ``n`` whose time came in a run.
 """
 
 
@@ -57,39 +56,62 @@ class HopeBlock(nn.Module):
         )
 
     def step(
-        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None = None
+        self, x: Tensor, state: State, position: Tensor, learn: Tensor | None, learns: Tensor | None
     ) -> tuple[Tensor, State, Applied]:
-        """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere. ``learns [B]`` bool: rows
-        that are written, None for all.
+        """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere.
+
+        learn: ``[B]`` bool, tokens that may teach the CMS. learns: ``[B]`` bool, rows whose φ is written.
+        None stands for all.
         """
-        return self._run(x, state, lambda layer, h, own: layer.step(h, own, position, learns))
+        return self._run(
+            x,
+            state,
+            lambda h, own: self.phi.step(h, own, position, learns),
+            lambda level, h, own: level.step(h, own, position, learn),
+        )
 
     def step_rows(
-        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor | None = None
+        self,
+        x: Tensor,
+        slab: State,
+        slots: Tensor,
+        position: Tensor,
+        learn: Tensor | None,
+        learns: Tensor | None,
     ) -> tuple[Tensor, Applied]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
 
-        def call(layer: MemoryRule | AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Any]:
-            y, applied = layer.step_rows(h, own, slots, position, learns)
+        def phi(h: Tensor, own: State) -> tuple[Tensor, State, Applied]:
+            y, applied = self.phi.step_rows(h, own, slots, position, learns)
             return y, {}, applied
 
-        x, _, applied = self._run(x, slab, call)
+        def read(level: AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Tensor]:
+            y, applied = level.step_rows(h, own, slots, position, learn)
+            return y, {}, applied
+
+        x, _, applied = self._run(x, slab, phi, read)
         return x, applied
 
     def forward(
-        self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
+        self, x: Tensor, state: State, phase: int, learn: Tensor | None, learns: Tensor | None
     ) -> tuple[Tensor, State, Applied]:
-        """A run of tokens: ``x [B, T, D]``, rows in lockstep at ``phase``."""
-        return self._run(x, state, lambda layer, h, own: layer(h, own, phase, learns))
+        """A run of tokens: ``x [B, T, D]``, ``learn [B, T]``, rows in lockstep at ``phase``."""
+        return self._run(
+            x,
+            state,
+            lambda h, own: self.phi(h, own, phase, learns),
+            lambda level, h, own: level(h, own, phase, learn),
+        )
 
     def _run(
         self,
         x: Tensor,
         state: State,
-        call: Callable[[MemoryRule | AssociativeLevel, Tensor, State], tuple[Tensor, State, Any]],
+        phi: Callable[[Tensor, State], tuple[Tensor, State, Applied]],
+        call: Callable[[AssociativeLevel, Tensor, State], tuple[Tensor, State, Tensor]],
     ) -> tuple[Tensor, State, Applied]:
         after: State = {}
-        y, own, applied = call(self.phi, self.phi_norm(x), _take(state, "phi"))
+        y, own, applied = phi(self.phi_norm(x), _take(state, "phi"))
         after.update(_give(own, "phi"))
         x = x + y
 

@@ -7,14 +7,7 @@ from torch import Tensor, nn
 
 from hope_kernels.associative_memory import associative_step, associative_write
 from hope_model.config import HopeConfig, LevelConfig
-from hope_model.guards import (
-    bound_norm,
-    finite_rows,
-    full_precision,
-    keep_learning,
-    keep_rows,
-    l2_normalize,
-)
+from hope_model.guards import bound_norm, finite_rows, full_precision, keep_rows, l2_normalize
 from hope_model.norms import RMSNorm
 from hope_model.schedule import run_lengths
 from hope_model.state import State, TensorSpec, gather_state, scatter_state
@@ -69,41 +62,41 @@ class AssociativeLevel(nn.Module):
         return own + self.rule.spec(name, shape)
 
     def step(
-        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None = None
+        self, x: Tensor, state: State, position: Tensor, learn: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
         """``x [B, D]``, ``position [B]`` tokens read before -> ``(reading [B, D], state', applied [B])``.
 
-        learns: ``[B]`` bool, rows whose gradient and memory may change; None for all.
+        ``learn [B]`` bool: rows that may learn from their token, None for all (E29). Others gather nothing
+        and write nothing; what was gathered before waits.
         """
         keys, values, rates = self._terms(x[:, None])
-        reading, state = self._read(keys, values, rates, state, learns)
+        reading, gradient = self._read(keys, values, rates, state["delta"], state["last_key"])
+        gathered = state["gradient"] + gradient
         due = (position + 1) % self.level.period == 0
-        if learns is not None:
-            due = due & learns
+        if learn is not None:
+            gathered, due = keep_rows(learn, gathered, state["gradient"]), due & learn
+        state = {**state, "gradient": gathered, "last_key": keys[:, -1]}
         if not bool(due.any()):
             return self.output(reading[:, 0]), state, torch.zeros_like(position)
-        written, applied = self._write(state)
-        chosen = {
-            name: torch.where(due.view(-1, *(1,) * (tensor.dim() - 1)), written[name], tensor)
-            for name, tensor in state.items()
-        }
-        return self.output(reading[:, 0]), chosen, (applied & due).long()
+        state, applied = self._write_rows(state, due)
+        return self.output(reading[:, 0]), state, applied.long()
 
     def step_rows(
-        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor | None = None
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learn: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place; a padded row, -1, reads nothing of use."""
         rule = self.rule.kernel
         if rule is None:
-            reading, after, applied = self.step(x, gather_state(slab, slots), position, learns)
+            reading, after, applied = self.step(x, gather_state(slab, slots), position, learn)
             scatter_state(slab, slots, after)
             return reading, applied
         key, value, rate = (term[:, 0] for term in self._terms(x[:, None]))
-        due = (position + 1) % self.level.period == 0
-        if learns is not None:
-            due, rate = due & learns, rate * learns[:, None]  # at rate 0 a token adds nothing to a gradient
         delta, gradient, last_key = slab["delta"], slab["gradient"], slab["last_key"]
-        reading = associative_step(delta, gradient, last_key, slots, self.base, key, value, rate[:, 0])
+        due = (position + 1) % self.level.period == 0
+        learns = torch.ones_like(due) if learn is None else learn
+        reading = associative_step(
+            delta, gradient, last_key, slots, learns, self.base, key, value, rate[:, 0]
+        )
         names = [spec.name for spec in self.rule.spec(self.level.name, ())]
         first, second, count = (*(slab[name] for name in names), None, None, None)[:3]
         applied = associative_write(
@@ -111,7 +104,7 @@ class AssociativeLevel(nn.Module):
             gradient,
             last_key,
             slots,
-            due,
+            due & learns,
             key,
             first,
             second,
@@ -125,26 +118,38 @@ class AssociativeLevel(nn.Module):
         return self.output(reading), applied.long()
 
     def forward(
-        self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
+        self, x: Tensor, state: State, phase: int, learn: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
         """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B, n])``,
         of the ``n`` writes that were due.
+
+        ``learn [B, T]`` bool as in :meth:`step`.
         """
         keys, values, rates = self._terms(x)
+        if learn is not None:
+            rates = torch.where(learn[..., None], rates, 0)
         applied = [x.new_zeros(len(x), 0, dtype=torch.bool)]
         readings, read_tokens = [], 0
         sizes = run_lengths(phase, x.shape[1], self.level.period)
+        flags = [None] * len(sizes) if learn is None else learn.split(sizes, dim=1)
         parts = zip(
-            keys.split(sizes, dim=1), values.split(sizes, dim=1), rates.split(sizes, dim=1), strict=True
+            keys.split(sizes, dim=1),
+            values.split(sizes, dim=1),
+            rates.split(sizes, dim=1),
+            flags,
+            strict=True,
         )
         with full_precision(x):
-            for key, value, rate in parts:
-                reading, state = self._read(key, value, rate, state, learns)
+            for key, value, rate, may in parts:
+                reading, gradient = self._read(key, value, rate, state["delta"], state["last_key"])
+                gathered = state["gradient"] + gradient
+                if may is not None:
+                    gathered = keep_rows(may.any(1), gathered, state["gradient"])
+                state = {**state, "gradient": gathered, "last_key": key[:, -1]}
                 readings.append(reading)
                 read_tokens += key.shape[1]
                 if (phase + read_tokens) % self.level.period == 0:
-                    written, wrote = self._write(state)
-                    state = {name: keep_learning(learns, written[name], old) for name, old in state.items()}
+                    state, wrote = self._write_rows(state, None if may is None else may[:, -1])
                     applied.append(wrote[:, None])
         return self.output(torch.cat(readings, dim=1)), state, torch.cat(applied, dim=1)
 
@@ -161,15 +166,22 @@ class AssociativeLevel(nn.Module):
         return keys, l2_normalize(self.value(h).to(kind)), torch.sigmoid(self.rate(h).to(kind))
 
     def _read(
-        self, keys: Tensor, values: Tensor, rates: Tensor, state: State, learns: Tensor | None
-    ) -> tuple[Tensor, State]:
-        """Readings of a part of a period (E12); the state with its share of the gradient (E13)."""
-        shifted = torch.cat((state["last_key"][:, None], keys), dim=1)
-        recalled = torch.matmul(shifted, (self.base + state["delta"]).transpose(-1, -2))
+        self, keys: Tensor, values: Tensor, rates: Tensor, delta: Tensor, last_key: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Readings of a part of a period (E12) and its share of the gradient (E13)."""
+        shifted = torch.cat((last_key[:, None], keys), dim=1)
+        recalled = torch.matmul(shifted, (self.base + delta).transpose(-1, -2))
         errors = rates * (recalled[:, :-1] - values)
-        gradient = state["gradient"] + torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
-        gradient = keep_learning(learns, gradient, state["gradient"])
-        return recalled[:, 1:], {**state, "gradient": gradient, "last_key": keys[:, -1]}
+        return recalled[:, 1:], torch.matmul(errors.transpose(-1, -2), shifted[:, :-1])
+
+    def _write_rows(self, state: State, rows: Tensor | None) -> tuple[State, Tensor]:
+        """:meth:`_write` in the rows where ``rows [B]`` holds, None for all."""
+        written, applied = self._write(state)
+        if rows is None:
+            return written, applied
+        return {
+            name: keep_rows(rows, tensor, state[name]) for name, tensor in written.items()
+        }, applied & rows
 
     def _write(self, state: State) -> tuple[State, Tensor]:
         """End of a period (E14): normalised gradient, write rule, step bound, retention, norm bound.

@@ -44,29 +44,32 @@ class Hope(nn.Module):
         weight = self.embedding.weight
         return self.state_spec.zeros(rows, device=weight.device, dtype=weight.dtype)
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """One token a row.
 
         Args:
             tokens: ``[B]`` int64.
             state: rows ``[B, ...]``.
+            learn: bool of ``tokens``' shape, here and below: which of them may teach the CMS, None for all
+                (E29).
 
         Returns:
             ``(logits [B, vocab], state')``.
         """
         if tokens.is_cuda and not torch.is_grad_enabled():
             after = {name: tensor.clone() for name, tensor in state.items()}
-            return self.step_rows(tokens, after, torch.arange(len(tokens), device=tokens.device)), after
+            slots = torch.arange(len(tokens), device=tokens.device)
+            return self.step_rows(tokens, after, slots, learn), after
         x, position, learns = self._embed(tokens), state["position"], learning_rows(state)
-        after, applied = {}, []
+        learn, after, applied = _both(tokens, learn, learns), {}, []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, own, wrote = block.step(x, _layer(state, index), position, learns)
+            x, own, wrote = block.step(x, _layer(state, index), position, learn, learns)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        return self._head(x), self._counted_step(state, applied) | after
+        return self._head(x), self._counted_step(state, applied, learn) | after
 
-    def step_rows(self, tokens: Tensor, slab: State, slots: Tensor) -> Tensor:
+    def step_rows(self, tokens: Tensor, slab: State, slots: Tensor, learn: Tensor | None = None) -> Tensor:
         """:meth:`step` on rows of a slab, in place: nothing waits for the device, no state is copied.
 
         Args:
@@ -79,24 +82,25 @@ class Hope(nn.Module):
         """
         x, before = self._embed(tokens), gather_state(_counters(slab), slots)
         learns, applied = learning_rows(before), []
+        learn = _both(tokens, learn, learns)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"], learns)
+            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"], learn, learns)
             applied.append(wrote)
-        scatter_state(slab, slots, self._counted_step(before, applied))
+        scatter_state(slab, slots, self._counted_step(before, applied, learn))
         return self._head(x)
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """A run of tokens: ``tokens [B, T]`` int64 -> ``(logits [B, T, vocab], state')``; any ``T >= 1``."""
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, learn)
         return self._head(hidden), state
 
-    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def prefill(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """:meth:`forward` with the last token's logits: ``[B, T]`` -> ``(logits [B, vocab], state')``."""
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, learn)
         return self._head(hidden[:, -1]), state
 
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def block_pass(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """From a boundary to the next: ``tokens [1, block]``; the only way to reach a boundary while serving.
 
         One canonical shape, so that the result is a pure function of the weights, the state and the tokens.
@@ -109,20 +113,21 @@ class Hope(nn.Module):
                 f"block pass: expected tokens [1, {self.config.block}] at a boundary, "
                 f"found {list(tokens.shape)} at position {int(state['position'][0])}"
             )
-        return self.prefill(tokens, state)
+        return self.prefill(tokens, state, learn)
 
-    def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def hidden(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         """The last block's output before norm and head: ``[B, T]`` -> ``(x [B, T, D], state')``."""
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise StateError(f"tokens: expected [B, T] with T >= 1, found {list(tokens.shape)}")
         phases = state["position"] % self.phase_period
         if bool((phases == phases[0]).all()):
-            return self._lockstep(tokens, state, int(phases[0]))
+            return self._lockstep(tokens, state, learn, int(phases[0]))
         x = self.embedding.weight.new_empty(*tokens.shape, self.config.width)
         after = {name: torch.empty_like(tensor) for name, tensor in state.items()}
         for phase in phases.unique():
             rows = (phases == phase).nonzero()[:, 0]
-            part, own = self._lockstep(tokens[rows], select_rows(state, rows), int(phase))
+            flags = None if learn is None else learn[rows]
+            part, own = self._lockstep(tokens[rows], select_rows(state, rows), flags, int(phase))
             x = x.index_copy(0, rows, part)
             after = {name: tensor.index_copy(0, rows, own[name]) for name, tensor in after.items()}
         return x, after
@@ -147,29 +152,39 @@ class Hope(nn.Module):
         """Norm and tied head: ``[..., D]`` -> ``[..., vocab]``."""
         return self._head(hidden)
 
-    def _lockstep(self, tokens: Tensor, state: State, phase: int) -> tuple[Tensor, State]:
+    def _lockstep(
+        self, tokens: Tensor, state: State, learn: Tensor | None, phase: int
+    ) -> tuple[Tensor, State]:
         x, learns = self._embed(tokens), learning_rows(state)
-        after, applied = {}, []
+        learn, after, applied = _both(tokens, learn, learns), {}, []
         for index, block in enumerate(self.blocks):
-            x, own, wrote = block(x, _layer(state, index), phase, learns)
+            x, own, wrote = block(x, _layer(state, index), phase, learn, learns)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        writes = [
-            all_applied(wrote[level.name] for wrote in applied) for level in self.state_spec.learning_levels
-        ]
-        outcomes = [Outcome(wrote, torch.ones_like(wrote)) for wrote in writes]
-        counters = counted(state, outcomes, tokens=tokens.shape[1], block=self.config.block)
-        return x, counters | after
-
-    def _counted_step(self, before: State, applied: list[Applied]) -> State:
-        """The counters after one token, at which some rows' levels are due."""
         outcomes = []
         for level in self.state_spec.learning_levels:
             assert level.period is not None
-            due = (before["position"] + 1) % level.period == 0
+            done = all_applied(wrote[level.name] for wrote in applied)
+            first = level.period - phase % level.period - 1
+            ends = None if learn is None else learn[:, first :: level.period]
+            outcomes.append(Outcome(done, self._due(level.name, torch.ones_like(done), ends)))
+        counters = counted(state, outcomes, tokens=tokens.shape[1], block=self.config.block)
+        return x, counters | after
+
+    def _counted_step(self, before: State, applied: list[Applied], learn: Tensor | None) -> State:
+        """The counters after one token, at which some rows' levels are due; ``learn [B]``."""
+        outcomes = []
+        for level in self.state_spec.learning_levels:
+            assert level.period is not None
+            due = self._due(level.name, (before["position"] + 1) % level.period == 0, learn)
             wrote = all_applied(wrote[level.name] for wrote in applied)
             outcomes.append(Outcome(wrote[:, None], due[:, None]))
         return counted(before, outcomes, tokens=1, block=self.config.block)
+
+    def _due(self, level: str, ends: Tensor, learn: Tensor | None) -> Tensor:
+        """Where a period ends: a CMS level's has no write if it ends with a token that may not teach."""
+        masked = learn is not None and level in {own.name for own in self.config.levels}
+        return ends & learn if masked and learn is not None else ends
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embedding(tokens) * math.sqrt(self.config.width)
@@ -206,6 +221,14 @@ class Hope(nn.Module):
 
 def _counters(state: State) -> State:
     return {name: state[name] for name in COUNTER_NAMES}
+
+
+def _both(tokens: Tensor, learn: Tensor | None, learns: Tensor | None) -> Tensor | None:
+    """Which of ``tokens`` may teach, in rows that learn, ``[B]``; None for all."""
+    if learns is None:
+        return learn
+    rows = learns.view(-1, *(1,) * (tokens.dim() - 1)).expand_as(tokens)
+    return rows if learn is None else rows & learn
 
 
 def _layer(state: State, index: int) -> State:

@@ -35,6 +35,7 @@ COMMANDS = {
     "train": Command("hope_model.train.cli:add_parser", "train a model"),
     "convert": Command("hope_server.convert:add_parser", "convert a pre-trained model"),
     "eval": Command("hope_server.evaluate:add_parser", "measure a model"),
+    "bench": Command("hope_server.bench.cli:add_parser", "measure speed"),
 }
 
 

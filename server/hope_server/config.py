@@ -153,6 +153,9 @@ class ServerConfig(BaseSettings):
         "longest period, for each session that is busy",
     )
     log_level: LogLevel = Field(default="info", description="least severe messages that are logged")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="the log on stderr: lines to read, or an object a line"
+    )
 
     @field_validator("host")
     @classmethod

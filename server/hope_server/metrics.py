@@ -7,8 +7,9 @@ never a label: labels have few values, sessions are many.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,44 +20,41 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from hope_server.engine.observer import TurnOutcome
+from hope_server.buckets import (
+    DIVERGENCE,
+    FIRST_TOKEN,
+    HTTP,
+    INTER_TOKEN,
+    ITERATION,
+    NORM,
+    RATIO,
+    REQUEST,
+    REQUEST_TOKENS,
+    STORE,
+)
+from hope_server.engine.events import HaltReason
+from hope_server.engine.observer import LeaseOutcome, SessionOperation, TurnOutcome
 from hope_server.engine.request import EngineStats
 from hope_server.errors import (
+    Fenced,
     HopeError,
     QueueFull,
     SequenceConflict,
     SessionBusy,
     SessionQuotaExceeded,
     ShuttingDown,
+    StartupError,
     StorageQuotaExceeded,
     StoreUnavailable,
     TokenQuotaExceeded,
     TooManyTransfers,
     TurnQuotaExceeded,
 )
+from hope_server.frequency_window import FrequencyWindow
+from hope_server.gauges import LABELS, ConnectionGauges, Connections, EngineGauges
 
-LABELS = ("model_name", "engine")
-# fmt: off
-FIRST_TOKEN = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
-    80.0, 160.0, 640.0, 2560.0,
-)
-INTER_TOKEN = (
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
-)
-REQUEST = (
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0,
-    960.0, 1920.0, 7680.0,
-)
-# fmt: on
-STORE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ITERATION = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
-REQUEST_TOKENS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
-RATIO = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-NORM = tuple(10.0**power for power in range(-6, 4))
-
+METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 REJECTIONS: tuple[type[HopeError], ...] = (
     QueueFull,
     SessionBusy,
@@ -69,39 +67,12 @@ REJECTIONS: tuple[type[HopeError], ...] = (
 )
 
 
-class FrequencyWindow:
-    """Writes per token over the last H tokens that a level read, to within one of its GRAINS."""
-
-    GRAINS = 1024
-
-    def __init__(self, tokens: int) -> None:
-        self._limit = tokens
-        self._grain = tokens // self.GRAINS
-        self._reports: deque[tuple[int, int]] = deque()
-        self._tokens = 0
-        self._writes = 0
-
-    def add(self, tokens: int, writes: int) -> float:
-        """Count one report; returns the frequency over the window that ends with it."""
-        self._tokens += tokens
-        self._writes += writes
-        if self._reports and self._reports[-1][0] + tokens <= self._grain:
-            last_tokens, last_writes = self._reports.pop()
-            tokens, writes = last_tokens + tokens, last_writes + writes
-        self._reports.append((tokens, writes))
-        while self._tokens - self._reports[0][0] >= self._limit:
-            old_tokens, old_writes = self._reports.popleft()
-            self._tokens -= old_tokens
-            self._writes -= old_writes
-        return self._writes / self._tokens if self._tokens else 0.0
-
-
 class Metrics:
     """The registry and its series. Implements EngineObserver; safe to call from any thread.
 
     Args:
         model_name: Value of the label `model_name`.
-        levels: Names of the learning levels, so that each series exists from the start.
+        levels: Period in tokens of each learning level, by its name; each series exists from the start.
         window_tokens: H of `hope:level_update_frequency`.
         state_bytes: Size of one session's state.
         slow_weights_sha256: Hex digest of theta and psi.
@@ -111,7 +82,7 @@ class Metrics:
         self,
         *,
         model_name: str,
-        levels: Sequence[str],
+        levels: Mapping[str, int],
         window_tokens: int,
         state_bytes: int,
         slow_weights_sha256: str,
@@ -125,10 +96,16 @@ class Metrics:
         self._request_series()
         self._level_series()
         self._store_series()
-        for level in levels:
+        self._session_series()
+        for level, period in levels.items():
+            self._level_period.labels(*self._values, level).set(period)
             for series in self._by_level:
                 series.labels(*self._values, level)
         self._gauge("session_state_bytes", "Size of one session's state.").set(state_bytes)
+        build = Gauge(
+            "hope:build_info", "Version of the server.", (*LABELS, "version"), registry=self.registry
+        )
+        build.labels(*self._values, _version()).set(1)
         info = Gauge(
             "hope:slow_weights_info", "Hash of the slow weights.", (*LABELS, "sha256"), registry=self.registry
         )
@@ -140,11 +117,20 @@ class Metrics:
 
     def watch(self, stats: Callable[[], EngineStats]) -> None:
         """Export the engine's momentary numbers, read at each scrape."""
-        self.registry.register(_StatsCollector(stats, self._values))
+        self.registry.register(EngineGauges(stats, self._values))
+
+    def watch_connections(self, connections: Callable[[], Connections]) -> None:
+        """Export the HTTP server's connections, read at each scrape."""
+        self.registry.register(ConnectionGauges(connections, self._values))
 
     def render(self) -> bytes:
         """All series in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def on_http(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered, or its client left (`status` 0). `route`: as declared, not as asked for."""
+        self._http.labels(*self._values, method if method in METHODS else "other", route, str(status)).inc()
+        self._http_seconds.labels(*self._values, route).observe(seconds)
 
     def on_error(self, error: HopeError) -> None:
         """An error was answered."""
@@ -153,6 +139,8 @@ class Metrics:
             self._rejections.labels(*self._values, error.code).inc()
         if isinstance(error, SequenceConflict):
             self._commits.labels(*self._values, "conflict").inc()
+        if isinstance(error, Fenced):
+            self._commits.labels(*self._values, "fenced").inc()
         if isinstance(error, StoreUnavailable):
             self._commits.labels(*self._values, "error").inc()
 
@@ -214,16 +202,50 @@ class Metrics:
     def on_corrupted(self) -> None:
         self._corrupted.inc()
 
+    def on_reload(self) -> None:
+        self._reloads.inc()
+
+    def on_learning_rollback(self, reason: HaltReason) -> None:
+        self._learning_rollbacks.labels(*self._values, reason).inc()
+
+    def on_canary(self, nats: float) -> None:
+        self._canary.observe(nats)
+
+    def on_session(self, operation: SessionOperation) -> None:
+        self._operations.labels(*self._values, operation).inc()
+
+    def on_eviction(self) -> None:
+        self._evictions.inc()
+
+    def on_lease(self, outcome: LeaseOutcome, *, held: int) -> None:
+        self._leases.labels(*self._values, outcome).inc()
+        self._leases_held.set(held)
+
     def _request_series(self) -> None:
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens accepted.")
         self._generation_tokens = self._counter(
             "generation_tokens", "Tokens generated, counted as turns end."
         )
-        self._corrupted = self._counter("corrupted_requests", "Turns ended by a non-finite state.")
+        self._corrupted = self._counter("corrupted_requests", "Non-finite results; the row was dropped.")
         self._success = self._counter_by("request_success", "Turns ended, by how.", "finished_reason")
         for reason in ("stop", "length", "abort", "error"):
             self._success.labels(*self._values, reason)
+        self._http = Counter(
+            "hope:http_requests",
+            "HTTP requests answered; status 0: the client left before.",
+            (*LABELS, "method", "route", "status"),
+            registry=self.registry,
+        )
+        self._http_seconds = Histogram(
+            "hope:http_request_duration_seconds",
+            "From a request's head to the end of its answer.",
+            (*LABELS, "route"),
+            registry=self.registry,
+            buckets=HTTP,
+        )
         self._errors = self._counter_by("request_errors", "Errors answered, by code.", "code")
+        for code in _codes(HopeError):  # a rate sees a first error only if there was a zero before it
+            self._errors.labels(*self._values, code)
         self._rejections = self._counter_by(
             "admission_rejections", "Requests not admitted, by code.", "reason"
         )
@@ -248,11 +270,28 @@ class Metrics:
         self._level_updates = self._counter_by("level_updates", "Writes that a level applied.", "level")
         self._level_tokens = self._counter_by("level_tokens", "Tokens that a level read.", "level")
         self._level_refused = self._counter_by(
-            "level_updates_refused", "Non-finite updates refused.", "level"
+            "level_updates_refused", "Writes that the guards refused.", "level"
+        )
+        self._learning_rollbacks = self._counter_by(
+            "learning_rollbacks", "Sessions whose learning ended at their last good boundary.", "reason"
+        )
+        for reason in get_args(HaltReason):
+            self._learning_rollbacks.labels(*self._values, reason)
+        self._reloads = self._counter(
+            "session_reloads", "Rows made again from the store after a non-finite result."
+        )
+        self._canary = self._histogram(
+            "canary_divergence_nats", "How far judged writes moved the canaries' answers.", DIVERGENCE
         )
         self._level_frequency = Gauge(
             "hope:level_update_frequency",
             "Writes per token over the last tokens, counted.",
+            (*LABELS, "level"),
+            registry=self.registry,
+        )
+        self._level_period = Gauge(
+            "hope:level_period_tokens",
+            "Tokens between two writes of a level, as the model declares them.",
             (*LABELS, "level"),
             registry=self.registry,
         )
@@ -269,7 +308,7 @@ class Metrics:
 
     def _store_series(self) -> None:
         self._commits = self._counter_by("state_commit", "Journal commits, by result.", "result")
-        for result in ("ok", "conflict", "error"):
+        for result in ("ok", "conflict", "fenced", "error"):
             self._commits.labels(*self._values, result)
         self._commit_seconds = self._histogram("state_commit_seconds", "Length of a journal commit.", STORE)
         self._load_seconds = self._histogram("state_load_seconds", "Time to make a session resident.", STORE)
@@ -277,6 +316,22 @@ class Metrics:
         self._snapshot_seconds = self._histogram("state_save_seconds", "Length of a snapshot.", STORE)
         self._snapshot_bytes = self._counter("state_saved_bytes", "Bytes of snapshots written.")
         self._snapshot_failures = self._counter("state_save_failures", "Snapshots not read or written.")
+
+    def _session_series(self) -> None:
+        self._operations = self._counter_by("session_operations", "What was done to sessions.", "operation")
+        for operation in get_args(SessionOperation):
+            self._operations.labels(*self._values, operation)
+        self._evictions = self._counter(
+            "session_evictions", "Idle sessions that gave their slot on the device to another."
+        )
+        self._leases = self._counter_by(
+            "session_leases",
+            "Leases taken, refused because another worker holds them, given back, and lost.",
+            "outcome",
+        )
+        for outcome in get_args(LeaseOutcome):
+            self._leases.labels(*self._values, outcome)
+        self._leases_held = self._gauge("session_leases_held", "Sessions that this worker may write.")
 
     def _counter(self, name: str, doc: str) -> Counter:
         return Counter(f"hope:{name}", doc, LABELS, registry=self.registry).labels(*self._values)
@@ -297,27 +352,16 @@ class Metrics:
         )
 
 
-class _StatsCollector:
-    """Gauges that are read from the engine when somebody looks."""
+def _codes(kind: type[HopeError]) -> Iterator[str]:
+    """Of every error below `kind` that can be answered."""
+    for below in kind.__subclasses__():
+        if issubclass(below, StartupError):
+            continue
+        yield from _codes(below) if below.__subclasses__() else (below.default_code,)
 
-    def __init__(self, stats: Callable[[], EngineStats], values: tuple[str, str]) -> None:
-        self._stats = stats
-        self._values = values
 
-    def collect(self) -> Iterable[Metric]:
-        stats = self._stats()
-        yield self._one("num_requests_running", "Turns that hold a slot.", stats.running)
-        yield self._one("num_requests_waiting", "Turns that wait for a slot.", stats.waiting)
-        yield self._one("slots", "Sessions that fit on the device.", stats.slots)
-        yield self._one("slots_used", "Sessions on the device.", stats.slots_used)
-        sessions = GaugeMetricFamily(
-            "hope:sessions", "Sessions on the device, by residency.", labels=(*LABELS, "residency")
-        )
-        sessions.add_metric((*self._values, "active"), stats.resident_active)
-        sessions.add_metric((*self._values, "idle"), stats.resident_idle)
-        yield sessions
-
-    def _one(self, name: str, doc: str, value: int) -> Metric:
-        family = GaugeMetricFamily(f"hope:{name}", doc, labels=LABELS)
-        family.add_metric(self._values, value)
-        return family
+def _version() -> str:
+    try:
+        return version("hope-serve")
+    except PackageNotFoundError:
+        return "unknown"

@@ -51,7 +51,7 @@ def run(config: ServerConfig) -> int:
     Raises:
         HopeError: The server cannot start; nothing of it is left running.
     """
-    set_up(config.log_level)
+    set_up(config.log_level, config.log_format)
     keys, quotas = KeyFile(config.keys_directory), QuotaFile(config.keys_directory)
     quotas.check()
     require_keys_beyond_this_machine(config.host, keys)
@@ -68,7 +68,7 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
         store = await _open_store(config, keys, cleanup)
         metrics = Metrics(
             model_name=served.name,
-            levels=[level.name for level in spec.learning_levels],
+            levels={level.name: level.period for level in spec.levels if level.period is not None},
             window_tokens=config.frequency_window_tokens,
             state_bytes=spec.row_bytes,
             slow_weights_sha256=digest,
@@ -102,6 +102,7 @@ async def _answer(
 ) -> int:
     """Answer requests until `stop`, then drain. Returns the exit status."""
     server = HttpServer(runtime.config, create_app(runtime))
+    runtime.metrics.watch_connections(server.connections)
     http = asyncio.create_task(server.serve(sockets=[listener]))
     stopped = asyncio.create_task(stop.wait())
     started = asyncio.create_task(server.answering.wait())

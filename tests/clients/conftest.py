@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         loopback.seen.append(Seen(self.command, self.path, headers, body))
         loopback.replies.popleft()(self)
 
-    do_GET = do_POST = do_DELETE = _serve
+    do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -25,6 +25,7 @@ _SESSION = {
     "seq": 7,
     "tokens": 5,
 }
+_READ = {"role": "assistant", "text": "hé", "first_seq": 4, "last_seq": 6, "finished": True}
 _USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 _HEAD = {"id": "c", "created": 1, "model": "m"}
 _ANSWER = {
@@ -348,6 +349,34 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         None,
         {"id": "s1", "object": "session.deleted", "deleted": True},
     ),
+    (
+        lambda c: c.sessions.rename("s1", "née"),
+        "PATCH",
+        "/v1/sessions/s1",
+        {"name": "née"},
+        _SESSION,
+    ),
+    (
+        lambda c: c.sessions.loss("s1", tokens=64),
+        "GET",
+        "/v1/sessions/s1/loss?tokens=64",
+        None,
+        {
+            "object": "session.loss",
+            "from_seq": 256,
+            "to_seq": 300,
+            "tokens": 28,
+            "with_memory": 3.5,
+            "without_memory": None,
+        },
+    ),
+    (
+        lambda c: c.sessions.messages("s1", after=3, limit=2),
+        "GET",
+        "/v1/sessions/s1/messages?after=3&limit=2",
+        None,
+        {"object": "list", "data": [_READ], "has_more": False},
+    ),
     (lambda c: c.sessions.reset("s1"), "POST", "/v1/sessions/s1/reset", None, _SESSION),
     (lambda c: c.sessions.fork("s1"), "POST", "/v1/sessions/s1/fork", {}, _SESSION),
     (
@@ -388,8 +417,8 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         None,
         {
             "events": [
-                {"seq": 4, "kind": "run", "token": 5, "text": "a", "origin": "user"},
-                {"seq": 5, "kind": "reset", "token": None, "text": None, "origin": "user"},
+                {"seq": 4, "kind": "run", "token": 5, "text": "a", "origin": "user", "learn": "off"},
+                {"seq": 5, "kind": "reset", "token": None, "text": None, "origin": "user", "learn": "on"},
             ],
             "head": 5,
         },

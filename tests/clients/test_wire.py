@@ -120,7 +120,7 @@ def test_an_option_that_we_do_not_have_is_refused_with_its_reason(
     assert message in why
 
 
-@pytest.mark.parametrize("field", ["nonsense", "learn", "__class__", "stop_strings"])
+@pytest.mark.parametrize("field", ["nonsense", "learning", "__class__", "stop_strings"])
 def test_an_unknown_field_is_refused_even_when_null(field: str) -> None:
     assert _refusal({field: None}) == (field, "Extra inputs are not permitted")
 

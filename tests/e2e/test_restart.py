@@ -102,3 +102,27 @@ async def test_logits_and_state_are_bit_equal_across_processes(store_url: str) -
         resumed = engine(store_url, "killed", length)
     assert uninterrupted == resumed
     assert uninterrupted["position"] == 300 + 77 + 400 + 3 * 9
+
+
+def test_killed_in_a_turn_that_teaches_nothing(start_server: Any, journal: Journal) -> None:
+    """What is read of it after the restart teaches no more than before."""
+    first = start_server()
+    with first.client() as client:
+        session = client.sessions.create().id
+        turn(client, session, 0, 300)
+        asked: Any = {"max_tokens": 8192, "seed": 1, "ignore_eos": True, "learn": "off"}
+        stream = client.completions(prompt(1, 300), session_id=session, stream=True, **asked)
+        pieces = stream.text()
+        for _ in range(10):
+            next(pieces)
+        first.kill()
+        with pytest.raises(HopeClientError):
+            "".join(pieces)
+    with start_server().client() as client:
+        assert client.sessions.verify(session).equal
+        tokens = journal(client, session)
+        quiet = client.sessions.events(session, after=340, limit=10_000).events
+        assert {event.learn for event in quiet} == {"off"}
+        writes = {level.name: level.writes for level in client.sessions.levels(session).levels}
+        assert (writes["cms-64"], writes["cms-256"]) == (340 // 64, 340 // 256)
+        assert len(tokens) > 640

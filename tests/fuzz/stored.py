@@ -40,7 +40,7 @@ SESSION = SessionKey("tenant", "session")
 MODEL = "5" * 64
 RECORDS = (
     JournalRecord(1, "run", "user", (1, 2, 3), request="ab" * 16, transcript=Transcript(1, "ab" * 32, "cd")),
-    JournalRecord(4, "step", "model", (4, 5), sampler=Sampler(7, 3)),
+    JournalRecord(4, "step", "model", (4, 5), sampler=Sampler(7, 3), learn=False),
     JournalRecord(6, "rollback", "system", (), target_seq=2),
     JournalRecord(7, "reset", "system", ()),
 )

@@ -214,17 +214,18 @@ MUTATIONS = (
     Mutation(
         "a block's shape depends on its arrival",
         f"{ENGINE}/state_runner.py",
-        "self._model.block_pass(self._tokens([tokens]), before)",
-        "self._model.prefill(self._tokens([tokens]), before)",
+        "self._model.block_pass(self._tokens([tokens]), before, self._mask(learn, 1, -1))",
+        "self._model.prefill(self._tokens([tokens]), before, self._mask(learn, 1, -1))",
         (ENGINE_TESTS, RESTORE),
     ),
     Mutation(
         "a decode's batch shape depends on who is there",
         f"{ENGINE}/state_runner.py",
-        "self._model.step(self._tokens(padded), self._live.group(slots))",
+        "self._model.step(self._tokens(padded), self._live.group(slots), mask)",
         "self._model.step(\n"
         "            self._tokens(tokens),\n"
         "            {name: rows[: len(slots)] for name, rows in self._live.group(slots).items()},\n"
+        "            None if mask is None else mask[: len(slots)],\n"
         "        )",
         (HOPE, ENGINE_TESTS),
     ),

@@ -19,6 +19,8 @@ HELP: list[tuple[str, ...]] = [
     *((name,) for name in COMMANDS),
     ("eval", "stream"),
     ("eval", "bits"),
+    ("bench", "decode"),
+    ("bench", "serve"),
     ("keys", "create"),
     ("session", "export"),
 ]
@@ -51,6 +53,7 @@ def test_every_command_names_what_runs_it() -> None:
         "replay": ["replay", "s"],
         "convert": ["convert", "m"],
         "eval": ["eval", "stream", "f", "--out", "o"],
+        "bench": ["bench", "serve"],
     }
     assert required.keys() == COMMANDS.keys()
     for arguments in required.values():

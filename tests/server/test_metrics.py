@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hope_server.engine.request import EngineStats
-from hope_server.errors import QueueFull, SequenceConflict, StoreUnavailable
-from hope_server.metrics import FrequencyWindow, Metrics
+from hope_server.errors import Fenced, QueueFull, SequenceConflict, StoreUnavailable
+from hope_server.frequency_window import FrequencyWindow
+from hope_server.gauges import Connections
+from hope_server.metrics import Metrics
 
 SHA256 = "ab" * 32
 
@@ -18,7 +20,7 @@ SHA256 = "ab" * 32
 def metrics() -> Metrics:
     return Metrics(
         model_name="m",
-        levels=["phi", "cms-64"],
+        levels={"phi": 1, "cms-64": 64},
         window_tokens=1000,
         state_bytes=77,
         slow_weights_sha256=SHA256,
@@ -55,6 +57,11 @@ def test_every_series_that_is_promised_is_there_from_the_start(metrics: Metrics)
         "state_commit_seconds_count",
         "state_load_seconds_count",
         "session_state_bytes",
+        "session_operations_total",
+        "session_evictions_total",
+        "session_leases_total",
+        "session_leases_held",
+        "build_info",
         # vLLM's, so that its dashboards work after one substitution
         "num_requests_running",
         "num_requests_waiting",
@@ -69,6 +76,10 @@ def test_every_series_that_is_promised_is_there_from_the_start(metrics: Metrics)
         "request_success_total",
         "iteration_tokens_total_bucket",
         "corrupted_requests_total",
+        "session_reloads_total",
+        "learning_rollbacks_total",
+        "sessions_frozen",
+        "canary_divergence_nats_bucket",
     )
     assert {f"hope:{name}" for name in (*by_level, *others)} <= names
     for name in by_level:
@@ -95,13 +106,32 @@ def test_level_counts_add_up_and_give_the_frequency(metrics: Metrics) -> None:
     assert value(metrics, "hope:level_tokens_total", level="phi") == 0
 
 
+def test_ends_of_learning_are_counted_by_reason_and_what_is_frozen_by_the_engine(metrics: Metrics) -> None:
+    metrics.watch(lambda: EngineStats(slots=4, frozen=3))
+    metrics.on_learning_rollback("canary")
+    found = [
+        value(metrics, "hope:learning_rollbacks_total", reason=reason)
+        for reason in ("non_finite", "canary", "output")
+    ]
+    assert found == [0, 1, 0]
+    assert value(metrics, "hope:sessions_frozen") == 3
+
+
 def test_errors_are_counted_by_code(metrics: Metrics) -> None:
-    for error in (QueueFull("full"), SequenceConflict("late"), StoreUnavailable("gone")):
+    for error in (QueueFull("full"), SequenceConflict("late"), Fenced("other"), StoreUnavailable("gone")):
         metrics.on_error(error)
         assert value(metrics, "hope:request_errors_total", code=error.code) == 1
     assert value(metrics, "hope:admission_rejections_total", reason="queue_full") == 1
     assert value(metrics, "hope:state_commit_total", result="conflict") == 1
+    assert value(metrics, "hope:state_commit_total", result="fenced") == 1
     assert value(metrics, "hope:state_commit_total", result="error") == 1
+
+
+def test_every_error_that_can_be_answered_is_counted_from_nought(metrics: Metrics) -> None:
+    for code in ("internal_error", "store_unavailable", "invalid_request", "session_not_found", "queue_full"):
+        assert value(metrics, "hope:request_errors_total", code=code) == 0
+    codes = {labels["code"] for name, labels, _ in samples(metrics) if name == "hope:request_errors_total"}
+    assert not codes & {"startup_error", "hope_error", "request_error", "server_error"}
 
 
 def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
@@ -111,6 +141,8 @@ def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
     metrics.on_load(0.2, replayed_tokens=30)
     metrics.on_snapshot(0.1, bytes_written=1000)
     metrics.on_corrupted()
+    metrics.on_reload()
+    metrics.on_canary(0.25)
     for name, expected in {
         "prompt_tokens_total": 10,
         "generation_tokens_total": 4,
@@ -120,15 +152,44 @@ def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
         "state_replayed_tokens_total": 30,
         "state_saved_bytes_total": 1000,
         "corrupted_requests_total": 1,
+        "session_reloads_total": 1,
+        "canary_divergence_nats_sum": 0.25,
     }.items():
         assert value(metrics, f"hope:{name}") == expected
     assert value(metrics, "hope:request_success_total", finished_reason="stop") == 1
 
 
+def test_each_level_says_its_declared_period(metrics: Metrics) -> None:
+    assert value(metrics, "hope:level_period_tokens", level="phi") == 1
+    assert value(metrics, "hope:level_period_tokens", level="cms-64") == 64
+
+
+def test_what_is_done_to_sessions_is_counted(metrics: Metrics) -> None:
+    metrics.on_session("fork")
+    metrics.on_eviction()
+    metrics.on_lease("acquired", held=1)
+    metrics.on_lease("refused", held=1)
+    metrics.on_lease("lost", held=0)
+    assert value(metrics, "hope:session_operations_total", operation="fork") == 1
+    assert value(metrics, "hope:session_operations_total", operation="rollback") == 0
+    assert value(metrics, "hope:session_evictions_total") == 1
+    for outcome, expected in {"acquired": 1, "refused": 1, "released": 0, "lost": 1}.items():
+        assert value(metrics, "hope:session_leases_total", outcome=outcome) == expected
+    assert value(metrics, "hope:session_leases_held") == 0
+
+
+def test_connections_are_read_from_the_http_server(metrics: Metrics) -> None:
+    metrics.watch_connections(lambda: Connections(open=7, most=100))
+    assert value(metrics, "hope:http_connections") == 7
+    assert value(metrics, "hope:http_connections_max") == 100
+
+
 def test_momentary_numbers_come_from_the_engine(metrics: Metrics) -> None:
-    metrics.watch(lambda: EngineStats(running=3, waiting=2, slots=8, slots_used=5, resident_idle=2))
+    stats = EngineStats(running=3, waiting=2, max_waiting=9, slots=8, slots_used=5, resident_idle=2)
+    metrics.watch(lambda: stats)
     assert value(metrics, "hope:num_requests_running") == 3
     assert value(metrics, "hope:num_requests_waiting") == 2
+    assert value(metrics, "hope:num_requests_waiting_max") == 9
     assert value(metrics, "hope:sessions", residency="idle") == 2
 
 

@@ -32,7 +32,7 @@ StartValkey = Callable[..., str]
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log stays pytest's."""
-    monkeypatch.setattr(serve, "set_up", lambda level: None)
+    monkeypatch.setattr(serve, "set_up", lambda level, log_format: None)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ class GenerationOptions(TypedDict, total=False):
     Without `session_id` the server forgets the request when it ends. `idempotency_key` names the request
     across retries of your own; each call makes one of its own otherwise. `include_usage` asks a stream for
     its usage at the end, `continuous_usage` for the usage so far in each chunk too; other answers always have
-    it.
+    it. With `learn="off"` no token of the turn teaches.
     """
 
     session_id: str | None
@@ -43,6 +43,7 @@ class GenerationOptions(TypedDict, total=False):
     include_usage: bool
     continuous_usage: bool
     user: str | None
+    learn: wire.Learn
 
 
 class CompletionOptions(GenerationOptions, total=False):

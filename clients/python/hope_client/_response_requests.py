@@ -16,7 +16,7 @@ class ResponseOptions(TypedDict, total=False):
     """Options of a response; what is left out takes the server's default.
 
     `previous_response_id` goes on from exactly where that response ended, `conversation` is the next turn of
-    that conversation. With `store` false nothing is kept.
+    that conversation. With `store` false nothing is kept. With `learn="off"` no token of the turn teaches.
     """
 
     model: str | None
@@ -35,6 +35,7 @@ class ResponseOptions(TypedDict, total=False):
     parallel_tool_calls: bool | None
     text: wire.TextConfig | Mapping[str, object] | None
     metadata: Mapping[str, str] | None
+    learn: wire.Learn
 
 
 def response(

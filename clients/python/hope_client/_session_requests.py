@@ -18,6 +18,12 @@ def get(session_id: str) -> Call[wire.Session]:
     return Call("GET", _path(session_id), wire.Session, repeatable=True)
 
 
+def rename(session_id: str, name: str) -> Call[wire.Session]:
+    """PATCH /v1/sessions/{id}."""
+    body = build(wire.SessionUpdate, name=name).to_wire()
+    return Call("PATCH", _path(session_id), wire.Session, repeatable=True, body=body)
+
+
 def list(after: str | None, limit: int) -> Call[wire.SessionList]:
     """GET /v1/sessions: the page behind the session `after`."""
     params: dict[str, str | int] = {"limit": limit}
@@ -85,6 +91,19 @@ def events(session_id: str, after: int, limit: int) -> Call[wire.Events]:
     """GET /v1/sessions/{id}/events: the entries behind the seq `after`."""
     params: dict[str, str | int] = {"after": after, "limit": limit}
     return Call("GET", f"{_path(session_id)}/events", wire.Events, repeatable=True, params=params)
+
+
+def loss(session_id: str, tokens: int) -> Call[wire.SessionLoss]:
+    """GET /v1/sessions/{id}/loss over at most `tokens` tokens."""
+    path = f"{_path(session_id)}/loss"
+    return Call("GET", path, wire.SessionLoss, repeatable=True, params={"tokens": tokens})
+
+
+def messages(session_id: str, after: int, limit: int) -> Call[wire.SessionMessages]:
+    """GET /v1/sessions/{id}/messages: those behind the seq `after`."""
+    params: dict[str, str | int] = {"after": after, "limit": limit}
+    path = f"{_path(session_id)}/messages"
+    return Call("GET", path, wire.SessionMessages, repeatable=True, params=params)
 
 
 def _path(session_id: str) -> str:

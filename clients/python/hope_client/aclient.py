@@ -275,6 +275,10 @@ class AsyncSessions:
         """One session. Raises NotFoundError."""
         return await self._client.call(session_requests.get(session_id))
 
+    async def rename(self, session_id: str, name: str) -> wire.Session:
+        """Call a session by another name."""
+        return await self._client.call(session_requests.rename(session_id, name))
+
     async def list(self, *, after: str | None = None, limit: int = 100) -> wire.SessionList:
         """A page of sessions: those behind the session `after`."""
         return await self._client.call(session_requests.list(after, limit))
@@ -324,6 +328,14 @@ class AsyncSessions:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
         return await self._client.call(session_requests.levels(session_id))
 
+    async def loss(self, session_id: str, *, tokens: int = 256) -> wire.SessionLoss:
+        """The loss on a session's own recent text, with what it had learned before and without."""
+        return await self._client.call(session_requests.loss(session_id, tokens))
+
     async def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
         """A page of a session's journal: the entries behind the seq `after`."""
         return await self._client.call(session_requests.events(session_id, after, limit))
+
+    async def messages(self, session_id: str, *, after: int = 0, limit: int = 200) -> wire.SessionMessages:
+        """A page of a session's chat, read back from its journal: the messages behind the seq `after`."""
+        return await self._client.call(session_requests.messages(session_id, after, limit))

@@ -271,6 +271,10 @@ class Sessions:
         """One session. Raises NotFoundError."""
         return self._client.call(session_requests.get(session_id))
 
+    def rename(self, session_id: str, name: str) -> wire.Session:
+        """Call a session by another name."""
+        return self._client.call(session_requests.rename(session_id, name))
+
     def list(self, *, after: str | None = None, limit: int = 100) -> wire.SessionList:
         """A page of sessions: those behind the session `after`."""
         return self._client.call(session_requests.list(after, limit))
@@ -320,6 +324,14 @@ class Sessions:
         """What each level of a session has done: tokens, writes, frequency, drift, bytes."""
         return self._client.call(session_requests.levels(session_id))
 
+    def loss(self, session_id: str, *, tokens: int = 256) -> wire.SessionLoss:
+        """The loss on a session's own recent text, with what it had learned before and without."""
+        return self._client.call(session_requests.loss(session_id, tokens))
+
     def events(self, session_id: str, *, after: int = 0, limit: int = 1_000) -> wire.Events:
         """A page of a session's journal: the entries behind the seq `after`."""
         return self._client.call(session_requests.events(session_id, after, limit))
+
+    def messages(self, session_id: str, *, after: int = 0, limit: int = 200) -> wire.SessionMessages:
+        """A page of a session's chat, read back from its journal: the messages behind the seq `after`."""
+        return self._client.call(session_requests.messages(session_id, after, limit))

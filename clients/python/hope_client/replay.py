@@ -67,4 +67,6 @@ def _journal(client: Client, session_id: str) -> Iterator[wire.Event]:
 
 def _shown(event: wire.Event) -> str:
     """A token's number and its text, in ASCII: a terminal does nothing that a text says."""
-    return "" if event.token is None else f"{event.token} {event.text or ''!a}"
+    if event.token is None:
+        return ""
+    return f"{event.token} {event.text or ''!a}" + ("" if event.learn == "on" else "  learn off")

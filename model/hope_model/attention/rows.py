@@ -122,23 +122,41 @@ class SessionRows:
         return GRID - self._sessions[row].position % GRID
 
     @torch.inference_mode()
-    def read(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
-        """Read up to :meth:`room` tokens of one session; returns the last one's logits ``[vocab]``, fp32."""
-        return self.model.backbone.logits(self._outputs(row, tokens, origins)[-1:])[0].float()
+    def read(
+        self, row: int, tokens: Sequence[int], origins: Sequence[str], learn: Sequence[bool] = ()
+    ) -> Tensor:
+        """Read up to :meth:`room` tokens of one session; returns the last one's logits ``[vocab]``, fp32.
+
+        Args:
+            learn: which of the tokens may teach, if their origin does; empty for all (E29).
+        """
+        return self.model.backbone.logits(self._outputs(row, tokens, origins, learn)[-1:])[0].float()
 
     @torch.inference_mode()
-    def read_all(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
+    def read_all(
+        self, row: int, tokens: Sequence[int], origins: Sequence[str], learn: Sequence[bool] = ()
+    ) -> Tensor:
         """:meth:`read` with the logits after every one of the tokens, ``[T, vocab]``, fp32."""
-        return self.model.backbone.logits(self._outputs(row, tokens, origins)).float()
+        return self.model.backbone.logits(self._outputs(row, tokens, origins, learn)).float()
 
     @torch.inference_mode()
-    def decode(self, rows: Sequence[int], tokens: Sequence[int], origin: str = "model") -> Tensor:
-        """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32."""
+    def decode(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[int],
+        origin: str = "model",
+        learn: Sequence[bool] = (),
+    ) -> Tensor:
+        """One token for each of ``rows`` (distinct, ascending): logits ``[B, vocab]``, fp32.
+
+        Args:
+            learn: as :meth:`read` has it, of each row's token.
+        """
         ids = self._ids([[token] for token in tokens])
         deltas, slots = self._deltas_of_batch(rows)
         x = self.model.read(self._cache, rows, ids, deltas, slots=slots)
-        for row, token in zip(rows, tokens, strict=True):
-            self._advance(row, [token], [origin])
+        for row, token, flag in zip(rows, tokens, learn or [True] * len(rows), strict=True):
+            self._advance(row, [token], [origin], [flag])
         return self.model.backbone.logits(x[:, 0])
 
     def slices(self, row: int) -> int:
@@ -184,10 +202,10 @@ class SessionRows:
             return cache, None
         return cache, {name: tensor.clone() for name, tensor in deltas.items()}
 
-    def teaching_tokens(self, origins: Sequence[str]) -> int:
-        """How many tokens of these origins a row that learns is taught."""
-        memory = self.model.config.memory
-        return sum(teaching(origin, memory) != NOTHING for origin in origins) if self.learn else 0
+    def teaching_tokens(self, origins: Sequence[str], learn: Sequence[bool] = ()) -> int:
+        """How many tokens of these origins a row that learns is taught; ``learn`` as :meth:`read` has it."""
+        flags = self._teaching(origins, learn) if self.learn else []
+        return sum(flag != NOTHING for flag in flags)
 
     def position(self, row: int) -> int:
         return self._sessions[row].position
@@ -226,20 +244,25 @@ class SessionRows:
         while self.slices(row):
             self.work([row])
 
-    def _outputs(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> Tensor:
+    def _outputs(
+        self, row: int, tokens: Sequence[int], origins: Sequence[str], learn: Sequence[bool]
+    ) -> Tensor:
         """Read tokens of one session; the last block's output ``[T, D]``."""
         if not 1 <= len(tokens) <= self.room(row) or len(origins) != len(tokens):
             raise StateError(f"expected 1 to {self.room(row)} tokens with origins, found {len(tokens)}")
         x = self.model.read(self._cache, [row], self._ids([tokens]), self._deltas([row]))
-        self._advance(row, tokens, origins)
+        self._advance(row, tokens, origins, learn)
         return x[0]
 
-    def _advance(self, row: int, tokens: Sequence[int], origins: Sequence[str]) -> None:
+    def _advance(
+        self, row: int, tokens: Sequence[int], origins: Sequence[str], learn: Sequence[bool]
+    ) -> None:
         session, memory = self._sessions[row], self.model.config.memory
-        for token, origin in zip(tokens, origins, strict=True):
+        flags = self._teaching(origins, learn)
+        for token, origin, flag in zip(tokens, origins, flags, strict=True):
             if session.leading:
                 self._lead(row, token, origin)
-            session.recent.append((token, teaching(origin, memory)))
+            session.recent.append((token, flag))
             session.position += 1
         del session.recent[: -memory.window]
         if session.encoding is not None:
@@ -247,6 +270,14 @@ class SessionRows:
         self._state["position"][row] = session.position
         if session.position % GRID == 0:
             self._pass_grid(row)
+
+    def _teaching(self, origins: Sequence[str], learn: Sequence[bool]) -> list[int]:
+        """How each token teaches."""
+        memory = self.model.config.memory
+        allowed = learn or [True] * len(origins)
+        return [
+            teaching(origin, memory) if may else NOTHING for origin, may in zip(origins, allowed, strict=True)
+        ]
 
     def _lead(self, row: int, token: int, origin: str) -> None:
         """Pin the tokens that the session begins with, as many as there is room for."""

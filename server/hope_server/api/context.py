@@ -12,18 +12,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hope_client.wire import REQUEST_ID_HEADER
+from hope_server.api import page
 from hope_server.api.errors import ErrorResponse, as_hope_error, report
 from hope_server.api.headers import SECURITY_HEADERS
 from hope_server.api.runtime import Runtime
 from hope_server.errors import Forbidden, HopeError
-from hope_server.logging import request_id
+from hope_server.logging import begin_request
 from hope_server.tenants.api_key import Caller
 
 logger = logging.getLogger("hope.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _CALLER = "hope.caller"
-PUBLIC_PATHS = frozenset({"/health", "/ready"})
-"""Answered without a key: an orchestrator's probes have none. Every other path, known or not, needs one."""
+PUBLIC_PATHS = frozenset({"/health", "/ready", *page.FILES})
+"""Answered without a key: an orchestrator's probes have none, and the page asks for it. Every other path,
+known or not, needs one."""
 STRANGER = Caller(tenant=None)
 
 
@@ -55,7 +57,7 @@ class RequestContext:
             return
         started = time.monotonic()
         identity = _identity(Headers(scope=scope).get(REQUEST_ID_HEADER, ""))
-        request_id.set(identity)
+        begin_request(identity)
         status = 0
 
         async def send_named(message: Message) -> None:
@@ -80,8 +82,12 @@ class RequestContext:
                 raise ConnectionError("the answer was cut off by an error") from error
             await ErrorResponse(ours)(scope, receive, send_named)
         finally:
-            seconds = time.monotonic() - started
-            logger.info("%s %s %s %.3fs", scope["method"], _route(scope), status or "gone", seconds)
+            seconds, route = time.monotonic() - started, _route(scope)
+            _runtime(scope).metrics.on_http(
+                method=scope["method"], route=route, status=status, seconds=seconds
+            )
+            fields = {"method": scope["method"], "route": route, "status": status, "duration_s": seconds}
+            logger.info("%s %s %s %.3fs", scope["method"], route, status or "gone", seconds, extra=fields)
 
 
 def _runtime(scope: Scope) -> Runtime:

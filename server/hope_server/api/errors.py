@@ -84,7 +84,7 @@ def report(runtime: Runtime, error: HopeError) -> None:
     """Count an answered error; what the caller is not told goes to the log."""
     runtime.metrics.on_error(error)
     if not isinstance(error, RequestError):
-        logger.warning("answered %s: %s", error.code, error.message)
+        logger.warning("answered %s: %s", error.code, error.message, extra={"code": error.code})
 
 
 def _message(error: HopeError) -> str:

@@ -17,6 +17,7 @@ from hope_client.wire import (
     SessionCreate,
     SessionFork,
     SessionRollback,
+    SessionUpdate,
     TokenizeRequest,
 )
 
@@ -40,6 +41,11 @@ EXAMPLES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
             "messages": [{"role": "user", "content": "My name is Ada."}],
             "session_id": _SESSION,
             "stream": True,
+        },
+        "A question that teaches nothing": {
+            "messages": [{"role": "user", "content": "What is my name?"}],
+            "session_id": _SESSION,
+            "learn": "off",
         },
         "Tools": {"messages": _ASK, "tools": [{"type": "function", "function": _WEATHER}]},
         "An answer of a schema": {
@@ -82,6 +88,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
     DetokenizeRequest: {"Ids": {"tokens": [300, 411, 522]}},
     SessionCreate: {"A name": {"name": "Ada's"}},
     SessionFork: {"As it was": {"seq": 128, "name": "a try"}},
+    SessionUpdate: {"Another name": {"name": "Ada's notes"}},
     SessionRollback: {"Back to there": {"seq": 128}},
 }
 

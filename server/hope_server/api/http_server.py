@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from hope_server.api.http_protocol import Limits, protocol
 from hope_server.config import ServerConfig
+from hope_server.gauges import Connections
 
 BACKLOG = 1024
 CLOSE_CONNECTIONS_S = 5
@@ -47,6 +48,11 @@ class HttpServer(uvicorn.Server):
             )
         )
         self.answering = asyncio.Event()
+        self._most = config.max_connections
+
+    def connections(self) -> Connections:
+        """How many are open, and may be."""
+        return Connections(len(self.server_state.connections), self._most)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ from hope_client.wire import (
     SessionCreate,
     SessionFork,
     SessionRollback,
+    SessionUpdate,
     TokenizeRequest,
 )
 from hope_server.api.examples import examples_of
@@ -45,6 +46,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     SessionCreate,
     SessionFork,
     SessionRollback,
+    SessionUpdate,
     TokenizeRequest,
     DetokenizeRequest,
     ResponseRequest,

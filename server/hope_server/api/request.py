@@ -53,6 +53,7 @@ def turn_spec(
         canonical=canonical,
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
+        learn=body.learn == "on",
     )
 
 

@@ -93,6 +93,7 @@ def _spec(request: Request, turn: ResponseTurn, grammar: Grammar | None) -> Turn
         canonical=turn.tools.canonical if turn.tools else unchanged,
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
+        learn=body.learn == "on",
     )
 
 

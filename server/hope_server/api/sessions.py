@@ -11,12 +11,14 @@ from hope_client.wire import (
     MAX_PAGE_SESSIONS,
     Event,
     Events,
+    Learn,
     Levels,
     LevelStatus,
     Session,
     SessionCreate,
     SessionDeleted,
     SessionList,
+    SessionUpdate,
 )
 from hope_server.api.body import read_json
 from hope_server.api.openapi import accepts
@@ -63,6 +65,13 @@ async def get(session_id: str, runtime: RuntimeOf, sessions: SessionsOf) -> Sess
     return described(runtime, await sessions.get(session_id))
 
 
+@router.patch("/{session_id}", openapi_extra=accepts(SessionUpdate))
+async def update(session_id: str, request: Request, runtime: RuntimeOf, sessions: SessionsOf) -> Session:
+    """Call the session by another name. Nothing that it learned changes."""
+    body = await read_json(request, SessionUpdate, limit=runtime.config.max_body_bytes)
+    return described(runtime, await sessions.rename(session_id, body.name))
+
+
 @router.delete("/{session_id}")
 async def delete(session_id: str, sessions: SessionsOf) -> SessionDeleted:
     """Forget the session: journal, snapshots, everything."""
@@ -88,6 +97,7 @@ async def levels(session_id: str, sessions: SessionsOf) -> Levels:
                 period=level.period,
                 tokens=level.tokens,
                 writes=level.writes,
+                refused=level.refused,
                 frequency=level.frequency,
                 drift_ratio=level.drift_ratio,
                 bytes=level.bytes,
@@ -122,12 +132,16 @@ def _events(
             decoder.flush()
             if record.first_seq > after:
                 found.append(Event(seq=record.first_seq, kind=record.kind, origin=record.origin))
+        learn: Learn = "on" if record.learn else "off"
         for seq, token in enumerate(record.tokens, record.first_seq):
             if seq <= lead:
                 continue
             text = decoder.feed(token)
             if seq > after:
-                found.append(Event(seq=seq, kind=record.kind, token=token, text=text, origin=record.origin))
+                event = Event(
+                    seq=seq, kind=record.kind, token=token, text=text, origin=record.origin, learn=learn
+                )
+                found.append(event)
             if len(found) >= limit:
                 return found
     return found[:limit]
@@ -146,4 +160,5 @@ def described(runtime: Runtime, meta: SessionMeta) -> Session:
         model=runtime.model_name if own else meta.model,
         seq=meta.seq,
         tokens=meta.position,
+        learning="on" if meta.path.freeze is None else "frozen",
     )

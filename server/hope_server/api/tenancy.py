@@ -11,8 +11,16 @@ from fastapi import Depends, Request
 from hope_client.wire import MAX_NAME_CHARS, MAX_PAGE_SESSIONS
 from hope_server.api.context import caller_of
 from hope_server.api.runtime import Runtime
-from hope_server.engine.request import Difference, GenerationRequest, LevelStatus, TokenEvent, Verification
+from hope_server.engine.request import (
+    Difference,
+    GenerationRequest,
+    LevelStatus,
+    SessionLoss,
+    TokenEvent,
+    Verification,
+)
 from hope_server.errors import Forbidden
+from hope_server.logging import name_session
 from hope_server.sessions.container import invalid_export
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.reading import Buffer
@@ -42,7 +50,9 @@ class TenantSessions:
 
         Raises SessionNotFound for an id that no session can have.
         """
-        return SessionKey(self._tenant, session_id)
+        key = SessionKey(self._tenant, session_id)
+        name_session(key.session)
+        return key
 
     async def create(self, name: str | None) -> SessionMeta:
         """A new session with a random 128-bit id. Raises SessionQuotaExceeded, StorageQuotaExceeded."""
@@ -51,6 +61,9 @@ class TenantSessions:
 
     async def get(self, session_id: str) -> SessionMeta:
         return await self._engine.get_session(self.key(session_id))
+
+    async def rename(self, session_id: str, name: str) -> SessionMeta:
+        return await self._engine.rename_session(self.key(session_id), name)
 
     async def list(self, *, after: str | None, limit: int) -> Metas:
         """Up to `limit` sessions, oldest first, after the cursor or session id `after`."""
@@ -117,11 +130,23 @@ class TenantSessions:
                 self._account.charge(min(first, meta.seq) + min(end, meta.seq))
             return await self._engine.diff_session(meta.key, first=first, last=last)
 
+    async def loss(self, session_id: str, *, tokens: int) -> SessionLoss:
+        """To a quota it is a turn that reads the tokens twice."""
+        key = self.key(session_id)
+        with self._account.turn() if self._account else nullcontext():
+            if self._account is not None:
+                self._account.charge(2 * tokens)
+            return await self._engine.session_loss(key, tokens=tokens)
+
     async def levels(self, session_id: str) -> Levels:
         return await self._engine.levels(self.key(session_id))
 
     async def events(self, session_id: str, *, after: int, limit: int) -> tuple[Records, int]:
         return await self._engine.events(self.key(session_id), after=after, limit=limit)
+
+    def path(self, session_id: str, *, after: int) -> AsyncGenerator[JournalRecord]:
+        """What the session's state has read, behind `after`."""
+        return self._engine.path(self.key(session_id), after=after)
 
     async def learned(self, session_id: str, idempotency_key: str) -> tuple[int, int] | None:
         return await self._engine.learned(self.key(session_id), idempotency_key)

@@ -76,7 +76,7 @@ class TurnSpec:
     echo: the text of the prompt, which then is the first piece, with its tokens' log-probabilities.
     grammar: what the answer keeps to. canonical: the answer as a chat's client will send it back.
     fingerprint: what repetitions of this request have in common, empty where a key or nothing says so.
-    repeated: the client says that it sends it again by itself.
+    repeated: the client says that it sends it again by itself. learn: False where no token of it teaches.
     """
 
     request_id: str
@@ -91,6 +91,7 @@ class TurnSpec:
     canonical: Callable[[str], str] = unchanged
     fingerprint: str = ""
     repeated: bool = False
+    learn: bool = True
 
     def in_session(self, session_id: str | None) -> TurnSpec:
         return replace(self, session_id=session_id)
@@ -125,6 +126,7 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
                 scored=answer.scores.extend,
                 finished=answer.finished,
                 fingerprint=spec.fingerprint,
+                learn=spec.learn,
                 constraint=None if spec.grammar is None else spec.grammar.constraint(),
             )
         )
@@ -240,6 +242,7 @@ class _Answer:
             learned_tokens=figures.learned_tokens,
             level_writes=figures.level_writes,
             drift=figures.drift,
+            learning="frozen" if figures.frozen else "on",
         )
 
     def stop_check(self, token: int) -> bool:

@@ -12,7 +12,7 @@ from hope_model.state import State
 from hope_model.streaks import Frozen
 from hope_server.engine.runner import Backlog, Counts, Output
 from hope_server.engine.sampling import finite_rows
-from hope_server.engine.units import TokenRun, Unit, cut_to_grid
+from hope_server.engine.units import TokenRun, Unit, cut_to_grid, learn_flags
 
 
 class AttentionRunner:
@@ -34,13 +34,13 @@ class AttentionRunner:
         """Runs up to the next position at which something may change."""
         return cut_to_grid(runs, position=position, grid=GRID)
 
-    def step_unit(self, token: int, *, position: int) -> Unit:
+    def step_unit(self, token: int, *, position: int, learn: bool) -> Unit:
         """One step; boundaries take no token of their own."""
-        return Unit("step", (token,), ("model",))
+        return Unit("step", (token,), ("model",), learn_flags([learn]))
 
     def teaching_tokens(self, unit: Unit) -> int:
-        """Those whose origin teaches."""
-        return self._rows.teaching_tokens(unit.origins)
+        """Those whose origin teaches, in turns that learn."""
+        return self._rows.teaching_tokens(unit.origins, unit.learn)
 
     def clear(self, slot: int) -> None:
         """The slot's row becomes the initial state."""
@@ -58,20 +58,21 @@ class AttentionRunner:
 
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a run of tokens, or one step."""
-        logits = self._rows.read(slot, unit.tokens, unit.origins)
+        logits = self._rows.read(slot, unit.tokens, unit.origins, unit.learn)
         (finite,) = finite_rows(logits[None])
         return self._output(slot, logits, finite)
 
     def run_every(self, slot: int, unit: Unit) -> Output:
         """As :meth:`run`, with the logits after each token."""
-        every = self._rows.read_all(slot, unit.tokens, unit.origins)
+        every = self._rows.read_all(slot, unit.tokens, unit.origins, unit.learn)
         (finite,) = finite_rows(every[-1:])
         return replace(self._output(slot, every[-1], finite), every=every)
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
         """One token for each of ``slots`` in one launch."""
         order = sorted(range(len(slots)), key=slots.__getitem__)
-        logits = self._rows.decode([slots[i] for i in order], [tokens[i] for i in order])
+        flags = [learn[i] for i in order] if learn else ()
+        logits = self._rows.decode([slots[i] for i in order], [tokens[i] for i in order], learn=flags)
         rows = zip(order, logits, finite_rows(logits), strict=True)
         outputs = {i: self._output(slots[i], row, finite) for i, row, finite in rows}
         return [outputs[i] for i in range(len(slots))]

@@ -18,7 +18,7 @@ from hope_server.engine.events import (
     Scored,
 )
 from hope_server.engine.jobs import Generation, Job, Row
-from hope_server.engine.logprobs import score
+from hope_server.engine.logprobs import PromptScores, score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
@@ -28,7 +28,7 @@ from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
 from hope_server.engine.tally import LevelTally, level_statuses, level_writes
 from hope_server.engine.threads import use_threads
-from hope_server.engine.units import TokenRun
+from hope_server.engine.units import TokenRun, learn_flags
 from hope_server.errors import HopeError, InternalError, SessionCorrupted
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Engine:
         self._rows: dict[str, Row] = {}
         self._jobs: dict[str, Job] = {}
         self._events: list[tuple[str, Event]] = []
-        self.stats = EngineStats(slots=config.slots)
+        self.stats = EngineStats(slots=config.slots, max_waiting=config.max_waiting)
 
     def step(self) -> bool:
         """Plan, load, run, emit; the service commits what is emitted. False when there was nothing to do."""
@@ -115,18 +115,20 @@ class Engine:
         row: State | None,
         position: int,
         runs: Sequence[TokenRun],
+        scores: PromptScores | None = None,
         *,
         freeze_at: int | None = None,
         halts: bool = False,
     ) -> None:
         """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
-        and replay ``runs``; answered by Boundary events and Done, or Failed.
+        and replay ``runs``; answered by Boundary events, Scored ones if ``scores`` asks for them (then no run
+        may be of steps), and Done, or Failed.
 
         freeze_at: the boundary from which nothing is learned. halts: the row may be Halted on the way.
         """
         self._place(session, row, position)
         units = self._runner.cut(runs, position=position)
-        self._begin(session, Job.replay(units, freeze_at=freeze_at, halts=halts))
+        self._begin(session, Job.replay(units, scores, freeze_at=freeze_at, halts=halts))
 
     def resume(
         self,
@@ -228,6 +230,7 @@ class Engine:
         self.stats = EngineStats(
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
+            max_waiting=self.config.max_waiting,
             slots=self.config.slots,
             slots_used=self._slots.pinned + self._slots.idle,
             resident_active=self._slots.pinned,
@@ -255,6 +258,7 @@ class Engine:
         seat = grant.seat
         if seat.evicted is not None:
             del self._rows[seat.evicted]
+            self._observer.on_eviction()
         if not seat.resident:
             self._runner.clear(seat.slot)
             self._rows[grant.session] = Row(seat.slot, self._runner.counts(seat.slot))
@@ -312,7 +316,9 @@ class Engine:
 
     def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
         slots = [self._rows[session].slot for session in sessions]
-        return self._runner.decode(slots, [self._jobs[session].units[0].tokens[0] for session in sessions])
+        units = [self._jobs[session].units[0] for session in sessions]
+        learn = learn_flags(not unit.learn or unit.learn[0] for unit in units)
+        return self._runner.decode(slots, [unit.tokens[0] for unit in units], learn)
 
     def _advance(self, session: str, output: Output) -> None:
         """The session has read its first unit: check, count, and queue what follows."""
@@ -350,7 +356,7 @@ class Engine:
         if params.logprobs is not None:
             (logprob,) = score(output.logits[None], [token], params.logprobs)
         job.sampling_over = finish_reason is not None
-        job.units.append(self._runner.step_unit(token, position=row.position))
+        job.units.append(self._runner.step_unit(token, position=row.position, learn=generation.learn))
         self._scheduler.sampled(session)
         self._emit(session, Sampled(token, generation.index - 1, finish_reason, logprob))
         self._queue(session)

@@ -34,6 +34,7 @@ class Generation:
     """The sampling half of a turn; ``index`` counts the tokens sampled so far.
 
     steering: what changes the logits, None for nothing. scores: what to report of the prompt, if anything.
+    learn: whether what is sampled may teach.
     """
 
     params: SamplingParams
@@ -41,6 +42,7 @@ class Generation:
     stop_check: Callable[[int], bool] | None = None
     steering: "Steering | None" = None
     scores: "PromptScores | None" = None
+    learn: bool = True
     index: int = 0
     sampled_at: float | None = None
 
@@ -80,18 +82,21 @@ class Job:
     freeze_at: int | None = None
     repeated: int = 0
     halted_at: int | None = None
+    replay_scores: "PromptScores | None" = None
 
     @classmethod
-    def replay(cls, units: Iterable[Unit], *, freeze_at: int | None, halts: bool) -> "Job":
-        """Restores a session from its journal."""
-        return cls(
-            deque(units),
-            durable=True,
-            generation=None,
-            sampling_over=True,
-            halts=halts,
-            freeze_at=freeze_at,
-        )
+    def replay(
+        cls,
+        units: Iterable[Unit],
+        scores: "PromptScores | None" = None,
+        *,
+        freeze_at: int | None = None,
+        halts: bool = False,
+    ) -> "Job":
+        """Restores a session from its journal; ``scores``: what to report of all its tokens, if anything."""
+        job = cls(deque(units), durable=True, generation=None, sampling_over=True)
+        job.replay_scores, job.freeze_at, job.halts = scores, freeze_at, halts
+        return job
 
     @classmethod
     def turn(cls, units: Iterable[Unit], generation: Generation, *, durable: bool) -> "Job":
@@ -129,9 +134,11 @@ class Job:
 
     @property
     def scores(self) -> "PromptScores | None":
-        """What to report of the unit that is next: only the prompt's are scored."""
+        """What to report of the unit that is next: of a turn only the prompt's are scored."""
+        if self.generation is None:
+            return self.replay_scores
         seen = self.decoding or self.repeated >= len(self.units[0].tokens)
-        return None if self.generation is None or seen else self.generation.scores
+        return None if seen else self.generation.scores
 
     @property
     def phase(self) -> Phase:

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from hope_server.engine.events import HaltReason
 
 TurnOutcome = Literal["stop", "length", "abort", "error"]
+SessionOperation = Literal["create", "delete", "reset", "rollback", "fork", "export", "import", "verify"]
+LeaseOutcome = Literal["acquired", "refused", "released", "lost"]
 
 
 class EngineObserver(Protocol):
@@ -70,6 +72,18 @@ class EngineObserver(Protocol):
     def on_canary(self, nats: float) -> None:
         """A write was judged: answers to a canary text have moved this far from the slow weights' own."""
 
+    def on_session(self, operation: SessionOperation) -> None:
+        """Something was done to a session, and has succeeded (an export: has begun)."""
+
+    def on_eviction(self) -> None:
+        """An idle session's row made room for another session."""
+
+    def on_lease(self, outcome: LeaseOutcome, *, held: int) -> None:
+        """A session's lease was taken, refused (another worker has it), given back, or lost while held.
+
+        ``held``: how many the worker has now.
+        """
+
 
 class NullObserver:
     """Observes nothing."""
@@ -93,3 +107,6 @@ class NullObserver:
     def on_reload(self) -> None: ...
     def on_learning_rollback(self, reason: HaltReason) -> None: ...
     def on_canary(self, nats: float) -> None: ...
+    def on_session(self, operation: SessionOperation) -> None: ...
+    def on_eviction(self) -> None: ...
+    def on_lease(self, outcome: LeaseOutcome, *, held: int) -> None: ...

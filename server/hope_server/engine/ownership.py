@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from hope_server.errors import Fenced, HopeError, StoreUnavailable
+from hope_server.engine.observer import EngineObserver
+from hope_server.errors import Fenced, HopeError, LeaseHeld, StoreUnavailable
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.session import Fence, SessionMeta
 from hope_server.sessions.store import SessionStore
@@ -33,6 +34,7 @@ class Ownership:
         ttl_s: how long others wait for a worker that died.
         nonce: the worker's own, 128 bits as hex; drawn if empty.
         on_lost: told of a session whose lease could not be kept; its turn is to stop.
+        observer: told what becomes of every lease.
         clock: monotonic seconds.
     """
 
@@ -43,10 +45,12 @@ class Ownership:
         ttl_s: float,
         nonce: str,
         on_lost: Callable[[SessionKey, HopeError], None],
+        observer: EngineObserver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.nonce = nonce or secrets.token_hex(16)
         self._store, self._ttl_s, self._on_lost, self._clock = store, ttl_s, on_lost, clock
+        self._observer = observer
         self._held: dict[SessionKey, _Held] = {}
         self._renewing: asyncio.Task[None] | None = None
 
@@ -62,8 +66,13 @@ class Ownership:
     async def acquire(self, session: SessionKey) -> tuple[Fence, SessionMeta]:
         """Take the session; raises ``LeaseHeld``, ``SessionNotFound``."""
         started = self._clock()
-        fence, meta = await self._store.acquire(session, nonce=self.nonce, ttl_s=self._ttl_s)
+        try:
+            fence, meta = await self._store.acquire(session, nonce=self.nonce, ttl_s=self._ttl_s)
+        except LeaseHeld:
+            self._observer.on_lease("refused", held=len(self._held))
+            raise
         self._held[session] = _Held(fence, started)
+        self._observer.on_lease("acquired", held=len(self._held))
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._keep(), name="hope-leases")
         return fence, meta
@@ -73,6 +82,7 @@ class Ownership:
         held = self._held.pop(session, None)
         if held is None:
             return
+        self._observer.on_lease("released", held=len(self._held))
         try:
             await self._store.release(session, held.fence)
         except HopeError as error:
@@ -107,5 +117,6 @@ class Ownership:
     def _lose(self, session: SessionKey, held: _Held, error: HopeError) -> None:
         if self._held.get(session) is held:
             del self._held[session]
+            self._observer.on_lease("lost", held=len(self._held))
             log.warning("session %s was lost: %s", session.session, error)
             self._on_lost(session, error)

@@ -112,7 +112,8 @@ class GenerationRequest:
     they are read, if ``sampling.prompt_logprobs`` asks for it (called on the event loop, before any token is
     handed out). ``constraint`` says which tokens may come. ``finished`` gets
     the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
-    the request in the journal where it has no key; see :func:`request_name`.
+    the request in the journal where it has no key; see :func:`request_name`. ``learn`` False: the turn is
+    read, answered and journaled, and none of its tokens teaches.
     """
 
     request_id: str
@@ -127,6 +128,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     finished: Callable[[TurnFigures], None] | None = None
     fingerprint: str = ""
+    learn: bool = True
 
     @property
     def prompt_tokens(self) -> int:
@@ -213,13 +215,27 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionLoss:
+    """Mean loss in nats over ``tokens`` of a session's own tokens behind ``first_seq``, up to ``last_seq``:
+    with what it had learned by then, and without; None where no token counts.
+    """
+
+    first_seq: int
+    last_seq: int
+    tokens: int
+    with_memory: float | None
+    without_memory: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A moment of the engine. ``running`` turns hold a slot, ``waiting`` turns queue for one. ``frozen``:
-    sessions in slots that learn no more.
+    """A moment of the engine. ``running`` turns hold a slot; ``waiting`` turns, at most ``max_waiting``,
+    queue for one. ``frozen``: sessions in slots that learn no more.
     """
 
     running: int = 0
     waiting: int = 0
+    max_waiting: int = 0
     slots: int = 0
     slots_used: int = 0
     resident_active: int = 0

@@ -78,8 +78,8 @@ class Runner(Protocol):
         """The units that take a row from ``position`` through ``runs``."""
         ...
 
-    def step_unit(self, token: int, *, position: int) -> Unit:
-        """The unit that reads a sampled token at ``position``."""
+    def step_unit(self, token: int, *, position: int, learn: bool) -> Unit:
+        """The unit that reads a sampled token at ``position``; ``learn``: whether it may teach."""
         ...
 
     def teaching_tokens(self, unit: Unit) -> int:
@@ -106,8 +106,12 @@ class Runner(Protocol):
         """As :meth:`run`, to the same state, with the logits after each of the unit's tokens."""
         ...
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
-        """One token for each of ``slots`` (any number, distinct); outputs in that order."""
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
+        """One token for each of ``slots`` (any number, distinct); outputs in that order.
+
+        Args:
+            learn: whether each token may teach; empty where all may.
+        """
         ...
 
     def boundary(self, slot: int) -> State:

@@ -13,6 +13,7 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Event
 from hope_server.engine.exchange import export_session, import_session, open_export
 from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.loss import loss
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.request import (
@@ -21,10 +22,12 @@ from hope_server.engine.request import (
     EngineStats,
     GenerationRequest,
     LevelStatus,
+    SessionLoss,
     TokenEvent,
     Verification,
     check_tokens,
 )
+from hope_server.engine.restore import runs_between
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
@@ -79,7 +82,12 @@ class EngineService:
         self._observer = observer or NullObserver()
         self._snapshots = SnapshotWriter(store, model.state_spec, self._observer, clock)
         self._ownership = Ownership(
-            store, ttl_s=config.lease_ttl_s, nonce=config.owner_nonce, on_lost=self._lost, clock=clock
+            store,
+            ttl_s=config.lease_ttl_s,
+            nonce=config.owner_nonce,
+            on_lost=self._lost,
+            observer=self._observer,
+            clock=clock,
         )
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,10 +146,18 @@ class EngineService:
 
     async def create_session(self, tenant: str, name: str | None = None) -> SessionMeta:
         """A new empty durable session of ``tenant`` with a random 128-bit id."""
-        return await self._store.create(_new_key(tenant), model=self._sha256, name=name)
+        meta = await self._store.create(_new_key(tenant), model=self._sha256, name=name)
+        self._observer.on_session("create")
+        return meta
 
     async def get_session(self, session: SessionKey) -> SessionMeta:
         """Raises SessionNotFound."""
+        return await self._store.meta(session)
+
+    async def rename_session(self, session: SessionKey, name: str) -> SessionMeta:
+        """It may be in a turn, here or elsewhere. Raises SessionNotFound."""
+        await self._store.meta(session)
+        await self._store.rename(session, name)
         return await self._store.meta(session)
 
     async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
@@ -153,6 +169,7 @@ class EngineService:
         async with self._alone(session), self._ownership.hold(session) as (fence, _):
             await self._vacate(session)
             await self._store.delete(session, fence)
+            self._observer.on_session("delete")
 
     async def reset_session(self, session: SessionKey) -> SessionMeta:
         """Back to the initial state; the journal keeps its past. Raises as :meth:`delete_session` does."""
@@ -160,6 +177,7 @@ class EngineService:
             await self._vacate(session)
             record = JournalRecord(meta.seq + 1, "reset", "system", ())
             await self._store.append(session, fence, expected=meta.head, records=[record])
+            self._observer.on_session("reset")
             return await self._store.meta(session)
 
     async def rollback_session(self, session: SessionKey, *, seq: int) -> SessionMeta:
@@ -173,6 +191,7 @@ class EngineService:
             point = await point_at(self._store, session, seq)
             await self._vacate(session)
             await self._store.rollback(session, fence, expected=meta.head, to=point)
+            self._observer.on_session("rollback")
             return await self._store.meta(session)
 
     async def fork_session(
@@ -189,7 +208,9 @@ class EngineService:
         if not 0 <= at <= source.seq:
             raise no_such_seq(at, source.seq)
         target = _new_key(session.tenant)
-        return await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
+        copy = await fork(self._store, source, target, seq=at, name=name, nonce=self._ownership.nonce)
+        self._observer.on_session("fork")
+        return copy
 
     def export_session(self, session: SessionKey) -> AsyncGenerator[bytes]:
         """The session as one file, in pieces: the newest snapshot, and the journal; see
@@ -197,6 +218,7 @@ class EngineService:
 
         Raises, before the first piece or later, SessionNotFound, SessionQuarantined, SessionCorrupted.
         """
+        self._observer.on_session("export")
         return export_session(self._store, session)
 
     async def open_export(self, data: Buffer) -> Importable:
@@ -214,7 +236,9 @@ class EngineService:
         Cancelled or failed, it leaves nothing.
         """
         self._admit()
-        return await import_session(self._desk, _new_key(tenant), found)
+        meta = await import_session(self._desk, _new_key(tenant), found)
+        self._observer.on_session("import")
+        return meta
 
     async def verify_session(self, session: SessionKey) -> Verification:
         """Recompute the state from the journal and compare hashes; the session itself is only read.
@@ -222,7 +246,9 @@ class EngineService:
         Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
         """
         self._admit()
-        return await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())
+        found = await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())
+        self._observer.on_session("verify")
+        return found
 
     async def diff_session(self, session: SessionKey, *, first: int, last: int | None) -> Difference:
         """How each level changed from the number ``first`` to ``last`` (None: the head).
@@ -233,6 +259,14 @@ class EngineService:
         meta = await self._desk.meta(session)
         end = meta.seq if last is None else last
         return await diff(self._desk, meta, self._ephemeral_name(), first=first, last=end)
+
+    async def session_loss(self, session: SessionKey, *, tokens: int) -> SessionLoss:
+        """What the session's memory is worth on its own recent text, at most ``tokens`` of it; see ``loss``.
+
+        Raises SessionNotFound, SessionCorrupted, QueueFull, ModelNotFound.
+        """
+        self._admit()
+        return await loss(self._desk, await self._desk.meta(session), self._ephemeral_name(), tokens=tokens)
 
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         """What each level has done since the last reset, by the state's own counters.
@@ -263,6 +297,12 @@ class EngineService:
         """Journal records that hold any seq above ``after``, and the head seq."""
         meta = await self._store.meta(session)
         return await self._store.records(session, after=after, limit=limit), meta.seq
+
+    async def path(self, session: SessionKey, *, after: int) -> AsyncGenerator[JournalRecord]:
+        """The records that the state has read, behind the seq ``after``: past what was taken back."""
+        meta = await self._store.meta(session)
+        async for record in runs_between(self._store, session, meta.path, after=after, head=meta.seq):
+            yield record
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         """The first and last seq of the turn that used the key, None if no turn did."""

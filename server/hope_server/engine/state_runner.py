@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,13 +13,13 @@ from hope_model.streaks import Frozen
 from hope_server.engine.runner import Counts, ModelShape, Output
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.slab import LiveRows, Slab
-from hope_server.engine.units import TokenRun, Unit, cut
+from hope_server.engine.units import TokenRun, Unit, cut, learn_flags
 
 
 @runtime_checkable
 class SessionModel(Protocol):
     """A model whose sessions learn; shapes as in ``hope_model.hope.Hope``. States go in and come out as
-    values.
+    values. ``learn``, of ``tokens``' shape: which of them may teach, None for all.
     """
 
     @property
@@ -27,16 +27,18 @@ class SessionModel(Protocol):
     @property
     def state_spec(self) -> StateSpec: ...
     def initial_state(self, rows: int) -> State: ...
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
-    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def step(self, tokens: Tensor, state: State, learn: Tensor | None = ...) -> tuple[Tensor, State]: ...
+    def prefill(self, tokens: Tensor, state: State, learn: Tensor | None = ...) -> tuple[Tensor, State]: ...
+    def block_pass(
+        self, tokens: Tensor, state: State, learn: Tensor | None = ...
+    ) -> tuple[Tensor, State]: ...
+    def forward(self, tokens: Tensor, state: State, learn: Tensor | None = ...) -> tuple[Tensor, State]: ...
     def drift(self, state: State) -> dict[str, Tensor]: ...
 
 
 class StateRunner:
     """Two rows a slot, ``boundary`` (the state at the last one) and ``live`` (the preview inside the block),
-    and the tokens of the open block.
+    and the tokens of the open block, each with whether it may teach.
     """
 
     def __init__(self, model: SessionModel, *, slots: int, decode_rows: int) -> None:
@@ -46,7 +48,7 @@ class StateRunner:
         self._device = initial["position"].device
         self._boundary = Slab(initial, slots)
         self._live = LiveRows(initial, slots, decode_rows)
-        self._tails: list[list[int]] = [[] for _ in range(slots)]
+        self._tails: list[list[tuple[int, bool]]] = [[] for _ in range(slots)]
         self.spec = model.state_spec
         self.block_size = model.config.block
 
@@ -54,29 +56,32 @@ class StateRunner:
         """Whole blocks, then runs and steps inside the open one."""
         return cut(runs, tail=position % self.block_size, block=self.block_size)
 
-    def step_unit(self, token: int, *, position: int) -> Unit:
+    def step_unit(self, token: int, *, position: int, learn: bool) -> Unit:
         """A step, or the token that completes the block."""
-        return Unit("block" if (position + 1) % self.block_size == 0 else "step", (token,))
+        kind: Literal["block", "step"] = "block" if (position + 1) % self.block_size == 0 else "step"
+        return Unit(kind, (token,), learn=learn_flags([learn]))
 
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a unit: a block pass over the open block and the unit's tokens, or a run inside the block."""
         tail = self._tails[slot]
+        new = list(zip(unit.tokens, unit.learn or (True,) * len(unit.tokens), strict=True))
         if unit.kind == "block":
-            output = self.block(slot, (*tail, *unit.tokens))
+            block = tail + new
+            output = self.block(slot, [token for token, _ in block], learn_flags(on for _, on in block))
             tail.clear()
             return output
-        output = self.read(slot, unit.tokens)
-        tail.extend(unit.tokens)
+        output = self.read(slot, unit.tokens, unit.learn)
+        tail.extend(new)
         return output
 
     def run_every(self, slot: int, unit: Unit) -> Output:
         """As :meth:`run`; the logits come from a forward of their own, before the state moves."""
-        every = self._every(slot, unit.tokens)
+        every = self._every(slot, unit)
         return replace(self.run(slot, unit), every=every)
 
     def teaching_tokens(self, unit: Unit) -> int:
-        """All of them."""
-        return len(unit.tokens)
+        """All of them, but for those of turns that do not learn."""
+        return unit.learned
 
     def backlog(self, _slot: int) -> None:
         """Nothing is ever left for later."""
@@ -105,10 +110,10 @@ class StateRunner:
             row["frozen"].fill_(int(Frozen.JOURNAL))
 
     @torch.inference_mode()
-    def block(self, slot: int, tokens: Sequence[int]) -> Output:
+    def block(self, slot: int, tokens: Sequence[int], learn: Sequence[bool] = ()) -> Output:
         """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
         before = self._boundary.view(slot)
-        logits, state = self._model.block_pass(self._tokens([tokens]), before)
+        logits, state = self._model.block_pass(self._tokens([tokens]), before, self._mask(learn, 1, -1))
         norms = self._change(before, state)
         finite = finite_rows(logits)[0] and all(map(math.isfinite, norms.values()))
         counts = _counts(state)[0]
@@ -119,14 +124,15 @@ class StateRunner:
         return output
 
     @torch.inference_mode()
-    def read(self, slot: int, tokens: Sequence[int]) -> Output:
+    def read(self, slot: int, tokens: Sequence[int], learn: Sequence[bool] = ()) -> Output:
         """One forward over ``tokens`` (``[1, n]``) inside the block."""
-        logits, state = self._model.prefill(self._tokens([tokens]), self._live.row(slot))
+        row = self._live.row(slot)
+        logits, state = self._model.prefill(self._tokens([tokens]), row, self._mask(learn, 1, -1))
         self._live.write(slot, state)
         return Output(logits[0], finite_rows(logits)[0], _counts(state)[0])
 
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Output]:
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
         """One token for each of ``slots`` (any number, distinct), in groups of one shape; outputs in that
         order.
         """
@@ -134,10 +140,11 @@ class StateRunner:
         outputs: dict[int, Output] = {}
         for start in range(0, len(order), self._decode_rows):
             members = order[start : start + self._decode_rows]
-            group = self._decode_group(tuple(slots[i] for i in members), [tokens[i] for i in members])
+            flags = [learn[i] if learn else True for i in members]
+            group = self._decode_group(tuple(slots[i] for i in members), [tokens[i] for i in members], flags)
             outputs.update(zip(members, group, strict=True))
-            for i in members:
-                self._tails[slots[i]].append(tokens[i])
+            for i, flag in zip(members, flags, strict=True):
+                self._tails[slots[i]].append((tokens[i], flag))
         return [outputs[index] for index in range(len(slots))]
 
     @torch.inference_mode()
@@ -160,13 +167,15 @@ class StateRunner:
         return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.row(slot)).items()}
 
     @torch.inference_mode()
-    def _every(self, slot: int, tokens: Sequence[int]) -> Tensor:
-        """Logits after each of ``tokens``, computed beside the state: what moves it keeps its one shape."""
-        return self._model.forward(self._tokens([tokens]), self._live.row(slot))[0][0]
+    def _every(self, slot: int, unit: Unit) -> Tensor:
+        """Logits after each token, computed beside the state: what moves it keeps its one shape."""
+        tokens, mask = self._tokens([unit.tokens]), self._mask(unit.learn, 1, -1)
+        return self._model.forward(tokens, self._live.row(slot), mask)[0][0]
 
-    def _decode_group(self, slots: tuple[int, ...], tokens: list[int]) -> list[Output]:
+    def _decode_group(self, slots: tuple[int, ...], tokens: list[int], learn: list[bool]) -> list[Output]:
         padded = tokens + [0] * (self._decode_rows - len(tokens))
-        logits, state = self._model.step(self._tokens(padded), self._live.group(slots))
+        mask = self._mask(learn_flags(learn + [True] * (len(padded) - len(tokens))), -1)
+        logits, state = self._model.step(self._tokens(padded), self._live.group(slots), mask)
         self._live.put_group(slots, state)
         rows = zip(logits, finite_rows(logits), _counts(state), strict=True)
         return [Output(*row) for row, _ in zip(rows, slots, strict=False)]
@@ -181,6 +190,10 @@ class StateRunner:
 
     def _tokens(self, tokens: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self._device)
+
+    def _mask(self, learn: Sequence[bool], *shape: int) -> Tensor | None:
+        """What the model is told of tokens that may teach; None where all may."""
+        return torch.tensor(learn, device=self._device).view(shape) if learn else None
 
 
 def _counts(state: State) -> list[Counts]:

@@ -170,7 +170,10 @@ class Turn:
             tokens = tuple(token for part in group for token in part.tokens)
             for start in range(0, len(tokens), MAX_APPEND_TOKENS):
                 run = tokens[start : start + MAX_APPEND_TOKENS]
-                records.append(JournalRecord(seq, "run", origin, run, request=self._request_name))
+                record = JournalRecord(
+                    seq, "run", origin, run, request=self._request_name, learn=self._request.learn
+                )
+                records.append(record)
                 seq = records[-1].last_seq + 1
         records[-1] = replace(records[-1], transcript=self._request.transcript)
         return records
@@ -184,6 +187,7 @@ class Turn:
             request.stop_check,
             steering=steering_for(request.sampling, prompt, request.constraint),
             scores=None if top is None else PromptScores(top),
+            learn=request.learn,
         )
 
     async def _commit_answer(self) -> None:
@@ -246,6 +250,7 @@ class Turn:
                 sampler=Sampler(self._seed, self._seq - self._meta.path.base_seq),
                 request=self._request_name,
                 transcript=None if answered is None else answered(count),
+                learn=self._request.learn,
             )
             await self._append([record])
         self._lease.committed(len(sampled))

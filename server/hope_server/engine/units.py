@@ -1,6 +1,6 @@
 """How a run of tokens becomes work: whole blocks, runs inside a block, single steps. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +16,8 @@ class TokenRun(Protocol):
     def origin(self) -> Origin: ...
     @property
     def tokens(self) -> tuple[int, ...]: ...
+    @property
+    def learn(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class Unit:
     tokens: tuple[int, ...]
     origins: tuple[Origin, ...] = ()
     """Of each token, where the model asks for it."""
+    learn: tuple[bool, ...] = ()
+    """Of each token, whether it may teach; empty where all may."""
+
+    @property
+    def learned(self) -> int:
+        """How many of its tokens may teach."""
+        return sum(self.learn) if self.learn else len(self.tokens)
 
 
 def cut(runs: Sequence[TokenRun], *, tail: int, block: int) -> list[Unit]:
@@ -42,31 +51,39 @@ def cut(runs: Sequence[TokenRun], *, tail: int, block: int) -> list[Unit]:
     units: list[Unit] = []
     total = tail + sum(len(run.tokens) for run in runs)
     whole = total // block * block - tail  # new tokens up to the last boundary; negative if there is none
-    pending: list[int] = []
+    pending: list[tuple[int, bool]] = []
     for run in runs:
         inside = max(0, min(whole, len(run.tokens)))
         whole -= len(run.tokens)
-        pending.extend(run.tokens[:inside])
+        pending.extend((token, run.learn) for token in run.tokens[:inside])
         while pending and tail + len(pending) >= block:
-            units.append(Unit("block", tuple(pending[: block - tail])))
+            part = pending[: block - tail]
+            units.append(Unit("block", tuple(t for t, _ in part), learn=learn_flags(on for _, on in part)))
             del pending[: block - tail]
             tail = 0
         rest = run.tokens[inside:]
         if run.kind == "step":
-            units += [Unit("step", (token,)) for token in rest]
+            units += [Unit("step", (token,), learn=learn_flags([run.learn])) for token in rest]
         elif rest:
-            units.append(Unit("run", rest))
+            units.append(Unit("run", rest, learn=learn_flags([run.learn] * len(rest))))
     return units
+
+
+def learn_flags(flags: Iterable[bool]) -> tuple[bool, ...]:
+    """Whether each of some tokens may teach, as a unit says it."""
+    found = tuple(flags)
+    return () if all(found) else found
 
 
 def cut_to_grid(runs: Sequence[TokenRun], *, position: int, grid: int) -> list[Unit]:
     """Runs of any origin up to the next multiple of ``grid``: for bits that do not depend on the cut."""
-    tokens = [(token, run.origin) for run in runs for token in run.tokens]
+    tokens = [(token, run.origin, run.learn) for run in runs for token in run.tokens]
     units: list[Unit] = []
     start = 0
     while start < len(tokens):
         end = start + grid - (position + start) % grid
         part = tokens[start:end]
-        units.append(Unit("run", tuple(t for t, _ in part), tuple(origin for _, origin in part)))
+        origins, learn = tuple(origin for _, origin, _ in part), learn_flags(on for _, _, on in part)
+        units.append(Unit("run", tuple(token for token, _, _ in part), origins, learn))
         start = end
     return units

@@ -127,6 +127,15 @@ local function create(keys, args)
   return { 'OK' }
 end
 
+-- ARGV: sealed name. It says something about the session and changes nothing of it, so it needs no fence
+local function rename(keys, args)
+  if redis.call('EXISTS', keys[1]) == 0 then
+    return { 'NOTFOUND' }
+  end
+  redis.call('HSET', keys[1], 'name', args[1])
+  return { 'OK' }
+end
+
 -- ARGV: fence, nonce
 local function reveal(keys, args)
   for id in pairs(ids_in(redis.call('HGET', keys[1], 'snap_chunks'))) do
@@ -358,6 +367,7 @@ end
 
 redis.register_function('hope_v1_create', create)
 redis.register_function('hope_v1_reveal', fenced(reveal))
+redis.register_function('hope_v1_rename', rename)
 redis.register_function('hope_v1_acquire', acquire)
 redis.register_function('hope_v1_renew', fenced(renew))
 redis.register_function('hope_v1_commit', fenced(commit))

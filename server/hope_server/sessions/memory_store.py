@@ -101,6 +101,10 @@ class MemoryStore:
     async def reveal(self, session: SessionKey, fence: Fence) -> None:
         self._session(session, fence).hidden = False
 
+    async def rename(self, session: SessionKey, name: str) -> None:
+        entry = self._session(session)
+        entry.meta = replace(entry.meta, name=name)
+
     async def meta(self, session: SessionKey) -> SessionMeta:
         entry = self._session(session)
         if entry.hidden:

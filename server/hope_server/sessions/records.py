@@ -2,7 +2,8 @@
 
 Little endian: ``version u8 | kind u8 | origin u8 | parts u8 | first_seq u64 | count u32 | tokens u32 each``,
 then the parts that its bits name, in this order: 1 target_seq u64, 2 seed u64 and counter u64, 4 request 16,
-8 transcript: count u32 and two digests, each ``length u8 | text``.
+8 transcript: count u32 and two digests, each ``length u8 | text``. Bit 16, of a turn that does not learn, has
+no bytes.
 
 An entry of the journal is ``chain 32 | sealed record``: ``chain = sha256(chain before | sealed record)``.
 Redis's append-only file has no checksums, so a flipped bit would load silently without the seal; a record
@@ -40,7 +41,7 @@ _TARGET = struct.Struct("<Q")
 _SAMPLER = struct.Struct("<QQ")
 _REQUEST_BYTES: Final = 16
 _COUNT = struct.Struct("<I")
-_HAS_TARGET, _HAS_SAMPLER, _HAS_REQUEST, _HAS_TRANSCRIPT = 1, 2, 4, 8
+_HAS_TARGET, _HAS_SAMPLER, _HAS_REQUEST, _HAS_TRANSCRIPT, _LEARN_OFF = 1, 2, 4, 8, 16
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _ORIGINS: tuple[Origin, ...] = get_args(Origin)
 _TARGETED: Final = ("rollback", "freeze")
@@ -62,6 +63,8 @@ def encode_record(record: JournalRecord) -> bytes:
         has, parts = has | _HAS_REQUEST, parts + _request(record.request)
     if record.transcript is not None:
         has, parts = has | _HAS_TRANSCRIPT, parts + encode_transcript(record.transcript)
+    if not record.learn:
+        has |= _LEARN_OFF
     header = _HEADER.pack(_VERSION, kind, origin, has, record.first_seq, len(tokens))
     return header + struct.pack(f"<{len(tokens)}I", *tokens) + parts
 
@@ -70,12 +73,14 @@ def decode_record(data: bytes) -> JournalRecord:
     """The record that ``encode_record`` made of; raises ``ValueError`` for anything else."""
     reader = Reader(data)
     version, kind, origin, has, first_seq, count = reader.take(_HEADER)
-    if version != _VERSION or kind >= len(_KINDS) or origin >= len(_ORIGINS) or has >= 16:
+    if version != _VERSION or kind >= len(_KINDS) or origin >= len(_ORIGINS) or has >= 32:
         raise ValueError(f"expected record version {_VERSION}, found {data[:4].hex()}")
     if count > MAX_APPEND_TOKENS or (_KINDS[kind] in ("run", "step")) != (count > 0):
         raise ValueError(f"a {_KINDS[kind]} record cannot hold {count} tokens")
     if not 1 <= first_seq <= MAX_SEQ - count or (_KINDS[kind] in _TARGETED) != bool(has & _HAS_TARGET):
         raise ValueError(f"a {_KINDS[kind]} record at {first_seq} cannot have the parts {has}")
+    if has & _LEARN_OFF and not count:
+        raise ValueError(f"a {_KINDS[kind]} record has no tokens that could teach")
     tokens = reader.take(struct.Struct(f"<{count}I"))
     record = JournalRecord(
         first_seq,
@@ -86,6 +91,7 @@ def decode_record(data: bytes) -> JournalRecord:
         sampler=Sampler(*reader.take(_SAMPLER)) if has & _HAS_SAMPLER else None,
         request=reader.raw(_REQUEST_BYTES).hex() if has & _HAS_REQUEST else "",
         transcript=_transcript(reader) if has & _HAS_TRANSCRIPT else None,
+        learn=not has & _LEARN_OFF,
     )
     reader.end()
     return record

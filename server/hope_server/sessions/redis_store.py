@@ -126,6 +126,13 @@ class RedisStore:
         await self._link.ask("ZADD", index_key(session.tenant), 0, entry)
         await self._write("reveal", session, fence)
 
+    async def rename(self, session: SessionKey, name: str) -> None:
+        await self._link.owned(self._rename(session, name))
+
+    async def _rename(self, session: SessionKey, name: str) -> None:
+        args = [seal_name(self.keys, session, name)]
+        check_reply(session, await self._link.ask_function("rename", keys_of(session), args))
+
     async def meta(self, session: SessionKey) -> SessionMeta:
         return await self._link.owned(self._meta(session))
 

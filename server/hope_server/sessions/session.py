@@ -92,8 +92,9 @@ class JournalRecord:
     have no tokens and take one sequence number. Numbers start at 1.
 
     request: 32 hex digits that stand for the request that brought it, empty for none. transcript: the chat
-    up to and including the record, where that is known. chain: the hex hash of the journal up to and
-    including the record, as the store keeps it; empty for one that is not stored.
+    up to and including the record, where that is known. learn: False for tokens of a turn that teaches
+    nothing (E29 of ``model/EQUATIONS.md``). chain: the hex hash of the journal up to and including the
+    record, as the store keeps it; empty for one that is not stored.
     """
 
     first_seq: int
@@ -104,6 +105,7 @@ class JournalRecord:
     sampler: Sampler | None = None
     request: str = ""
     transcript: Transcript | None = None
+    learn: bool = True
     chain: str = field(default="", compare=False)
 
     @property

@@ -59,6 +59,10 @@ class SessionStore(Protocol):
         """A staged session becomes one like others."""
         ...
 
+    async def rename(self, session: SessionKey, name: str) -> None:
+        """The session is called ``name``. No fence is needed: nothing of the journal changes."""
+        ...
+
     async def meta(self, session: SessionKey) -> SessionMeta: ...
 
     async def list(self, tenant: str, *, after: str | None, limit: int) -> SessionPage:

@@ -29,12 +29,14 @@ from hope_server.engine.request import (
     GenerationRequest,
     LevelChange,
     LevelStatus,
+    SessionLoss,
     TokenEvent,
     TokenLogprob,
     TurnFigures,
     Verification,
     request_name,
 )
+from hope_server.engine.restore import runs_between
 from hope_server.metrics import Metrics
 from hope_server.sessions.container import Importable, Opened
 from hope_server.sessions.copying import Blueprint, build, fork
@@ -119,6 +121,10 @@ class ScriptedEngine:
     async def get_session(self, session: SessionKey) -> SessionMeta:
         return await self.store.meta(session)
 
+    async def rename_session(self, session: SessionKey, name: str) -> SessionMeta:
+        await self.store.rename(session, name)
+        return await self.store.meta(session)
+
     async def list_sessions(self, tenant: str, *, after: str | None, limit: int) -> list[SessionMeta]:
         return await self.store.list(tenant, after=after, limit=limit)
 
@@ -137,6 +143,15 @@ class ScriptedEngine:
         fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
         await self.store.rollback(session, fence, expected=meta.head, to=to)
         return await self.store.meta(session)
+
+    async def freeze(self, session_id: str, good_seq: int) -> None:
+        """The session of the tenant that needs no key learns no more."""
+        session = SessionKey(DEFAULT_TENANT, session_id)
+        fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
+        await self.store.freeze(session, fence, expected=meta.head, path=meta.path, good_seq=good_seq)
+
+    async def _frozen(self, session: SessionKey | None) -> bool:
+        return session is not None and (await self.store.meta(session)).path.freeze is not None
 
     async def fork_session(
         self, session: SessionKey, *, seq: int | None = None, name: str | None = None
@@ -159,6 +174,11 @@ class ScriptedEngine:
         await self._pause()
         change = LevelChange("phi", 3, 2.0, None, 1.5, None)
         return Difference(first, head if last is None else last, 0, head, (change,))
+
+    async def session_loss(self, session: SessionKey, *, tokens: int) -> SessionLoss:
+        head = (await self.store.meta(session)).seq
+        await self._pause()
+        return SessionLoss(2, head, tokens, 1.5, None)
 
     async def _pause(self) -> None:
         if self.pause_at is not None:
@@ -197,13 +217,18 @@ class ScriptedEngine:
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         tokens = (await self.store.meta(session)).position
         return [
-            LevelStatus("phi", 1, tokens, tokens, 0, 0.5, 1024),
+            LevelStatus("phi", 1, tokens, tokens, 1, 0.5, 1024),
             LevelStatus("slow", None, tokens, 0, 0, 0.0, 4096),
         ]
 
     async def events(self, session: SessionKey, *, after: int, limit: int) -> tuple[list[JournalRecord], int]:
         records = await self.store.records(session, after=after, limit=limit)
         return records, (await self.store.meta(session)).seq
+
+    async def path(self, session: SessionKey, *, after: int) -> AsyncGenerator[JournalRecord]:
+        meta = await self.store.meta(session)
+        async for record in runs_between(self.store, session, meta.path, after=after, head=meta.seq):
+            yield record
 
     async def learned(self, session: SessionKey, idempotency_key: str) -> tuple[int, int] | None:
         return await self.store.learned(session, idempotency_key)
@@ -243,7 +268,9 @@ class ScriptedEngine:
                 done = ended or full
                 if done and request.finished is not None:
                     read = sum(len(part.tokens) for part in request.prompt) + index + 1
-                    request.finished(TurnFigures(seq, read, {"phi": read}, {"phi": 0.5}))
+                    frozen = await self._frozen(request.session)
+                    figures = TurnFigures(seq, read, {"phi": read}, {"phi": 0.5}, frozen=frozen)
+                    request.finished(figures)
                 reason: FinishReason | None = "stop" if ended else "length" if full else None
                 top = request.sampling.logprobs
                 yield TokenEvent(token, index, seq, reason, None if top is None else scored(token, top))
@@ -260,7 +287,7 @@ class ScriptedEngine:
         turn = TurnKey(request.idempotency_key, head + 1) if request.idempotency_key else None
         records, seq = [], head
         for part in request.prompt:
-            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens))
+            records.append(JournalRecord(seq + 1, "run", part.origin, part.tokens, learn=request.learn))
             seq += len(part.tokens)
         name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
         records = [replace(record, request=name) for record in records]
@@ -276,7 +303,15 @@ class ScriptedEngine:
         head = (await self.store.meta(request.session)).seq
         transcript = request.answered(index + 1) if request.answered else None
         name = request_name(request.idempotency_key or request.fingerprint or request.request_id)
-        record = JournalRecord(head + 1, "step", "model", (token,), request=name, transcript=transcript)
+        record = JournalRecord(
+            head + 1,
+            "step",
+            "model",
+            (token,),
+            request=name,
+            transcript=transcript,
+            learn=request.learn,
+        )
         return await self._append(request.session, [record], turn)
 
     async def _append(
@@ -335,7 +370,7 @@ def runtime(engine: ScriptedEngine, keys: KeyFile, clock: Clock, request: pytest
     small = {"port": 0, "max_body_bytes": 65536, "max_prompt_tokens": 20000, "max_output_tokens": 100}
     metrics = Metrics(
         model_name="hope-test",
-        levels=["phi"],
+        levels={"phi": 1},
         window_tokens=64,
         state_bytes=1024,
         slow_weights_sha256=SHA256,
@@ -382,6 +417,7 @@ async def port(app: FastAPI, runtime: Runtime) -> AsyncIterator[int]:
     """The port of a real server over the app."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(runtime.config, app)
+    runtime.metrics.watch_connections(server.connections)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await server.answering.wait()
     yield listener.getsockname()[1]

@@ -23,7 +23,8 @@ def calls(app: FastAPI) -> list[tuple[str, str]]:
         ("GET", "/openapi.json"),
         ("GET", "/nowhere"),
         ("PUT", "/v1/sessions"),
-        ("GET", "//health"),
+        ("GET", "http://127.0.0.1//health"),
+        ("GET", "/static/nothing.js"),
     ]
 
 

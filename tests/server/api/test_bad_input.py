@@ -128,9 +128,7 @@ async def test_an_unknown_model(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/models/gpt-4")).status_code == 404
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/models", "/v1/sessions/", "/docs", "/v1/chat/completions/"]
-)
+@pytest.mark.parametrize("path", ["/v1", "/v2/models", "/v1/sessions/", "/docs", "/v1/chat/completions/"])
 async def test_an_unknown_route(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path)
     assert answer.status_code == 404

@@ -251,6 +251,9 @@ async def test_one_connection_too_many_is_refused(port: int) -> None:
     status, headers, body = await exchange(port)
     assert (status, code(body)) == (503, "too_many_connections")
     assert headers["retry-after"] == "1"
+    held[0][1].write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    figures = await held[0][0].readuntil(b"hope:http_connections_max{")
+    assert b'hope:http_connections{engine="0",model_name="hope-test"} 2.0' in figures
     held[0][1].close()
     await held[0][1].wait_closed()
     while (await exchange(port, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"))[0] != 200:

@@ -23,7 +23,7 @@ NAMES = ("acme", "acme-2", "default")
 """One begins like another; one owns what is made without keys."""
 
 
-BODIES: dict[str, Any] = {"rollback": {"json": {"seq": 1}}}
+BODIES: dict[str, Any] = {"rollback": {"json": {"seq": 1}}, "patch": {"json": {"name": "mine"}}}
 """Of routes that do not take an empty one."""
 
 
@@ -55,7 +55,7 @@ def requests(app: FastAPI, session: str) -> Iterator[tuple[str, str, dict[str, A
     for path, methods in app.openapi()["paths"].items():
         for method in methods:
             if "{session_id}" in path:
-                yield method, path.replace("{session_id}", session), BODIES.get(path.rpartition("/")[2], {})
+                yield method, path.replace("{session_id}", session), _body(method, path)
     messages = [{"role": "user", "content": "hi"}]
     for path, body in ((TEXT, {"prompt": "hi"}), (CHAT, {"messages": messages})):
         for stream in (False, True):
@@ -64,6 +64,11 @@ def requests(app: FastAPI, session: str) -> Iterator[tuple[str, str, dict[str, A
             yield "post", path, {"json": asked, "headers": {"X-Session-ID": session}}
             yield "post", path, {"json": asked, "headers": {"X-Session-ID": session, "Idempotency-Key": "k"}}
     yield "get", SESSIONS, {"params": {"after": session}}
+
+
+def _body(method: str, path: str) -> dict[str, Any]:
+    body: dict[str, Any] = BODIES.get(path.rpartition("/")[2]) or BODIES.get(method, {})
+    return body
 
 
 async def ask(
@@ -185,5 +190,5 @@ async def test_the_same_key_and_request_id_of_two_tenants_have_nothing_to_do_wit
 def test_the_description_has_routes_to_ask(app: FastAPI) -> None:
     """Those that name a session; one more must not be missed."""
     named = [path for path in app.openapi()["paths"] if "{session_id}" in path]
-    assert sum(len(app.openapi()["paths"][path]) for path in named) == 10
+    assert sum(len(app.openapi()["paths"][path]) for path in named) == 13
     assert json.dumps(named).count("session_id") == len(named)

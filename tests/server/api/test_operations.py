@@ -76,7 +76,25 @@ async def test_no_metric_names_a_session(http: httpx.AsyncClient, session: str) 
     assert "model_name" in labels
     # No label whose values come from requests.
     kinds = {"level", "le", "code", "reason", "finished_reason", "result", "residency", "sha256"}
+    kinds |= {"method", "route", "status", "operation", "outcome", "version"}
     assert labels <= {"model_name", "engine", *kinds}
+
+
+async def test_requests_are_counted_by_declared_route(http: httpx.AsyncClient, session: str) -> None:
+    await http.get(f"/v1/sessions/{session}")
+    await http.get("/v1/sessions/elsewhere?secret=1")
+    await http.request("BREW", "/nowhere")
+    text = (await http.get("/metrics")).text
+    labels = 'engine="0",method="{}",model_name="hope-test",route="{}",status="{}"'
+    for method, route, status in (
+        ("GET", "/v1/sessions/{session_id}", 200),
+        ("GET", "/v1/sessions/{session_id}", 404),
+        ("other", "(no route)", 404),
+    ):
+        assert f"hope:http_requests_total{{{labels.format(method, route, status)}}} 1.0" in text
+    assert re.search(r'hope:http_request_duration_seconds_count\{.*route="\(no route\)"\} 1.0', text)
+    assert "BREW" not in text
+    assert "secret" not in text
 
 
 async def test_rejections_are_counted(http: httpx.AsyncClient, runtime: Runtime) -> None:
@@ -132,6 +150,8 @@ async def test_the_description_names_every_route_and_body(http: httpx.AsyncClien
         "/v1/sessions/import",
         "/v1/sessions/{session_id}/levels",
         "/v1/sessions/{session_id}/events",
+        "/v1/sessions/{session_id}/messages",
+        "/v1/sessions/{session_id}/loss",
         "/health",
         "/ready",
         "/metrics",

@@ -29,6 +29,17 @@ async def test_a_name(http: httpx.AsyncClient) -> None:
     assert (await http.post(URL, json={"name": ""})).status_code == 400
 
 
+async def test_another_name(http: httpx.AsyncClient, engine: ScriptedEngine, session: str) -> None:
+    head = (await engine.meta(session)).head
+    renamed = await http.patch(f"{URL}/{session}", json={"name": "née"})
+    assert renamed.json() == (await http.get(f"{URL}/{session}")).json()
+    assert (renamed.json()["name"], (await engine.meta(session)).head) == ("née", head)
+    for body in ({}, {"name": ""}, {"name": None}, {"name": "x" * 201}, {"name": 1}, {"title": "x"}):
+        assert (await http.patch(f"{URL}/{session}", json=body)).status_code == 400, body
+    assert (await http.patch(f"{URL}/{'0' * 32}", json={"name": "x"})).status_code == 404
+    assert (await http.get(f"{URL}/{session}")).json()["name"] == "née"
+
+
 async def test_pages(http: httpx.AsyncClient) -> None:
     made = [(await http.post(URL)).json()["id"] for _ in range(5)]
     found: list[str] = []
@@ -47,7 +58,15 @@ async def test_levels(http: httpx.AsyncClient, session: str) -> None:
     answer = await http.get(f"{URL}/{session}/levels")
     phi, slow = answer.json()["levels"]
     assert phi.pop("name") == "phi"
-    assert phi == {"period": 1, "tokens": 4, "writes": 4, "frequency": 1.0, "drift_ratio": 0.5, "bytes": 1024}
+    assert phi == {
+        "period": 1,
+        "tokens": 4,
+        "writes": 4,
+        "refused": 1,
+        "frequency": 1.0,
+        "drift_ratio": 0.5,
+        "bytes": 1024,
+    }
     assert slow["period"] is None
     assert slow["frequency"] == 0
 

@@ -159,3 +159,29 @@ async def test_what_is_computed_for_a_client_ends_when_it_leaves(
     await engine.paused.wait()
     writer.close()
     await asyncio.wait_for(engine.closed.wait(), 10)
+
+
+async def test_what_the_memory_is_worth(http: httpx.AsyncClient, told: str) -> None:
+    body = (await http.get(f"{URL}/{told}/loss")).json()
+    assert body == {
+        "object": "session.loss",
+        "from_seq": 2,
+        "to_seq": 10,
+        "tokens": 256,
+        "with_memory": 1.5,
+        "without_memory": None,
+    }
+    assert (await http.get(f"{URL}/{told}/loss", params={"tokens": 7})).json()["tokens"] == 7
+    for tokens in (0, 513, "many"):
+        assert (await http.get(f"{URL}/{told}/loss", params={"tokens": tokens})).status_code == 400
+
+
+async def test_to_a_quota_it_is_a_turn_that_reads_twice(http: httpx.AsyncClient, keys: KeyFile) -> None:
+    headers = {"Authorization": f"Bearer {keys.create('acme')[1]}"}
+    (keys.directory / "quotas.toml").write_text("[tenants.acme]\ntokens_per_minute = 1000\n")
+    session = (await http.post(URL, headers=headers)).json()["id"]
+    asked = [
+        await http.get(f"{URL}/{session}/loss", params={"tokens": 512}, headers=headers) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in asked] == [200, 429]
+    assert asked[1].json()["error"]["code"] == "token_quota_exceeded"

@@ -39,7 +39,8 @@ class HashConfig:
 
 
 class HashModel:
-    """Follows the protocol of Hope. ``digest`` hashes all tokens and, inside a block, how they were cut.
+    """Follows the protocol of Hope, but learns whatever ``learn`` says. ``digest`` hashes all tokens and,
+    inside a block, how they were cut.
 
     refuses: tokens whose write of the fast level is refused. fails: tokens after which logits are NaN, as
     long as the row learns.
@@ -60,18 +61,18 @@ class HashModel:
     def initial_state(self, rows: int) -> State:
         return self.state_spec.zeros(rows)
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         return self._read(tokens[:, None], state, STEP)
 
-    def prefill(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def prefill(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         return self._read(tokens, state, RUN)
 
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def block_pass(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         assert tokens.shape == (1, BLOCK)
         assert int(state["position"]) % BLOCK == 0
         return self._read(tokens, state, WHOLE)
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         steps = []
         for token in tokens.unbind(1):
             logits, state = self._read(token[:, None], state, STEP)
@@ -169,6 +170,9 @@ class Recorder(NullObserver):
     reloads: int = 0
     rollbacks: list[str] = field(default_factory=list)
     canaries: list[float] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
+    leases: list[tuple[str, int]] = field(default_factory=list)
+    evictions: int = 0
 
     def on_level_writes(self, level: str, *, tokens: int, writes: int, refused: int) -> None:
         self.tokens[level] = self.tokens.get(level, 0) + tokens
@@ -200,6 +204,15 @@ class Recorder(NullObserver):
 
     def on_drift(self, level: str, ratio: float) -> None:
         self.drifts.append(level)
+
+    def on_session(self, operation: str) -> None:
+        self.operations.append(operation)
+
+    def on_eviction(self) -> None:
+        self.evictions += 1
+
+    def on_lease(self, outcome: str, *, held: int) -> None:
+        self.leases.append((outcome, held))
 
 
 class Bench:

@@ -50,7 +50,8 @@ def test_a_unit_holds_what_the_rows_take() -> None:
     own = runner()
     units = own.cut(records(text(150)), position=50)
     assert [len(unit.tokens) for unit in units] == [GRID - 50, GRID, GRID, 8]
-    assert own.step_unit(7, position=63) == Unit("step", (7,), ("model",))
+    assert own.step_unit(7, position=63, learn=True) == Unit("step", (7,), ("model",))
+    assert own.step_unit(7, position=63, learn=False) == Unit("step", (7,), ("model",), (False,))
 
 
 def test_outputs_tell_position_and_counts_boundary_and_norm() -> None:

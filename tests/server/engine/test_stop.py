@@ -22,10 +22,10 @@ class HeldModel(HashModel):
         super().__init__()
         self.entered, self.go_on = threading.Event(), threading.Event()
 
-    def block_pass(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def block_pass(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
         self.entered.set()
         self.go_on.wait()
-        return super().block_pass(tokens, state)
+        return super().block_pass(tokens, state, learn)
 
 
 @pytest.mark.parametrize("asked", ["verify_session", "levels"])

@@ -18,6 +18,7 @@ class Run:
     kind: Literal["run", "step", "reset"]
     tokens: tuple[int, ...]
     origin: Origin = "user"
+    learn: bool = True
 
 
 runs_strategy = st.lists(
@@ -26,9 +27,15 @@ runs_strategy = st.lists(
         st.sampled_from(["run", "step"]),
         st.lists(st.integers(0, 99), min_size=1, max_size=30).map(tuple),
         st.sampled_from(["system", "user", "model"]),
+        st.booleans(),
     ),
     max_size=8,
 )
+
+
+def flags(unit: Unit) -> tuple[bool, ...]:
+    """Whether each of its tokens may teach."""
+    return unit.learn or (True,) * len(unit.tokens)
 
 
 def preview(units: list[Unit], before: list[Unit]) -> list[Unit]:
@@ -42,7 +49,9 @@ def preview(units: list[Unit], before: list[Unit]) -> list[Unit]:
 @given(runs_strategy, st.integers(0, BLOCK - 1))
 def test_every_token_is_read_once_in_order_and_blocks_are_whole(runs: list[Run], tail: int) -> None:
     units = cut(runs, tail=tail, block=BLOCK)
-    assert [t for unit in units for t in unit.tokens] == [t for run in runs for t in run.tokens]
+    found = [pair for unit in units for pair in zip(unit.tokens, flags(unit), strict=True)]
+    assert found == [(token, run.learn) for run in runs for token in run.tokens]
+    assert [unit.learned for unit in units] == [sum(flags(unit)) for unit in units]
     open_tokens = tail
     for unit in units:
         open_tokens += len(unit.tokens)
@@ -77,7 +86,7 @@ def test_replay_from_a_boundary_ends_in_the_same_preview(runs: list[Run], data: 
     seen = 0
     for run in runs:
         if seen + len(run.tokens) > boundary:
-            after.append(Run(run.kind, run.tokens[max(0, boundary - seen) :]))
+            after.append(Run(run.kind, run.tokens[max(0, boundary - seen) :], learn=run.learn))
         seen += len(run.tokens)
     whole = cut(runs, tail=0, block=BLOCK)
     assert preview(cut(after, tail=0, block=BLOCK), []) == preview(whole, [])
@@ -92,8 +101,12 @@ def test_runs_inside_a_completed_block_need_no_preview_of_their_own() -> None:
 def test_on_a_grid_every_token_is_read_once_with_its_origin(runs: list[Run], position: int) -> None:
     units = cut_to_grid(runs, position=position, grid=GRID)
     assert {unit.kind for unit in units} <= {"run"}
-    found = [pair for unit in units for pair in zip(unit.tokens, unit.origins, strict=True)]
-    assert found == [(token, run.origin) for run in runs for token in run.tokens]
+    found = [
+        (token, origin, learn)
+        for unit in units
+        for token, origin, learn in zip(unit.tokens, unit.origins, flags(unit), strict=True)
+    ]
+    assert found == [(token, run.origin, run.learn) for run in runs for token in run.tokens]
 
 
 @given(runs_strategy, st.integers(0, 1000))
@@ -111,7 +124,7 @@ def test_on_a_grid_units_end_at_its_multiples_and_are_as_long_as_can_be(
 def test_on_a_grid_the_cut_depends_on_positions_alone(runs: list[Run], position: int, turn: int) -> None:
     """How tokens came as runs does not matter, and a later turn ends where the whole would."""
     whole = cut_to_grid(runs, position=position, grid=GRID)
-    singles = [Run("step", (token,), run.origin) for run in runs for token in run.tokens]
+    singles = [Run("step", (token,), run.origin, run.learn) for run in runs for token in run.tokens]
     assert cut_to_grid(singles, position=position, grid=GRID) == whole
     first = cut_to_grid(runs[:turn], position=position, grid=GRID)
     position += sum(len(run.tokens) for run in runs[:turn])

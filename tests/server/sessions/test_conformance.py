@@ -78,6 +78,18 @@ async def test_no_name_is_not_an_empty_name(store: SessionStore, session: Sessio
     assert (await store.meta(sibling(session, 2))).name == ""
 
 
+async def test_a_name_is_changed_without_a_fence(store: SessionStore, session: SessionKey) -> None:
+    await store.create(session, model="m", name=None)
+    await store.create(sibling(session, 2), model="m", name="other")
+    before = await store.meta(session)
+    for name in ("née", "", "née"):
+        await store.rename(session, name)
+        assert await store.meta(session) == replace(before, name=name)
+    assert (await store.meta(sibling(session, 2))).name == "other"
+    with pytest.raises(SessionNotFound):
+        await store.rename(sibling(session, 3), "x")
+
+
 async def test_taken_id_is_refused(store: SessionStore, session: SessionKey) -> None:
     first = await store.create(session, model="m", name=None)
     with pytest.raises(SequenceConflict):

@@ -37,7 +37,7 @@ NAMES = (
     "get",
     "learned",
 )
-RARE = ("delete", "stranger", "point", "quarantine")
+RARE = ("rename", "delete", "stranger", "point", "quarantine")
 OPERATIONS = st.lists(
     st.tuples(st.sampled_from(NAMES * 2 + RARE), st.integers(-1, 2), st.integers(0, 6)), max_size=25
 )
@@ -96,6 +96,8 @@ async def _call(writer: Writer, operation: Operation) -> object:
         case "stranger":
             stranger = Writer(writer.store, writer.session, Fence(1, "f" * 32), writer.head)
             return await stranger.read(*tokens)
+        case "rename":
+            await writer.store.rename(writer.session, f"name {number}")
         case "quarantine" if number == 1:
             await writer.store.quarantine(writer.session, writer.fence)
         case "delete" if number == 1:

@@ -40,6 +40,7 @@ FULL = st.builds(
     st.sampled_from(["run", "step"]),
     st.sampled_from(["system", "user", "tool", "model"]),
     TOKENS,
+    learn=st.booleans(),
 )
 RESETS = st.builds(JournalRecord, st.integers(1, 2**50), st.just("reset"), st.just("user"), st.just(()))
 RETURNS = st.builds(

@@ -28,10 +28,18 @@ MAX_LABEL_CHARS = 512
 MAX_NAME_CHARS = 200
 MAX_PAGE_SESSIONS = 1_000
 MAX_PAGE_EVENTS = 10_000
+MAX_PAGE_MESSAGES = 1_000
+MAX_LOSS_TOKENS = 512
 MAX_SEQ = 2**53 - 1
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+MessageRole = Literal["system", "user", "tool", "assistant", "text"]
+"""Whose a message of a session is; "text": a plain text, no chat."""
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
+Learn = Literal["on", "off"]
+Learning = Literal["on", "frozen"]
+"""frozen: the session learns no more, since its writes were refused; it goes on reading and answering."""
+"""Whether a turn's tokens teach. Those of a turn with "off" are read and journaled like all others."""
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]

@@ -17,6 +17,7 @@ from hope_client.wire.base import (
     MAX_PROMPTS,
     MAX_STOP_STRINGS,
     Label,
+    Learn,
     Request,
     Role,
     SessionId,
@@ -50,7 +51,11 @@ def _minus_one_is_off(top_k: int) -> int:
 
 
 class _GenerationRequest(Request):
-    """What both generating endpoints share. Without `session_id` the session is ephemeral."""
+    """What both generating endpoints share. Without `session_id` the session is ephemeral.
+
+    `learn` "off": the turn is read, answered and journaled, but no token of it teaches. What earlier turns
+    taught is not lost by it. A Hope model's φ, with which it reads, runs on.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)] | None = None
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
@@ -69,6 +74,7 @@ class _GenerationRequest(Request):
     repetition_penalty: float = Field(default=1.0, gt=0.0, le=10.0)
     response_format: ResponseFormat | None = None
     session_id: SessionId | None = None
+    learn: Learn = "on"
     # Labels of the caller's own bookkeeping: they ask nothing of the server.
     user: Label | None = None
     safety_identifier: Label | None = None

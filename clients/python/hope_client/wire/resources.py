@@ -4,13 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hope_client.wire.base import MAX_NAME_CHARS, Origin, Request, Response, Seq, none_is_absent
+from hope_client.wire.base import (
+    MAX_NAME_CHARS,
+    Learn,
+    Learning,
+    MessageRole,
+    Origin,
+    Request,
+    Response,
+    Seq,
+    none_is_absent,
+)
 
 
 class SessionCreate(Request):
     """POST /v1/sessions. An empty body is a session without a name."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+
+
+class SessionUpdate(Request):
+    """PATCH /v1/sessions/{id}."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 
 
 class SessionFork(Request):
@@ -43,7 +59,9 @@ class ModelList(Response):
 
 
 class Session(Response):
-    """A session. `seq`: its last committed journal entry; `tokens`: those its state has read."""
+    """A session. `seq`: its last committed journal entry; `tokens`: those its state has read; `learning`:
+    "frozen" once it learns no more, which a rollback to before that entry, or a reset, undoes.
+    """
 
     id: str
     object: Literal["session"] = "session"
@@ -52,6 +70,7 @@ class Session(Response):
     model: str
     seq: int
     tokens: int
+    learning: Learning = "on"
 
 
 class SessionList(Response):
@@ -114,12 +133,15 @@ class Diff(Response):
 
 
 class LevelStatus(Response):
-    """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level."""
+    """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level. `refused`:
+    writes that the guards did not let through.
+    """
 
     name: str
     period: int | None
     tokens: int
     writes: int
+    refused: int = 0
     frequency: float
     drift_ratio: float
     bytes: int
@@ -131,14 +153,35 @@ class Levels(Response):
     levels: list[LevelStatus]
 
 
+class SessionLoss(Response):
+    """GET /v1/sessions/{id}/loss: what the session's memory is worth on its own recent text.
+
+    `with_memory` and `without_memory`: the mean loss, in nats, over `tokens` of those tokens that others than
+    the model wrote between `from_seq` and `to_seq`; null where there is none yet. Both begin at a snapshot of
+    the session, taken before it had read that text; the second one with all that it had learned taken out.
+    """
+
+    object: Literal["session.loss"] = "session.loss"
+    from_seq: int
+    to_seq: int
+    tokens: int
+    with_memory: float | None
+    without_memory: float | None
+
+
 class Event(Response):
-    """One journal entry: a token read or written, or (without token and text) a reset or a rollback."""
+    """One journal entry: a token read or written, or (without token and text) a reset, a rollback or a
+    freeze, the end of the session's learning.
+
+    `learn` is "off" for a token of a turn that teaches nothing.
+    """
 
     seq: int
-    kind: Literal["run", "step", "reset", "rollback"]
+    kind: Literal["run", "step", "reset", "rollback", "freeze"]
     token: int | None = None
     text: str | None = None
     origin: Origin
+    learn: Learn = "on"
 
 
 class Events(Response):
@@ -146,6 +189,27 @@ class Events(Response):
 
     events: list[Event]
     head: int
+
+
+class SessionMessage(Response):
+    """A message as the session's journal has it, from its entry `first_seq` to `last_seq`.
+
+    finished: False for an answer that was cut short: by the client, a limit of tokens, or the server's end.
+    """
+
+    role: MessageRole
+    text: str
+    first_seq: int
+    last_seq: int
+    finished: bool
+
+
+class SessionMessages(Response):
+    """GET /v1/sessions/{id}/messages: one page; the next one begins after its last `last_seq`."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionMessage]
+    has_more: bool = False
 
 
 class ErrorDetail(Response):

@@ -12,6 +12,7 @@ from hope_client.wire.base import (
     MAX_MESSAGES,
     MAX_NAME_CHARS,
     Label,
+    Learn,
     Request,
     Text,
     TokenCount,
@@ -136,7 +137,8 @@ class ResponseRequest(Request):
 
     With `conversation` the turn is the next one of that conversation's session. With `previous_response_id`
     it goes on from exactly where that response ended: in the same session if nothing came after it, else in a
-    fork. With neither it begins a session of its own. `store` false keeps nothing.
+    fork. With neither it begins a session of its own. `store` false keeps nothing. `learn` "off": the turn is
+    read and answered, but no token of it teaches.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)] | None = None
@@ -145,6 +147,7 @@ class ResponseRequest(Request):
     previous_response_id: ResponseId | None = None
     conversation: Label | ConversationRef | None = None
     store: bool = True
+    learn: Learn = "on"
     stream: bool = False
     stream_options: ResponseStreamOptions | None = None
     max_output_tokens: TokenCount | None = None

@@ -1,0 +1,169 @@
+"""What sessions learn: whether each level writes as often as it should, how much, and how far it moved."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models.dashboard import Panel
+
+from hope_dashboards.board import Line, bars, board, graph, number, spread
+from hope_dashboards.queries import MODEL, gauge, quantile, rate
+
+MEASURED = f"avg by (level) (hope:level_update_frequency{{{MODEL}}})"
+CONFIGURED = f"1 / max by (level) (hope:level_period_tokens{{{MODEL}}})"
+QUANTILES = ((0.5, "p50"), (0.95, "p95"))
+
+
+def dashboard() -> Dashboard:
+    """The levels of all sessions together; one session's are at /v1/sessions/{id}/levels."""
+    return board(
+        "hope-learning",
+        "Hope: learning",
+        "Update frequencies, update norms, drift and refused updates of the levels that learn.",
+        {"Now": _now(), "Level spectrum": _spectrum(), "Updates and drift": _updates(), "Safety": _safety()},
+    )
+
+
+def _now() -> list[Builder[Panel]]:
+    refused = rate("level_updates_refused_total")
+    return [
+        number(
+            "Slow weights",
+            f"min(hope:slow_weights_ok{{{MODEL}}})",
+            unit="none",
+            about="1: they matched their hash when it was last computed.",
+            warn_below=1,
+        ),
+        number(
+            "Tokens learned from", rate("level_tokens_total"), unit="none", about="Per second, over levels."
+        ),
+        number("Writes", rate("level_updates_total"), unit="none", about="Per second, over levels."),
+        number(
+            "Updates refused",
+            f"({refused}) / ({refused} + {rate('level_updates_total')})",
+            unit="percentunit",
+            about="Of all updates, those that were not finite and left out.",
+            warn_from=0.01,
+        ),
+        number(
+            "Non-finite states",
+            f"sum(increase(hope:corrupted_requests_total{{{MODEL}}}[1h]))",
+            unit="none",
+            about="Turns that ended so within the last hour.",
+            warn_from=1,
+        ),
+        number(
+            "Bytes of a session",
+            f"max(hope:session_state_bytes{{{MODEL}}})",
+            unit="bytes",
+            about="Of its state on the device.",
+        ),
+    ]
+
+
+def _spectrum() -> list[Builder[Panel]]:
+    return [
+        graph(
+            "Frequency of each level: measured and declared",
+            Line(MEASURED, "{{level}}"),
+            Line(CONFIGURED, "{{level}} declared"),
+            unit="none",
+            about="Writes per token, counted over the last tokens, and one over the period that the model "
+            "declares. Sessions that are thrown away before a period is over keep the measured one below.",
+            width=16,
+            logarithmic=True,
+        ),
+        bars(
+            "Measured / declared",
+            Line(f"({MEASURED}) / ({CONFIGURED})", "{{level}}"),
+            unit="percentunit",
+            about="1: the level writes exactly as often as the model declares. More is a fault.",
+            most=1.25,
+        ),
+        graph(
+            "Writes",
+            Line(rate("level_updates_total", by="level"), "{{level}}"),
+            unit="wps",
+            about="Per second.",
+            logarithmic=True,
+        ),
+        graph(
+            "Tokens read",
+            Line(rate("level_tokens_total", by="level"), "{{level}}"),
+            unit="none",
+            about="Per second; those of restored sessions are not counted again.",
+        ),
+        graph(
+            "Frequency now",
+            Line(
+                f"({rate('level_updates_total', by='level')}) / ({rate('level_tokens_total', by='level')})",
+                "{{level}}",
+            ),
+            unit="none",
+            about="Writes per token within the last minutes.",
+            logarithmic=True,
+        ),
+    ]
+
+
+def _updates() -> list[Builder[Panel]]:
+    return [
+        graph(
+            "Update norm",
+            *_by_level("level_update_norm"),
+            unit="none",
+            about="Norm of what one block changed in a level, of one session.",
+            width=12,
+            logarithmic=True,
+        ),
+        graph(
+            "Drift",
+            *_by_level("session_drift_ratio"),
+            unit="none",
+            about="Distance of a session's level from its initial state, over the norm of its reference. It "
+            "should level off, not grow with the length of the session.",
+            width=12,
+        ),
+        spread(
+            "Update norms",
+            rate("level_update_norm_bucket", by="le"),
+            unit="none",
+            about="How the norms are distributed, over levels.",
+            width=12,
+        ),
+        spread(
+            "Drift ratios",
+            rate("session_drift_ratio_bucket", by="le"),
+            unit="none",
+            about="How far sessions are from where they began, over levels.",
+            width=12,
+        ),
+    ]
+
+
+def _safety() -> list[Builder[Panel]]:
+    refused = rate("level_updates_refused_total", by="level")
+    return [
+        graph(
+            "Updates refused",
+            Line(f"({refused}) / ({refused} + {rate('level_updates_total', by='level')})", "{{level}}"),
+            unit="percentunit",
+            about="Not finite, so left out and counted in the state.",
+        ),
+        graph(
+            "Turns ended by a non-finite state",
+            Line(rate("corrupted_requests_total"), "turns"),
+            unit="reqps",
+            about="The row is dropped; the session goes on from its journal.",
+        ),
+        graph(
+            "Slow weights as they were hashed",
+            Line(gauge("slow_weights_ok", by="instance"), "{{instance}}"),
+            unit="none",
+            about="0: the frozen weights have changed in memory.",
+        ),
+    ]
+
+
+def _by_level(name: str) -> list[Line]:
+    return [Line(quantile(share, name, by="level"), f"{{{{level}}}} {label}") for share, label in QUANTILES]

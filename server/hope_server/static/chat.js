@@ -1,0 +1,199 @@
+// The open session: its messages, the turns that run, and what takes it back.
+
+import { ApiError, sessions } from "./api.js";
+import * as composer from "./composer.js";
+import { announce, byId, notice, pause } from "./dom.js";
+import * as log from "./log.js";
+import * as sidebar from "./sidebar.js";
+import { turn } from "./turn.js";
+
+const NAME_CHARS = 60;
+const SETTLE_MS = 250;
+
+/** {id, seq} of what is shown; no id for a session that does not exist yet. */
+let open = { id: "", seq: 0 };
+let opening = new AbortController();
+const runs = new Map();
+let listener = () => {};
+
+/** `onTurn(id, hope)` after each turn, with the field `hope` of its answer or null. */
+export function start(onTurn) {
+  listener = onTurn;
+  log.actions.fork = (seq) => sidebar.fork(sidebar.find(open.id) ?? open, seq);
+  log.actions.rollback = (seq) => guarded(() => rollback(seq));
+  log.actions.edit = (seq, text) => guarded(() => edit(seq, text));
+  composer.start({ send, stop: () => runs.get(open.id)?.controller.abort(new Error("stopped")) });
+  addEventListener("focus", () => follow().catch(() => {}));
+}
+
+export const currentId = () => open.id;
+
+/** Show a session, or the beginning of one for "". */
+export async function show(id) {
+  opening.abort();
+  opening = new AbortController();
+  const { signal } = opening;
+  open = { id, seq: 0 };
+  log.show([]);
+  composer.running(runs.has(id));
+  if (!id) return title("");
+  byId("empty").hidden = true;
+  title(id);
+  const run = runs.get(id);
+  const [session, messages] = await Promise.all([sessions.get(id), sessions.messages(id, 0, signal)]);
+  if (signal.aborted) return;
+  open.seq = session.seq;
+  log.show(run ? messages.filter((message) => message.last_seq <= run.before) : messages);
+  if (runs.get(id)) log.attach(runs.get(id).elements);
+}
+
+/** The session was changed elsewhere: show it as it is now. */
+export async function follow() {
+  const { id, seq } = open;
+  if (!id || runs.has(id)) return;
+  const session = await sessions.get(id);
+  if (session.seq !== seq && open.id === id && !runs.has(id)) await show(id);
+}
+
+/** Show its name as the title. */
+export function title(id) {
+  const session = sidebar.find(id);
+  const name = session ? sidebar.nameOf(session) : id ? "Session" : "New session";
+  byId("title").textContent = name;
+  document.title = `${name} · Hope`;
+}
+
+async function send(text) {
+  const fresh = !open.id;
+  if (runs.has(open.id)) return;
+  notice("");
+  const answer = log.pendingAnswer();
+  const run = { controller: new AbortController(), before: open.seq, elements: [log.pendingUser(text), answer.element] };
+  runs.set(open.id, run);
+  composer.running(true);
+  log.attach(run.elements);
+  let id = open.id;
+  try {
+    if (fresh) id = await begin(text, run);
+    await converse(id, text, run, answer);
+  } catch (error) {
+    await failed(id, text, run, error);
+  } finally {
+    runs.delete(id);
+    composer.running(runs.has(open.id));
+    sidebar.tellTabs(id, "changed");
+  }
+}
+
+/** Make the session that the first message is for. */
+async function begin(text, run) {
+  const session = await sessions.create(text.replace(/\s+/g, " ").trim().slice(0, NAME_CHARS));
+  runs.delete("");
+  runs.set(session.id, run);
+  if (!open.id) {
+    open = { id: session.id, seq: 0 };
+    history.replaceState(null, "", `#/s/${session.id}`);
+  }
+  await sidebar.refresh();
+  sidebar.select(open.id);
+  title(open.id);
+  return session.id;
+}
+
+async function converse(id, text, run, answer) {
+  let again = false;
+  const on = {
+    start: () => { answer.begin(); if (again && open.id === id) notice(""); },
+    piece: answer.piece,
+    waiting: (why) => { again = true; if (open.id === id) notice(why); announce(why); },
+  };
+  const { controller: { signal } } = run;
+  const done = await turn({ session: id, text, learn: byId("learn").checked, signal, on });
+  await settle(id, run, note(done.hope));
+  if (done.kind === "kept" && open.id === id) {
+    const said = "The answer broke off. What the session kept of it is shown, and nothing was learned twice.";
+    notice(said, { actions: [["Ask again", () => guarded(() => askAgain(run.before, text))]] });
+    announce(said);
+  } else {
+    answer.say();
+  }
+  listener(id, done.hope ?? null);
+}
+
+async function failed(id, text, run, error) {
+  const stopped = run.controller.signal.aborted;
+  if (stopped) await pause(SETTLE_MS);
+  const shown = await settle(id, run, stopped ? "stopped" : "").catch(() => []);
+  listener(id, null);
+  if (open.id !== id) return;
+  if (!shown.length) composer.fill(text);
+  if (stopped) announce("Stopped.");
+  else notice(explained(error), { bad: true });
+}
+
+/** Replace what was pending by what the session has; returns the new messages. */
+async function settle(id, run, said) {
+  if (!id) return drop(run, []);
+  const found = await sessions.messages(id, run.before);
+  const { seq } = await sessions.get(id);
+  drop(run, found);
+  if (open.id === id) {
+    open.seq = seq;
+    log.add(found, said);
+  }
+  return found;
+}
+
+function drop(run, found) {
+  for (const element of run.elements) element.remove();
+  return found;
+}
+
+async function rollback(seq) {
+  const { id, seq: head } = open;
+  await sessions.rollback(id, seq);
+  await changed(id);
+  const said = "Rolled back: what came after is forgotten.";
+  announce(said);
+  notice(said, { actions: [["Undo", () => guarded(async () => { await sessions.rollback(id, head); await changed(id); })]] });
+}
+
+async function edit(seq, text) {
+  await rollback(seq);
+  composer.fill(text);
+}
+
+async function askAgain(seq, text) {
+  await sessions.rollback(open.id, seq);
+  await changed(open.id);
+  await send(text);
+}
+
+async function changed(id) {
+  sidebar.tellTabs(id, "changed");
+  if (open.id === id) await show(id);
+  listener(id, null);
+}
+
+async function guarded(act) {
+  if (runs.has(open.id)) return notice("An answer is being written. Stop it first.");
+  try {
+    await act();
+  } catch (error) {
+    notice(explained(error), { bad: true });
+  }
+}
+
+/** What an error means for the person. */
+export function explained(error) {
+  if (error instanceof ApiError && error.code === "session_not_found") return "This session is not there any more.";
+  return error.message.charAt(0).toUpperCase() + error.message.slice(1) + (/[.!?…]$/.test(error.message) ? "" : ".");
+}
+
+/** What a turn did, in a few words. */
+function note(hope) {
+  if (!hope) return "";
+  const writes = Object.entries(hope.level_writes).filter(([, count]) => count > 0);
+  if (!writes.length) return "nothing written yet";
+  return `wrote ${writes.map(([level, count]) => `${level} ${count}×`).join(", ")}`;
+}

@@ -1,0 +1,61 @@
+// Wires the parts, and shows what the address names: #/s/<session>, #/server, or a new session.
+
+import { model, onKeyNeeded, setKey } from "./api.js";
+import * as chat from "./chat.js";
+import { ask } from "./dialog.js";
+import { byId, notice } from "./dom.js";
+import * as drawers from "./drawers.js";
+import * as sidebar from "./sidebar.js";
+
+onKeyNeeded(async (error) => {
+  const key = await ask({
+    title: "This server asks for a key",
+    text: error.code === "missing_api_key" ? "It is kept in this tab alone, until you close it." : "The server does not know this key.",
+    label: "API key",
+    secret: true,
+    ok: "Go on",
+    required: false,
+  });
+  setKey(key);
+});
+
+sidebar.start((id, what) => {
+  if (id !== chat.currentId()) return;
+  if (what === "deleted") location.hash = "#/";
+  else if (what === "renamed") chat.title(id);
+  else chat.follow().catch(() => {});
+});
+chat.start(() => {});
+drawers.start();
+byId("new-session").addEventListener("click", () => byId("composer-text").focus());
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("composer-text").focus();
+});
+addEventListener("hashchange", route);
+
+async function route() {
+  notice("");
+  drawers.closeSidebar();
+  const id = /^#\/s\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash)?.[1] ?? "";
+  sidebar.select(id);
+  try {
+    await chat.show(id);
+    chat.title(id);
+  } catch (error) {
+    if (error.name !== "AbortError") notice(chat.explained(error), { bad: true });
+  }
+}
+
+async function begin() {
+  try {
+    byId("model").textContent = await model();
+    await sidebar.refresh();
+    await route();
+    if (!chat.currentId() && !document.querySelector("dialog[open]")) byId("composer-text").focus();
+  } catch (error) {
+    notice(chat.explained(error), { bad: true, actions: [["Try again", begin]] });
+  }
+}
+
+begin();
