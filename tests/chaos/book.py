@@ -124,6 +124,7 @@ class Book:
         numbers = [event.seq for event in tail]
         if numbers != list(range(self.head + 1, self.head + 1 + len(tail))):
             raise Lost(f"the journal after {self.head} has the numbers {numbers}")
+        _without_freeze(tail)
         grown = steps = 0
         while grown < len(tail) and tail[grown].kind in ("step", "freeze"):
             steps += tail[grown].kind == "step"
