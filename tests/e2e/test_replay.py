@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def flags(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def replay(capsys: pytest.CaptureFixture[str]) -> Iterator[Replay]:
+def replay(capsys: pytest.CaptureFixture[str]) -> Replay:
     """The state's hash, once the command has found it equal."""
     parser = argparse.ArgumentParser()
     add_replay_parser(parser.add_subparsers())
@@ -49,7 +49,7 @@ def replay(capsys: pytest.CaptureFixture[str]) -> Iterator[Replay]:
         assert found["restored"].startswith(found["replayed"])
         return found["replayed"]
 
-    yield verified
+    return verified
 
 
 def turn(client: Client, session: str, number: int, length: int = PROMPT, **options: Any) -> Completion:
