@@ -56,7 +56,12 @@ class HopeBlock(nn.Module):
         )
 
     def step(
-        self, x: Tensor, state: State, position: Tensor, learn: Tensor | None, learns: Tensor | None
+        self,
+        x: Tensor,
+        state: State,
+        position: Tensor,
+        learn: Tensor | None = None,
+        learns: Tensor | None = None,
     ) -> tuple[Tensor, State, Applied]:
         """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere.
 
@@ -76,8 +81,8 @@ class HopeBlock(nn.Module):
         slab: State,
         slots: Tensor,
         position: Tensor,
-        learn: Tensor | None,
-        learns: Tensor | None,
+        learn: Tensor | None = None,
+        learns: Tensor | None = None,
     ) -> tuple[Tensor, Applied]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
 
@@ -93,7 +98,12 @@ class HopeBlock(nn.Module):
         return x, applied
 
     def forward(
-        self, x: Tensor, state: State, phase: int, learn: Tensor | None, learns: Tensor | None
+        self,
+        x: Tensor,
+        state: State,
+        phase: int,
+        learn: Tensor | None = None,
+        learns: Tensor | None = None,
     ) -> tuple[Tensor, State, Applied]:
         """A run of tokens: ``x [B, T, D]``, ``learn [B, T]``, rows in lockstep at ``phase``."""
         return self._run(
