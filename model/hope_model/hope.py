@@ -20,7 +20,15 @@ from hope_model.state import (
     scatter_state,
     select_rows,
 )
-from hope_model.streaks import COUNTER_NAMES, Outcome, all_applied, counted, counter_specs, learning_rows
+from hope_model.streaks import (
+    COUNTER_NAMES,
+    Outcome,
+    all_applied,
+    counted,
+    counted_step,
+    counter_specs,
+    learning_rows,
+)
 
 
 class Hope(nn.Module):
@@ -173,13 +181,14 @@ class Hope(nn.Module):
 
     def _counted_step(self, before: State, applied: list[Applied], learn: Tensor | None) -> State:
         """The counters after one token, at which some rows' levels are due; ``learn [B]``."""
-        outcomes = []
-        for level in self.state_spec.learning_levels:
-            assert level.period is not None
-            due = self._due(level.name, (before["position"] + 1) % level.period == 0, learn)
-            wrote = all_applied(wrote[level.name] for wrote in applied)
-            outcomes.append(Outcome(wrote[:, None], due[:, None]))
-        return counted(before, outcomes, tokens=1, block=self.config.block)
+        names = [level.name for level in self.state_spec.learning_levels]
+        ends = [
+            self._due(level.name, (before["position"] + 1) % level.period == 0, learn)
+            for level in self.state_spec.learning_levels
+            if level.period is not None
+        ]
+        done = all_applied(torch.stack([wrote[name] for name in names], dim=1) for wrote in applied)
+        return counted_step(before, Outcome(done, torch.stack(ends, dim=1)), block=self.config.block)
 
     def _due(self, level: str, ends: Tensor, learn: Tensor | None) -> Tensor:
         """Where a period ends: a CMS level's has no write if it ends with a token that may not teach."""

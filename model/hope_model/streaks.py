@@ -72,7 +72,37 @@ def counted(before: State, outcomes: Sequence[Outcome], *, tokens: int, block: i
         _follow(before["streaks"][:, index], outcome.applied, outcome.due & learns[:, None])
         for index, outcome in enumerate(outcomes)
     ]
-    writes, refused, streaks, longest = (torch.stack(parts, dim=1) for parts in zip(*results, strict=True))
+    columns = [torch.stack(parts, dim=1) for parts in zip(*results, strict=True)]
+    return _advanced(before, learns, _Followed(*columns), tokens=tokens, block=block)
+
+
+def counted_step(before: State, outcome: Outcome, *, block: int) -> State:
+    """:func:`counted` of one token; the outcome's columns are the learning levels."""
+    learns = before["frozen"] == Frozen.NO
+    due = outcome.due & learns[:, None]
+    done = outcome.applied & due
+    refused = due ^ done
+    streaks = torch.where(done, 0, before["streaks"] + refused)
+    followed = _Followed(done.long(), refused.long(), streaks, streaks)
+    return _advanced(before, learns, followed, tokens=1, block=block)
+
+
+def all_applied(layers: Iterable[Tensor]) -> Tensor:
+    """A level's write counts when every block applied it."""
+    return torch.stack([layer.bool() for layer in layers]).all(0)
+
+
+class _Followed(NamedTuple):
+    """Of a run, all ``[B, levels]``: writes applied and refused, the streak after the last, the longest."""
+
+    writes: Tensor
+    refused: Tensor
+    streaks: Tensor
+    longest: Tensor
+
+
+def _advanced(before: State, learns: Tensor, run: _Followed, *, tokens: int, block: int) -> State:
+    writes, refused, streaks, longest = run
     position = before["position"] + tokens
     boundary = position - position % block
     whole = ~streaks.any(1) & ((longest == 0).all(1) | (boundary == position))
@@ -86,11 +116,6 @@ def counted(before: State, outcomes: Sequence[Outcome], *, tokens: int, block: i
         "frozen": torch.where(ended, int(Frozen.NON_FINITE), before["frozen"]),
         "good": torch.where(reached, boundary, before["good"]),
     }
-
-
-def all_applied(layers: Iterable[Tensor]) -> Tensor:
-    """A level's write counts when every block applied it."""
-    return torch.stack([layer.bool() for layer in layers]).all(0)
 
 
 def _follow(streak: Tensor, applied: Tensor, due: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

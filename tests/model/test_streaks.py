@@ -29,7 +29,15 @@ from torch import Tensor
 
 from hope_model.hope import Hope
 from hope_model.state import State
-from hope_model.streaks import COUNTER_NAMES, LIMIT, Frozen, Outcome, counted, counter_specs
+from hope_model.streaks import (
+    COUNTER_NAMES,
+    LIMIT,
+    Frozen,
+    Outcome,
+    counted,
+    counted_step,
+    counter_specs,
+)
 
 Reader = Callable[[Hope, Tensor, State], tuple[Tensor, State]]
 BLOCK = 4
@@ -100,6 +108,16 @@ def test_a_boundary_is_good_when_no_streak_is_open_at_it(runs: list[str], good: 
     for run in runs:
         state = read(run, state)
     assert int(state["good"]) == good
+
+
+@given(st.lists(st.tuples(*[st.sampled_from("+-.")] * 3), min_size=1, max_size=9))
+def test_a_step_counts_as_a_run_of_one(tokens: list[tuple[str, ...]]) -> None:
+    """Three levels of one row."""
+    stepped = run = start(1, 3)
+    for writes in tokens:
+        stepped = counted_step(stepped, outcome("".join(writes)), block=BLOCK)
+        run = counted(run, [outcome(write) for write in writes], tokens=1, block=BLOCK)
+        assert_identical(stepped, run)
 
 
 def test_one_level_is_enough_and_each_has_a_streak_of_its_own() -> None:
