@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,32 @@ from hope_client.replay import add_replay_parser, run_replay
 from hope_client.wire import Completion
 
 Replay = Callable[[Any, str], str]
-PROMPT, ANSWER = 100, 30
+ANSWER = 8
 STRICT_NATS = 1e-9
 """A canary's bound that no write keeps, so that every fourth one and those after it are refused."""
 
 
+@dataclass(frozen=True)
+class Family:
+    """How its server is started; prompts that lead just past a boundary, and past the end of learning if its
+    writes are refused.
+    """
+
+    flags: tuple[str, ...]
+    prompts: tuple[int, ...]
+    learning: str
+
+
 @pytest.fixture(params=["hope", "hope_attention"])
-def flags(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
-    """Of a server of each family."""
+def family(request: pytest.FixtureRequest, tmp_path: Path) -> Family:
     if request.param == "hope":
-        return ()
+        return Family((), (130, 130, 20), "on")
     source: Path = request.getfixturevalue("checkpoint")
     folder = Path(shutil.copytree(source, tmp_path / "strict"))
     config = json.loads((folder / "config.json").read_text())
-    config["memory"]["canary"] = STRICT_NATS
+    config["model"]["memory"]["canary"] = STRICT_NATS
     (folder / "config.json").write_text(json.dumps(config))
-    return "--model", str(folder)
+    return Family(("--model", str(folder)), (220, 220, 60), "frozen")
 
 
 @pytest.fixture
@@ -52,7 +63,7 @@ def replay(capsys: pytest.CaptureFixture[str]) -> Replay:
     return verified
 
 
-def turn(client: Client, session: str, number: int, length: int = PROMPT, **options: Any) -> Completion:
+def turn(client: Client, session: str, number: int, length: int, **options: Any) -> Completion:
     """A sampled turn with a fixed seed."""
     prompt = [(13 * place + 31 * number) % 80 + 10 for place in range(length)]
     asked: Any = {"max_tokens": ANSWER, "temperature": 1.0, "seed": number, "ignore_eos": True, **options}
@@ -60,18 +71,20 @@ def turn(client: Client, session: str, number: int, length: int = PROMPT, **opti
     return answer
 
 
-def live(client: Client, session: str) -> str:
-    """Past the first boundary of the native family's blocks."""
-    for number in range(3):
-        turn(client, session, number)
+def live(client: Client, family: Family) -> str:
+    """A session with all its turns."""
+    session = client.sessions.create().id
+    for number, length in enumerate(family.prompts):
+        turn(client, session, number, length)
     return session
 
 
-def killed_in_a_turn(server: Any, client: Client) -> str:
+def killed_in_a_turn(server: Any, client: Client, family: Family) -> str:
     """A session whose answer was cut by kill -9 of its server."""
-    session = live(client, client.sessions.create().id)
-    stream = turn(client, session, 9, max_tokens=4096, stream=True)
-    pieces = iter(stream.text())  # type: ignore[attr-defined]
+    session = live(client, family)
+    asked: Any = {"max_tokens": 4096, "stream": True}
+    stream: Any = turn(client, session, 9, family.prompts[0], **asked)
+    pieces = iter(stream.text())
     for _ in range(3):
         next(pieces)
     server.kill()
@@ -81,35 +94,30 @@ def killed_in_a_turn(server: Any, client: Client) -> str:
 
 
 def test_every_kind_of_session_is_what_its_journal_makes(
-    start_server: Any, flags: tuple[str, ...], replay: Replay
+    start_server: Any, family: Family, replay: Replay
 ) -> None:
-    server, learning = start_server(*flags), "frozen" if flags else "on"
+    server, early = start_server(*family.flags), family.prompts[0] + ANSWER + 20
     with server.client() as client, ThreadPoolExecutor(3) as pool:
-        alone = live(client, client.sessions.create().id)
-        batch = list(pool.map(lambda _: live(client, client.sessions.create().id), range(3)))
-        forked = client.sessions.fork(alone, seq=3 * PROMPT).id
+        alone = live(client, family)
+        batch = list(pool.map(lambda _: live(client, family), range(2)))
+        forked = client.sessions.fork(alone, seq=early).id
         rolled = client.sessions.fork(alone).id
-        client.sessions.rollback(rolled, seq=3 * PROMPT)
+        client.sessions.rollback(rolled, seq=early)
         imported = client.sessions.import_(client.sessions.export(alone)).id
+        for group in ((alone, *batch, imported), (forked, rolled)):
+            for session in group:
+                turn(client, session, 4, 10)
+            assert len({replay(server, session) for session in group}) == 1
+        assert client.sessions.get(alone).learning == family.learning
         state = replay(server, alone)
-        assert {replay(server, session) for session in (*batch, imported)} == {state}
-        assert replay(server, rolled) == replay(server, forked) != state
-        for session in (alone, *batch, forked, rolled, imported):
-            turn(client, session, 4, 40)
-        state = replay(server, alone)
-        assert {replay(server, session) for session in (*batch, imported)} == {state}
-        assert {client.sessions.get(session).learning for session in (alone, forked, imported)} == {learning}
-        killed = killed_in_a_turn(server, client)
-    server = start_server(*flags)
+        killed = killed_in_a_turn(server, client, family)
+    server = start_server(*family.flags)
     with server.client() as client:
-        cut = client.sessions.get(killed).seq
-        assert cut > 3 * (PROMPT + ANSWER) + PROMPT
         replay(server, killed)
-        answer = turn(client, killed, 5)
+        answer = turn(client, killed, 5, 10)
         assert answer.hope is not None
-        assert answer.hope.learning == learning
-        replay(server, killed)
-        assert replay(server, alone) == state
+        assert answer.hope.learning == family.learning
         twin = client.sessions.import_(client.sessions.export(killed)).id
         assert replay(server, twin) == replay(server, killed)
+        assert replay(server, alone) == state
     assert server.stop() == 0
