@@ -22,7 +22,10 @@ MAY_IMPORT = {
     "hope_client": {"hope_client"},
 }
 CLIENT_NEEDS = {"httpx", "pydantic", "pydantic_core"}
-WITHOUT_TORCH = ("api", "chat", "config.py", "cli.py", "errors.py", "logging.py", "metrics.py", "app.py")
+WITHOUT_TORCH = (
+    *("api", "chat", "config.py", "cli.py", "errors.py", "logging.py", "app.py"),
+    *("metrics.py", "gauges.py", "tracing.py", "otel.py"),
+)
 POLICY = ("scheduler.py", "slots.py")
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.jit.load", "torch.package", "numpy.load", "np.load"}

@@ -42,7 +42,9 @@ class HopeBlock(nn.Module):
         self.phi_norm = RMSNorm(config.width)
         self.phi: MemoryRule = RULES[config.rule](config)
         self.levels = nn.ModuleList(AssociativeLevel(config, level) for level in config.levels)
-        self.aggregation = AGGREGATIONS[config.aggregation](config.width, len(config.levels))
+        self.aggregation = (
+            AGGREGATIONS[config.aggregation](config.width, len(config.levels)) if config.levels else None
+        )
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = SlowMLP(config.width, config.mlp_width)
 
@@ -71,7 +73,11 @@ class HopeBlock(nn.Module):
         return self._run(
             x,
             state,
-            lambda h, own: self.phi.step(h, own, position, learns),
+            lambda h, own: (
+                self.phi.step(h, own, position)
+                if learns is None
+                else self.phi.held_step(h, own, position, learns)
+            ),
             lambda level, h, own: level.step(h, own, position, learn),
         )
 
@@ -87,7 +93,10 @@ class HopeBlock(nn.Module):
         """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
 
         def phi(h: Tensor, own: State) -> tuple[Tensor, State, Applied]:
-            y, applied = self.phi.step_rows(h, own, slots, position, learns)
+            if learns is None:
+                y, applied = self.phi.step_rows(h, own, slots, position)
+            else:
+                y, applied = self.phi.held_step_rows(h, own, slots, position, learns)
             return y, {}, applied
 
         def read(level: AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Tensor]:
@@ -109,7 +118,9 @@ class HopeBlock(nn.Module):
         return self._run(
             x,
             state,
-            lambda h, own: self.phi(h, own, phase, learns),
+            lambda h, own: (
+                self.phi(h, own, phase) if learns is None else self.phi.held_forward(h, own, phase, learns)
+            ),
             lambda level, h, own: level(h, own, phase, learn),
         )
 
@@ -135,7 +146,8 @@ class HopeBlock(nn.Module):
 
             return read
 
-        x = self.aggregation(x, [reader(level) for level in self._cms()])
+        if self.aggregation is not None:
+            x = self.aggregation(x, [reader(level) for level in self._cms()])
         return x + self.mlp(self.mlp_norm(x)), after, applied
 
     def drift(self, state: State) -> Applied:

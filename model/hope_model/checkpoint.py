@@ -52,8 +52,11 @@ def load_checkpoint(directory: Path) -> tuple[Hope, Tokenizer]:
         CheckpointError: a file is missing or damaged, or weights and configuration do not belong together.
     """
     config = _read_config(directory / "config.json")
-    with torch.device("meta"):
-        model = Hope(config)
+    try:
+        with torch.device("meta"):
+            model = Hope(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
     weights = read_weights(
         directory / "model.safetensors", {k: v.shape for k, v in model.state_dict().items()}
     )

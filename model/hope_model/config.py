@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hope_model.aggregations import AGGREGATIONS
@@ -27,7 +27,11 @@ class LevelConfig:
 
 @dataclass(frozen=True)
 class HopeConfig:
-    """A native Hope model (design section 3, family 1). Widths are in features, periods in tokens."""
+    """A native Hope model (design section 3, family 1). Widths are in features, periods in tokens.
+
+    ``rule_options`` are settings of the rule alone (see its ``OPTIONS``), checked when the model is built. No
+    levels make a model of φ and slow MLP only, as the baselines of the paper are.
+    """
 
     name: str
     vocab_size: int = 8192
@@ -42,6 +46,7 @@ class HopeConfig:
     levels: tuple[LevelConfig, ...] = (LevelConfig("cms-64", 64), LevelConfig("cms-256", 256))
     aggregation: str = "chain"
     block: int = 256
+    rule_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -64,12 +69,12 @@ class HopeConfig:
         if self.width % self.heads:
             raise ConfigError(f"heads: {self.heads} does not divide width {self.width}")
         self._check_levels()
+        if not isinstance(self.rule_options, Mapping):
+            raise ConfigError(f"rule_options: expected values by name, found {self.rule_options!r}")
         RULES.require(self.rule)
         AGGREGATIONS.require(self.aggregation)
 
     def _check_levels(self) -> None:
-        if not self.levels:
-            raise ConfigError("levels: expected one at least, found none")
         names = [level.name for level in self.levels]
         for name in names:
             if not isinstance(name, str) or not LEVEL_NAME.fullmatch(name):
@@ -91,7 +96,11 @@ class HopeConfig:
         return self.width // self.heads
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What a file holds; without ``rule_options`` where there are none, as older files have it."""
+        data = asdict(self)
+        if not self.rule_options:
+            del data["rule_options"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "HopeConfig":
@@ -136,6 +145,7 @@ CONFIGS: dict[str, HopeConfig] = {
     config.name: config
     for config in (
         _sized("hope-tiny", 256, 4, 384, 128, 8192),
+        _sized("hope-3m", 192, 4, 256, 64, 8192),
         _sized("hope-25m", 512, 6, 1408, 256, 8192),
         _sized("hope-110m", 768, 12, 2048, 256, 32768),
         _sized("hope-350m", 1024, 24, 2816, 256, 32768),

@@ -7,6 +7,7 @@ HopeModelError            base; `code` is stable and machine readable
  ├─ TokenizerError        tokenizer_invalid   a tokenizer file or token ids that cannot be used
  ├─ DataError             data_invalid        a training shard or mixture that cannot be read
  ├─ TrainError            train_failed        a training run that cannot start, go on or resume
+ ├─ EvaluationError       evaluation_failed   a server that is measured does not answer as it should
  └─ ConversionError       conversion_failed   a pre-trained model that cannot be brought into our format
 """
 
@@ -61,3 +62,9 @@ class ConversionError(HopeModelError):
     """A pre-trained model cannot be fetched, read, understood or written in our format."""
 
     code = "conversion_failed"
+
+
+class EvaluationError(HopeModelError):
+    """A server that is measured does not answer, or not as the evaluation needs it."""
+
+    code = "evaluation_failed"

@@ -33,6 +33,16 @@ def keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
     return keep_rows(applied, new, old), applied
 
 
+def keep_finite_heads(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse a head's update, ``new, old [B, H, ...]``, that is not finite; the others of its row are kept.
+
+    Returns:
+        ``(kept, applied)``; ``applied [B]`` bool, where all heads of a row were.
+    """
+    kept, applied = keep_finite(new.flatten(0, 1), old.flatten(0, 1))
+    return kept.view_as(new), applied.view(new.shape[:2]).all(1)
+
+
 def finite_rows(x: Tensor) -> Tensor:
     """Which rows of ``x [B, ...]`` hold finite values alone: ``[B]`` bool."""
     # One value that is not finite makes the sum so; a sum that merely overflows is looked at row by row.

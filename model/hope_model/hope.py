@@ -24,6 +24,7 @@ from hope_model.streaks import (
     COUNTER_NAMES,
     Outcome,
     all_applied,
+    as_events,
     counted,
     counted_step,
     counter_specs,
@@ -89,7 +90,7 @@ class Hope(nn.Module):
             logits ``[B, vocab]``.
         """
         x, before = self._embed(tokens), gather_state(_counters(slab), slots)
-        learns, applied = learning_rows(before), []
+        learns, applied = learning_rows(before, wait=False), []
         learn = _both(tokens, learn, learns)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
@@ -172,7 +173,9 @@ class Hope(nn.Module):
         outcomes = []
         for level in self.state_spec.learning_levels:
             assert level.period is not None
-            done = all_applied(wrote[level.name] for wrote in applied)
+            end = phase + tokens.shape[1]
+            number = end // level.period - phase // level.period
+            done = all_applied(as_events(wrote[level.name], number) for wrote in applied)
             first = level.period - phase % level.period - 1
             ends = None if learn is None else learn[:, first :: level.period]
             outcomes.append(Outcome(done, self._due(level.name, torch.ones_like(done), ends)))

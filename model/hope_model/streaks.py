@@ -52,10 +52,10 @@ def counter_specs(levels: int) -> tuple[TensorSpec, ...]:
 COUNTER_NAMES = tuple(spec.name for spec in counter_specs(0))
 
 
-def learning_rows(state: State) -> Tensor | None:
-    """Which rows learn, ``[B]`` bool; None for all, where that can be told without waiting for a device."""
+def learning_rows(state: State, *, wait: bool = True) -> Tensor | None:
+    """Which rows learn, ``[B]`` bool; None for all, which on a GPU is found out only if one may ``wait``."""
     frozen = state["frozen"]
-    if frozen.device.type == "cpu" and not bool(frozen.any()):
+    if (wait or frozen.device.type == "cpu") and not bool(frozen.any()):
         return None
     return frozen == Frozen.NO
 
@@ -85,6 +85,13 @@ def counted_step(before: State, outcome: Outcome, *, block: int) -> State:
     streaks = torch.where(done, 0, before["streaks"] + refused)
     followed = _Followed(done.long(), refused.long(), streaks, streaks)
     return _advanced(before, learns, followed, tokens=1, block=block)
+
+
+def as_events(applied: Tensor, due: int) -> Tensor:
+    """``[B, due]`` bool: as a layer says it; of a count ``[B]``, as if refused writes were the last."""
+    if applied.dim() == 2:
+        return applied
+    return torch.arange(due, device=applied.device) < applied[:, None]
 
 
 def all_applied(layers: Iterable[Tensor]) -> Tensor:

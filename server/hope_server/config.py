@@ -152,6 +152,10 @@ class ServerConfig(BaseSettings):
         description="H: tokens over which the metrics measure a level's update frequency; many times the "
         "longest period, for each session that is busy",
     )
+    tracing: bool = Field(
+        default=False,
+        description="send OpenTelemetry spans to where the OTEL_* variables say; needs the extra otel",
+    )
     log_level: LogLevel = Field(default="info", description="least severe messages that are logged")
     log_format: Literal["text", "json"] = Field(
         default="text", description="the log on stderr: lines to read, or an object a line"

@@ -18,19 +18,21 @@ from datetime import UTC, datetime
 class _Named:
     """Shared by the tasks of one request: what one of them finds out, all of them log."""
 
+    trace_id: str
     session_id: str = "-"
 
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """Id of the request being served, for the log."""
 
-_session: ContextVar[_Named | None] = ContextVar("session", default=None)
+_named: ContextVar[_Named | None] = ContextVar("named", default=None)
 _MADE_HERE = re.compile(r"[0-9a-f]{32}")
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s [%(request_id)s %(session_id)s] %(message)s"
 FIELDS = (
     "request_id",
     "session_id",
+    "trace_id",
     "method",
     "route",
     "status",
@@ -40,15 +42,15 @@ FIELDS = (
 """What an event may carry beside its message; each is a key of a JSON event that has it."""
 
 
-def begin_request(identity: str) -> None:
+def begin_request(identity: str, *, trace_id: str = "") -> None:
     """Events from here on, and in tasks begun from here on, are those of the request `identity`."""
     request_id.set(identity)
-    _session.set(_Named())
+    _named.set(_Named(trace_id or "-"))
 
 
 def name_session(identity: str) -> None:
     """The request is about this session. A name that no server makes may be a caller's words: not logged."""
-    named = _session.get()
+    named = _named.get()
     if named is not None and _MADE_HERE.fullmatch(identity):
         named.session_id = identity
 
@@ -71,9 +73,10 @@ def set_up(level: str, log_format: str) -> None:
 
 
 def _add_ids(record: logging.LogRecord) -> bool:
-    named = _session.get()
+    named = _named.get()
     record.request_id = request_id.get()
     record.session_id = "-" if named is None else named.session_id
+    record.trace_id = "-" if named is None else named.trace_id
     return True
 
 

@@ -36,6 +36,7 @@ from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate, is_loopback
 from hope_server.tenants.key_file import KeyFile
 from hope_server.tenants.quota import QuotaFile
+from hope_server.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger("hope.serve")
 
@@ -78,6 +79,8 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
         )
         await engine.start()
         metrics.watch(engine.stats)
+        tracing = _open_tracing() if config.tracing else NO_TRACING
+        cleanup.push_async_callback(asyncio.to_thread, tracing.close)
         runtime = Runtime(
             config=config,
             engine=engine,
@@ -92,6 +95,7 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
             accounts=accounts,
             state_bytes=spec.row_bytes,
             grammars=Grammars(served.tokenizer, served.chat_format.stop_token_ids),
+            tracing=tracing,
         )
         status = await _answer(runtime, engine, listener, stop)
         return status if _unchanged(served, digest) else FAILED
@@ -192,6 +196,20 @@ async def _open_store(
         ) from error
     cleanup.push_async_callback(store.close)
     return store
+
+
+def _open_tracing() -> Tracing:
+    """Raises StartupError without OpenTelemetry's packages."""
+    try:
+        from hope_server.otel import OtelTracing, provider_from_environment
+
+        return OtelTracing(provider_from_environment())
+    except ImportError as error:
+        raise StartupError(
+            f"{flag('tracing')} ({variable('tracing')}): needs `pip install 'hope-serve[otel]'`, "
+            f"found no {error.name}",
+            param="tracing",
+        ) from error
 
 
 def _engine_config(config: ServerConfig) -> EngineConfig:

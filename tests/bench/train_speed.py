@@ -14,7 +14,7 @@ import platform
 import re
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from hope_model.config import get_config
 from hope_model.state import State
 from hope_model.train.data import Batch
 from hope_model.train.machine import faster_precision, keep_freed_memory
-from hope_model.train.objective import TRANSFORMER_PREFIX, Objective, make_objective
+from hope_model.train.objective import Objective, objective_of
 from hope_model.train.optimizer import make_optimizer
 from hope_model.train.processes import Processes
-from hope_model.train.settings import PRECISIONS, TrainSettings
+from hope_model.train.settings import PRECISIONS, TRANSFORMER_PREFIX, TrainSettings
 from hope_model.train.trainer import optimizer_step
 
 WARM_UP = 2
@@ -111,8 +111,10 @@ def random_batch(settings: TrainSettings) -> Batch:
 
 
 def enter(name: str, settings: TrainSettings, processes: Processes, batch: Batch) -> Contestant:
-    """A model at its start; ``auto`` chooses its precision as the trainer does."""
-    objective = make_objective(name)
+    """The settings' model under another name, at its start; ``auto`` chooses precision as the trainer
+    does.
+    """
+    objective = objective_of(replace(settings, model=name))
     objective.model.to(processes.device)
     optimizer = make_optimizer(objective.model, settings)
     state = objective.initial_state(settings.rows)

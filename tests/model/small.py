@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,16 +34,13 @@ class Parts:
 
 
 def _combinations() -> list[Parts]:
-    """A latin square over the registries: any two parts of different kinds meet at least once."""
-    kinds = {"rule": RULES, "write_rule": WRITE_RULES, "aggregation": AGGREGATIONS}
-    (first, rows), (second, columns), (third, filling) = sorted(
-        ((kind, sorted(names)) for kind, names in kinds.items()), key=lambda item: -len(item[1])
-    )
-    return [
-        Parts(**{first: row, second: column, third: filling[(i + j) % len(filling)]})
-        for i, row in enumerate(rows)
-        for j, column in enumerate(columns)
-    ]
+    """Each write rule with each aggregation, and every rule at least once: the rules take turns.
+
+    A rule meets levels only through the residual stream, so that all triples would say nothing more.
+    """
+    pairs = list(product(sorted(WRITE_RULES), sorted(AGGREGATIONS)))
+    rules = sorted(RULES)
+    return [Parts(rules[i % len(rules)], *pairs[i % len(pairs)]) for i in range(max(len(pairs), len(rules)))]
 
 
 COMBINATIONS = _combinations()

@@ -131,7 +131,11 @@ def test_every_cut_of_the_weights_is_noticed(folder: Path) -> None:
         (lambda data: data.update(model=None), "HopeConfig: expected fields by name"),
         (lambda data: data["model"].update(depth=3), r"unknown fields \['depth'\]"),
         (lambda data: data["model"].pop("levels"), "levels"),
-        (lambda data: data["model"].update(rule="nope"), "unknown rule 'nope'; known: delta, gated"),
+        (lambda data: data["model"].update(rule="nope"), "unknown rule 'nope'; known: comba, delta"),
+        (
+            lambda data: data["model"].update(rule_options={"x": 1}),
+            "rule 'delta' has no option x; known: none",
+        ),
         (lambda data: data["model"].update(heads=3), "heads: 3 does not divide"),
         (lambda data: data["model"].update(width=24), "does not match its config"),
         (lambda data: data["model"].update(layers=3), "expected .*, found no such tensor"),

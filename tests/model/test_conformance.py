@@ -34,6 +34,7 @@ from tests.model.small import (
 from torch import Tensor
 
 from hope_model.aggregations import AGGREGATIONS
+from hope_model.block import HopeBlock
 from hope_model.checkpoint import slow_weights_sha256
 from hope_model.config import LevelConfig
 from hope_model.errors import StateError
@@ -62,14 +63,10 @@ def read(request: pytest.FixtureRequest) -> Reader:
     return reader
 
 
-def test_any_two_registered_parts_meet_in_a_model() -> None:
-    met = {pair for parts in COMBINATIONS for pair in _pairs(parts.rule, parts.write_rule, parts.aggregation)}
-    every = {pair for parts in product(RULES, WRITE_RULES, AGGREGATIONS) for pair in _pairs(*parts)}
-    assert met == every
-
-
-def _pairs(rule: str, write_rule: str, aggregation: str) -> list[tuple[str, str]]:
-    return [(rule, write_rule), (rule, aggregation), (write_rule, aggregation)]
+def test_every_rule_and_every_two_parts_of_a_level_meet_in_a_model() -> None:
+    assert {parts.rule for parts in COMBINATIONS} == set(RULES)
+    met = {(parts.write_rule, parts.aggregation) for parts in COMBINATIONS}
+    assert met == set(product(WRITE_RULES, AGGREGATIONS))
 
 
 @pytest.mark.parametrize("advance", [by_steps, by_rows])
@@ -254,7 +251,12 @@ def test_each_layer_has_its_own_state(model: Hope) -> None:
     own = {name for name in state if name.startswith("layers.1.") and state[name].is_floating_point()}
     changed = {name: tensor + 0.1 if name in own else tensor for name, tensor in state.items()}
     (_, after), (_, other) = model(tokens, state), model(tokens, changed)
-    assert {name for name in after if not torch.equal(after[name], other[name])} == own
+    moved = {name for name in after if not torch.equal(after[name], other[name])}
+    assert moved <= own
+    block = model.blocks[1]
+    assert isinstance(block, HopeBlock)
+    learned = {f"layers.1.phi.{name}" for names in block.phi.drift_tensors().values() for name in names}
+    assert moved >= learned | {f"layers.1.{level.name}.delta" for level in model.config.levels}
 
 
 def test_slow_weights_stay_as_they_are(model: Hope) -> None:

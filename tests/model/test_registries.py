@@ -26,7 +26,7 @@ def test_every_entry_is_a_class_of_its_kind(registry: Registry, base: type) -> N
 @pytest.mark.parametrize(
     ("registry", "message"),
     [
-        (RULES, "unknown rule 'nope'; known: delta, gated"),
+        (RULES, f"unknown rule 'nope'; known: {', '.join(sorted(RULES))}"),
         (WRITE_RULES, "unknown write rule 'nope'; known: adam, momentum, sgd"),
         (AGGREGATIONS, "unknown aggregation 'nope'; known: attention, chain, concat, gated_sum"),
     ],

@@ -10,16 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.model.small import Parts, random_tokens, small_model
+from tests.model.small import COMBINATIONS, Parts, random_tokens, small_model
 from torch import Tensor
-
-from hope_model.rules import RULES
-from hope_model.write_rules import WRITE_RULES
 
 CHILD = Path(__file__).with_name("resume_child.py")
 OFFSETS = range(1, 36)
 """Two blocks and a bit: inside chunks, inside convolution windows, at boundaries and beside them."""
-KINDS = [Parts(rule=rule, write_rule=write_rule) for rule in RULES for write_rule in WRITE_RULES]
+KINDS = COMBINATIONS
 
 Logits = dict[str, Tensor]
 

@@ -1,6 +1,6 @@
 """The stream evaluation with family ``hope_attention``: a long text, read as a session is served."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -55,17 +55,27 @@ def session_losses(
 
     Each token is predicted before anything is learned from it.
     """
+    return torch.cat(
+        [
+            F.cross_entropy(logits, targets, reduction="none").cpu()
+            for logits, targets in session_logits(rows, ids, origin, text_start)
+        ]
+    )
+
+
+def session_logits(
+    rows: SessionRows, ids: Sequence[int], origin: str, text_start: Sequence[int] = ()
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A new session of row 0 that reads ``ids``: parts of ``(logits [n, vocab], what came next [n])``."""
     rows.clear(0)
     if text_start:
         rows.read(0, text_start, ["template"] * len(text_start))
-    losses, at, last = [], 0, len(ids) - 1
+    at, last = 0, len(ids) - 1
     while at < last:
         end = min(at + rows.room(0), last)
         logits = rows.read_all(0, ids[at:end], [origin] * (end - at))
-        targets = torch.tensor(ids[at + 1 : end + 1], device=logits.device)
-        losses.append(F.cross_entropy(logits, targets, reduction="none").cpu())
+        yield logits, torch.tensor(ids[at + 1 : end + 1], device=logits.device)
         at = end
-    return torch.cat(losses)
 
 
 def _fresh_losses(

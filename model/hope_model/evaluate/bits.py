@@ -11,8 +11,9 @@ from hope_model.errors import ConfigError, TrainError
 from hope_model.evaluate.stream import read_losses
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
-from hope_model.train.objective import TRANSFORMER_PREFIX, TransformerObjective
+from hope_model.train.objective import TransformerObjective
 from hope_model.train.resume import load_weights
+from hope_model.train.settings import TRANSFORMER_PREFIX
 from hope_model.train.transformer import Transformer
 
 

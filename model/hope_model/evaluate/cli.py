@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hope_model.errors import DataError
 from hope_model.evaluate import recall_cli
 from hope_model.evaluate.recall_cli import locate
+from hope_model.evaluate.tasks import cli as tasks_cli
 from hope_model.train.shards import read_rows
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | 
     )
     bits.set_defaults(run_command=partial(run_bits, find=find))
     recall_cli.add_parser(kinds, find, render_of)
+    tasks_cli.add_parser(kinds, find)
 
 
 def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:

@@ -11,7 +11,14 @@ from hope_kernels.memory_step import memory_step
 from hope_kernels.slab_rows import gather_rows, scatter_rows
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
-from hope_model.guards import bound_norm, full_precision, keep_finite, keep_learning, keep_rows, l2_normalize
+from hope_model.guards import (
+    bound_norm,
+    full_precision,
+    keep_finite_heads,
+    keep_learning,
+    keep_rows,
+    l2_normalize,
+)
 from hope_model.rules.base import MemoryRule
 from hope_model.schedule import run_lengths
 from hope_model.state import LevelSpec, State, TensorSpec
@@ -93,8 +100,8 @@ class DeltaRule(MemoryRule):
         )
         due = (position + 1) % self.config.chunk == 0
         memory, pending = self._bounded(memory, due), self._bounded(pending, due)
-        memory, wrote = _keep_finite(memory, state["memory"])
-        pending, projected = _keep_finite(pending, state["projections_next"])
+        memory, wrote = keep_finite_heads(memory, state["memory"])
+        pending, projected = keep_finite_heads(pending, state["projections_next"])
         anchor = torch.where(due[:, None, None, None], pending, state["projections"])
         state = {
             "memory": keep_learning(learns, memory, state["memory"]),
@@ -149,8 +156,8 @@ class DeltaRule(MemoryRule):
             due = (phase + read_tokens) % self.config.chunk == 0
             if due:
                 new_memory, new_pending = _bound(new_memory), _bound(new_pending)
-            new_memory, kept = _keep_finite(new_memory, memory)
-            new_pending, kept_projections = _keep_finite(new_pending, pending)
+            new_memory, kept = keep_finite_heads(new_memory, memory)
+            new_pending, kept_projections = keep_finite_heads(new_pending, pending)
             memory = keep_learning(learns, new_memory, memory)
             pending = keep_learning(learns, new_pending, pending)
             wrote.append(kept[:, None].expand(-1, part.shape[2]))
@@ -163,6 +170,21 @@ class DeltaRule(MemoryRule):
         state = {"memory": memory, "window": window, "projections": anchor, "projections_next": pending}
         y = self._emit((torch.cat(reads, dim=2) + q).transpose(1, 2).flatten(2), gate)
         return y, state, {"phi": torch.cat(wrote, dim=1), "projections": torch.cat(projected, dim=1)}
+
+    def held_step(
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        return self.step(x, state, position, learns)
+
+    def held_step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.step_rows(x, slab, slots, position, learns)
+
+    def held_forward(
+        self, x: Tensor, state: State, phase: int, learns: Tensor
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        return self.forward(x, state, phase, learns)
 
     def _chunk(
         self,
@@ -245,12 +267,6 @@ class DeltaRule(MemoryRule):
         normed = split * torch.rsqrt(split.square().mean(-1, keepdim=True) + 1e-6)
         result: Tensor = self.output(normed.flatten(-2) * self.output_gain * F.silu(gate.to(read.dtype)))
         return result
-
-
-def _keep_finite(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
-    """A head's new matrix where it is finite, else its old one; and rows whose heads all were, ``[B]``."""
-    kept, applied = keep_finite(new.flatten(0, 1), old.flatten(0, 1))
-    return kept.view_as(new), applied.view(new.shape[:2]).all(1)
 
 
 def _bound(delta: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hope_model.config import HopeConfig
-from hope_model.guards import bound_norm, keep_finite, keep_learning
+from hope_model.guards import bound_norm, keep_finite
 from hope_model.rules.base import MemoryRule
 from hope_model.state import LevelSpec, State, TensorSpec
 
@@ -44,27 +44,24 @@ class GatedRule(MemoryRule):
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         return {"phi": ("fast",)}
 
-    def step(
-        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None = None
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        y, fast, applied = self._token(x, state["fast"], learns)
-        return y, {"fast": fast}, {"phi": applied.long()}
+    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
+        y, fast, applied = self._token(x, state["fast"])
+        return y, {"fast": fast}, {"phi": applied}
 
-    def forward(
-        self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        fast, outputs, applied = state["fast"], [], []
+    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
+        fast, outputs = state["fast"], []
+        applied = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         for token in x.unbind(1):
-            y, fast, wrote = self._token(token, fast, learns)
+            y, fast, wrote = self._token(token, fast)
             outputs.append(y)
-            applied.append(wrote)
-        return torch.stack(outputs, dim=1), {"fast": fast}, {"phi": torch.stack(applied, dim=1)}
+            applied = applied + wrote
+        return torch.stack(outputs, dim=1), {"fast": fast}, {"phi": applied}
 
-    def _token(self, x: Tensor, fast: Tensor, learns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _token(self, x: Tensor, fast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         phi = self.initial + fast
         context = torch.cat((phi, x), dim=-1)
         gate = torch.sigmoid(self.gate(context))
         written = (1 - gate) * phi + gate * self.candidate(context)
         new, applied = keep_finite(bound_norm(written - self.initial, MAX_NORM, axes=(-1,)), fast)
         y: Tensor = self.output(context)
-        return y, keep_learning(learns, new, fast), applied
+        return y, new, applied.long()

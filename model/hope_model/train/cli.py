@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hope_model.errors import ConfigError
-from hope_model.train.settings import PRECISIONS, TrainSettings
+from hope_model.rules import RULES
+from hope_model.train.settings import LEVELS, PRECISIONS, TrainSettings
 
 if TYPE_CHECKING:
     from hope_model.train.mixture import Source
 
 _HELP = {
     "model": "configuration to train, or transformer-<configuration> for the yardstick",
+    "rule": f"φ rule instead of the configuration's: {', '.join(RULES)}",
+    "rule_options": "settings of the rule, name=value with commas between",
+    "levels": "CMS levels: the configuration's, or none",
+    "parameters": "count to reach, within 3%%, by the slow MLP's width; 0 keeps that width",
     "tokens": "tokens to read in all",
     "rows": "lanes per process",
     "window": "tokens per window; gradients stop at its start",
@@ -51,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     for field in fields(TrainSettings):
         flag = "--" + field.name.replace("_", "-")
-        choices = PRECISIONS if field.name == "precision" else None
+        choices = {"precision": PRECISIONS, "levels": LEVELS}.get(field.name)
         kind = type(field.default)
         parser.add_argument(
             flag,
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     from hope_model.train.vocabulary import tokenizer_for
 
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
+    if not settings.yardstick:
+        settings.hope_config()  # a rule or option that does not exist is said before anything is read
     if args.threads is not None:
         if args.threads < 1:
             raise ConfigError(f"threads: expected a positive integer, found {args.threads}")
@@ -84,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"stopped; go on with the same command (--run {args.run})")
         return 130
     if args.export and os.environ.get("RANK", "0") == "0":
-        export_run(args.run, settings.model, tokenizer, args.export)
+        trained = settings.model if settings.yardstick else settings.hope_config()
+        export_run(args.run, trained, tokenizer, args.export)
     return 0
 
 

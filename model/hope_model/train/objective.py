@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hope_model.config import get_config
+from hope_model.config import HopeConfig, get_config
 from hope_model.errors import ConfigError
 from hope_model.hope import Hope
 from hope_model.state import State, detach
+from hope_model.train.settings import TRANSFORMER_PREFIX, TrainSettings
 from hope_model.train.transformer import Transformer, matched_to
-
-TRANSFORMER_PREFIX = "transformer-"
 
 
 class Objective(ABC):
@@ -35,14 +34,14 @@ class Objective(ABC):
 class HopeObjective(Objective):
     """State flows from window to window; gradients stop between them (truncated back-propagation)."""
 
-    def __init__(self, name: str) -> None:
-        self.model: Hope = Hope(get_config(name))
+    def __init__(self, config: HopeConfig | str) -> None:
+        self.model: Hope = Hope(get_config(config) if isinstance(config, str) else config)
 
     def initial_state(self, rows: int) -> State:
         return self.model.initial_state(rows)
 
     def check_window(self, window: int, processes: int) -> None:
-        slowest = max(level.period for level in self.model.config.levels)
+        slowest = max((level.period for level in self.model.config.levels), default=0)
         if window <= slowest:  # a write at a window's end has no reader that the gradient comes from
             raise ConfigError(
                 f"window: expected more tokens than the slowest level's period of {slowest}, found {window}"
@@ -84,9 +83,16 @@ class TransformerObjective(Objective):
 
 def make_objective(name: str) -> Objective:
     """The objective of a model name; ConfigError lists the known configurations."""
-    if name.startswith(TRANSFORMER_PREFIX):
-        return TransformerObjective(name.removeprefix(TRANSFORMER_PREFIX))
-    return HopeObjective(name)
+    return objective_of(TrainSettings(model=name))
+
+
+def objective_of(settings: TrainSettings) -> Objective:
+    """The objective of a run; ConfigError for a model that cannot be built."""
+    if not settings.yardstick:
+        return HopeObjective(settings.hope_config())
+    if settings.rule or settings.rule_options or settings.parameters or settings.levels != "config":
+        raise ConfigError(f"rule: expected none for the yardstick {settings.model}, found {settings.rule!r}")
+    return TransformerObjective(settings.model.removeprefix(TRANSFORMER_PREFIX))
 
 
 def reset_rows(state: State, resets: Tensor) -> State:

@@ -101,7 +101,8 @@ def load_progress(
         return None
     try:
         latest = json.loads((directory / _LATEST).read_text(encoding="utf-8"))
-        found = {**latest["settings"], "processes": latest.get("processes", 1)}
+        # A setting that did not exist when the run was started had its default.
+        found = {**TrainSettings().to_dict(), **latest["settings"], "processes": latest.get("processes", 1)}
         _check_settings(found, {**settings.to_dict(), "processes": processes.count})
         folder = directory / f"step-{latest['step']}"
         weights: dict[str, Any] = _fitting(load_file(folder / "model.safetensors"), model.state_dict())

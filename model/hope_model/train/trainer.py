@@ -14,7 +14,7 @@ from hope_model.train.data import Batch, LaneConfig, LaneReader
 from hope_model.train.log import TrainLog, plot_loss
 from hope_model.train.machine import autocast, faster_precision, keep_freed_memory
 from hope_model.train.mixture import Source
-from hope_model.train.objective import Objective, make_objective
+from hope_model.train.objective import Objective, objective_of
 from hope_model.train.optimizer import learning_rate, make_optimizer
 from hope_model.train.processes import Processes, clip_gradients
 from hope_model.train.resume import Progress, load_progress, save_progress
@@ -80,7 +80,7 @@ class _Run:
     ) -> None:
         self.settings, self.processes = settings, processes
         self.reader, self.directory = reader, directory
-        self.objective = make_objective(settings.model)
+        self.objective = objective_of(settings)
         self.objective.check_window(settings.window, processes.count)
         self.objective.model.to(processes.device)
         processes.shard(self.objective.model)

@@ -7,7 +7,7 @@ from pathlib import Path
 from hope_model.config import get_config
 from hope_model.tokenizer import Tokenizer
 from hope_model.train.mixture import Source
-from hope_model.train.objective import TRANSFORMER_PREFIX
+from hope_model.train.settings import TRANSFORMER_PREFIX
 from hope_model.train.shards import read_rows
 
 SAMPLE_CHARACTERS = 40_000_000

@@ -17,22 +17,31 @@ from hope_server.api.errors import ErrorResponse, as_hope_error, report
 from hope_server.api.headers import SECURITY_HEADERS
 from hope_server.api.runtime import Runtime
 from hope_server.errors import Forbidden, HopeError
-from hope_server.logging import begin_request
+from hope_server.logging import begin_request, request_id
 from hope_server.tenants.api_key import Caller
+from hope_server.tracing import NO_SPAN, Span
 
 logger = logging.getLogger("hope.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _CALLER = "hope.caller"
+_SPAN = "hope.span"
 PUBLIC_PATHS = frozenset({"/health", "/ready", *page.FILES})
 """Answered without a key: an orchestrator's probes have none, and the page asks for it. Every other path,
 known or not, needs one."""
 STRANGER = Caller(tenant=None)
+SERVER_ERROR = 500
 
 
 def caller_of(scope: Scope) -> Caller:
     """Who sent the request. A route learns it from here alone."""
     caller: Caller = scope[_CALLER]
     return caller
+
+
+def span_of(scope: Scope) -> Span:
+    """The request's span, whose parts are what it goes through."""
+    span: Span = scope[_SPAN]
+    return span
 
 
 def require_operator(request: Request) -> None:
@@ -57,7 +66,9 @@ class RequestContext:
             return
         started = time.monotonic()
         identity = _identity(Headers(scope=scope).get(REQUEST_ID_HEADER, ""))
-        begin_request(identity)
+        span = _runtime(scope).tracing.request(Headers(scope=scope), {"http.request.method": scope["method"]})
+        scope[_SPAN] = span
+        begin_request(identity, trace_id=span.trace_id)
         status = 0
 
         async def send_named(message: Message) -> None:
@@ -83,11 +94,21 @@ class RequestContext:
             await ErrorResponse(ours)(scope, receive, send_named)
         finally:
             seconds, route = time.monotonic() - started, _route(scope)
+            _end(span, scope["method"], route, status)
             _runtime(scope).metrics.on_http(
                 method=scope["method"], route=route, status=status, seconds=seconds
             )
             fields = {"method": scope["method"], "route": route, "status": status, "duration_s": seconds}
             logger.info("%s %s %s %.3fs", scope["method"], route, status or "gone", seconds, extra=fields)
+
+
+def _end(span: Span, method: str, route: str, status: int) -> None:
+    """As the conventions for HTTP servers have it: an error is what the caller cannot mend."""
+    if span is NO_SPAN:
+        return
+    span.rename(f"{method} {route}")
+    span.set({"http.route": route, "http.response.status_code": status, "hope.request_id": request_id.get()})
+    span.end("client_disconnected" if not status else str(status) if status >= SERVER_ERROR else "")
 
 
 def _runtime(scope: Scope) -> Runtime:

@@ -1,7 +1,10 @@
-"""Examples of request bodies, for the API's description; each one is accepted as it stands."""
+"""Examples for the API's description: of request bodies, each accepted as it stands, and of answers."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from pydantic import BaseModel
@@ -96,3 +99,11 @@ EXAMPLES: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
 def examples_of(model: type[BaseModel]) -> dict[str, Any]:
     """As OpenAPI has them; empty for a model without any."""
     return {name: {"value": value} for name, value in EXAMPLES.get(model, {}).items()}
+
+
+@cache
+def answer_examples() -> tuple[dict[str, Any], dict[str, str]]:
+    """JSON answers by the name of their schema, texts by their path; a server with hope-tiny gave them."""
+    text = (resources.files("hope_server.api") / "answer_examples.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    return found["json"], found["text"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,7 +30,8 @@ from hope_client.wire import (
     SessionUpdate,
     TokenizeRequest,
 )
-from hope_server.api.examples import examples_of
+from hope_server.api.examples import answer_examples, examples_of
+from hope_server.api.summaries import SUMMARIES
 
 REF = "#/components/schemas/{model}"
 ABOUT = (
@@ -53,6 +55,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ErrorBody,
 )
 EVENT_STREAM = "text/event-stream"
+JSON = "application/json"
 _OCTETS = {OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
 
 
@@ -97,12 +100,28 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=REF)
     document["components"]["schemas"].update(definitions["$defs"])
+    for unused in ("HTTPValidationError", "ValidationError"):  # the framework's own, which no answer has
+        document["components"]["schemas"].pop(unused, None)
     document["info"]["description"] = ABOUT
     error = {"$ref": REF.format(model=ErrorBody.__name__)}
     answer = {"description": "Error", "content": {"application/json": {"schema": error}}}
-    for operations in document["paths"].values():
-        for operation in operations.values():
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["summary"] = SUMMARIES.get((method, path), operation["summary"])
             operation["responses"].pop("422", None)
-            operation["responses"]["default"] = answer
+            operation["responses"]["default"] = deepcopy(answer)
+            for answered in operation["responses"].values():
+                _exemplify(path, answered.get("content", {}))
     app.openapi_schema = document
     return document
+
+
+def _exemplify(path: str, content: dict[str, Any]) -> None:
+    """An example of each answer that has one: JSON's by its schema, text by its path."""
+    for kind, answer in content.items():
+        schema = answer.get("schema", {})
+        reference = schema.get("oneOf", [schema])[0].get("$ref", "")
+        by_schema, by_path = answer_examples()
+        found = by_schema.get(reference.rpartition("/")[2]) if kind == JSON else by_path.get(path)
+        if found is not None:
+            answer["example"] = found

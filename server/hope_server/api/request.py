@@ -12,8 +12,10 @@ from hope_client.wire import (
     IDEMPOTENCY_KEY_PATTERN,
     SESSION_HEADER,
     SESSION_ID_PATTERN,
+    CompletionRequest,
 )
 from hope_server.api.choices import once
+from hope_server.api.context import span_of
 from hope_server.api.repeats import fingerprint_of, is_repeated
 from hope_server.api.tenancy import TenantSessions
 from hope_server.api.turn import Body, Prompt, TurnSpec, unchanged
@@ -54,6 +56,8 @@ def turn_spec(
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
         learn=body.learn == "on",
+        operation="text_completion" if isinstance(body, CompletionRequest) else "chat",
+        span=span_of(request.scope),
     )
 
 

@@ -23,6 +23,7 @@ from hope_client.wire import (
 )
 from hope_server.api.body import read_json
 from hope_server.api.choices import once, side_by_side
+from hope_server.api.context import span_of
 from hope_server.api.errors import as_hope_error, error_body, report
 from hope_server.api.formats import grammar_of
 from hope_server.api.items import PagingOf
@@ -94,6 +95,7 @@ def _spec(request: Request, turn: ResponseTurn, grammar: Grammar | None) -> Turn
         fingerprint="" if key is not None else fingerprint_of(request),
         repeated=key is None and is_repeated(request),
         learn=body.learn == "on",
+        span=span_of(request.scope),
     )
 
 

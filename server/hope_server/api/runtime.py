@@ -33,6 +33,7 @@ from hope_server.sessions.reading import Buffer
 from hope_server.sessions.session import JournalRecord, SessionMeta
 from hope_server.tenants.account import Accounts
 from hope_server.tenants.gate import Gate
+from hope_server.tracing import NO_TRACING, Tracing
 
 
 class Engine(Protocol):
@@ -133,6 +134,7 @@ class Runtime:
     turns: SessionTurns = field(default_factory=SessionTurns)
     tokenising: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     refusals: Refusals = field(default_factory=Refusals)
+    tracing: Tracing = NO_TRACING
     stopping: bool = False
 
     @cached_property

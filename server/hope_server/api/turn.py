@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hope_client.wire import ChatCompletionRequest, CompletionRequest, FinishReason, HopeTurn
 from hope_server.api.conversation import AnswerTranscript
@@ -14,6 +14,7 @@ from hope_server.api.repeats import refuse_repeated
 from hope_server.api.runtime import Runtime
 from hope_server.api.tenancy import TenantSessions
 from hope_server.api.text import AnswerText
+from hope_server.api.traced import traced
 from hope_server.chat import TextTokenizer
 from hope_server.constrained import Grammar
 from hope_server.engine.request import (
@@ -26,9 +27,12 @@ from hope_server.engine.request import (
 )
 from hope_server.errors import ContextTooLong, InvalidRequest, ModelNotFound
 from hope_server.sessions.session import Transcript
+from hope_server.tracing import NO_SPAN, Span
 
 Body = ChatCompletionRequest | CompletionRequest
 T = TypeVar("T")
+Operation = Literal["chat", "text_completion"]
+"""OpenTelemetry's names for what is asked."""
 
 INLINE_CHARS = 4096
 """Text up to this length is tokenised on the event loop: it takes less than a millisecond."""
@@ -77,6 +81,7 @@ class TurnSpec:
     grammar: what the answer keeps to. canonical: the answer as a chat's client will send it back.
     fingerprint: what repetitions of this request have in common, empty where a key or nothing says so.
     repeated: the client says that it sends it again by itself. learn: False where no token of it teaches.
+    span: the request's; the turn is a part of it.
     """
 
     request_id: str
@@ -92,13 +97,19 @@ class TurnSpec:
     fingerprint: str = ""
     repeated: bool = False
     learn: bool = True
+    operation: Operation = "chat"
+    span: Span = NO_SPAN
 
     def in_session(self, session_id: str | None) -> TurnSpec:
         return replace(self, session_id=session_id)
 
 
-async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
+def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     """Run the turn. The first step raises every error of admission; closing it stops the turn."""
+    return _pieces(runtime, spec) if spec.span is NO_SPAN else traced(_pieces, runtime, spec)
+
+
+async def _pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
     session = None if spec.session_id is None else spec.sessions.key(spec.session_id)
     with runtime.refusals.noting(session, spec.fingerprint), spec.sessions.turn(spec.session_id):
         runtime.admit()
@@ -128,6 +139,7 @@ async def pieces(runtime: Runtime, spec: TurnSpec) -> AsyncGenerator[Piece]:
                 fingerprint=spec.fingerprint,
                 learn=spec.learn,
                 constraint=None if spec.grammar is None else spec.grammar.constraint(),
+                span=spec.span,
             )
         )
         text = answer.text()

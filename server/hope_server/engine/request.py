@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.session import Origin, Transcript
+from hope_server.tracing import NO_SPAN, Span
 
 FinishReason = Literal["stop", "length"]
 
@@ -113,7 +114,8 @@ class GenerationRequest:
     handed out). ``constraint`` says which tokens may come. ``finished`` gets
     the turn's figures, before the last token is handed out (called on the event loop). ``fingerprint`` names
     the request in the journal where it has no key; see :func:`request_name`. ``learn`` False: the turn is
-    read, answered and journaled, and none of its tokens teaches.
+    read, answered and journaled, and none of its tokens teaches. ``span``: what the turn goes through is told
+    as parts of it.
     """
 
     request_id: str
@@ -129,6 +131,7 @@ class GenerationRequest:
     finished: Callable[[TurnFigures], None] | None = None
     fingerprint: str = ""
     learn: bool = True
+    span: Span = NO_SPAN
 
     @property
     def prompt_tokens(self) -> int:

@@ -14,6 +14,7 @@ from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.observer import TurnOutcome
 from hope_server.engine.request import GenerationRequest, TokenEvent, TurnFigures, request_name
 from hope_server.engine.steering import steering_for
+from hope_server.engine.turn_spans import TurnSpans
 from hope_server.errors import AlreadyLearned, HopeError, InternalError
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import already_learned
@@ -58,6 +59,7 @@ class Turn:
         self._freeze_at: int | None = None  # of an ephemeral session: where its learning ended
         self._seed = 0
         self._learning = False  # something was sent to the journal
+        self._spans = TurnSpans(request.span)
         self.session = request.session
         self._request_name = request_name(
             request.idempotency_key or request.fingerprint or request.request_id
@@ -74,6 +76,7 @@ class Turn:
             records = await self._commit_prompt()
             seed = self._request.sampling.seed
             self._seed = secrets.randbits(64) if seed is None else seed
+            self._spans.prefill(self._request.prompt_tokens)
             self._lease.start(records, self._generation(), durable=self._meta is not None)
             self.resident.set()
             await self._commit_answer()
@@ -88,6 +91,7 @@ class Turn:
             self._error = InternalError("the turn failed; the session continues from its journal")
         finally:
             self.resident.set()
+            self._spans.end(self._generated, "" if self._error is None else self._error.code)
             await self._release()
 
     def close(self) -> None:
@@ -121,16 +125,19 @@ class Turn:
     async def _lease_slot(self) -> None:
         session = self.session
         if session is None:
-            await self._lease.seat()
+            with self._spans.admission():
+                await self._lease.seat()
             self._lease.check_cancelled()
             return
         if (key := self._request.idempotency_key) is not None:
             await self._refuse_learned(session, key)
         await self._desk.meta(session)  # what is refused anyway does not wait for a slot
-        await self._lease.seat()
-        self._fence, self._meta = await self._desk.ownership.acquire(session)
-        self._desk.check(self._meta)
-        self._meta = await self._lease.bring(self._meta, self._fence)
+        with self._spans.admission():
+            await self._lease.seat()
+        with self._spans.load():
+            self._fence, self._meta = await self._desk.ownership.acquire(session)
+            self._desk.check(self._meta)
+            self._meta = await self._lease.bring(self._meta, self._fence)
         self._head, self._first_seq = self._meta.head, self._meta.seq + 1
 
     async def _release(self) -> None:
@@ -152,11 +159,12 @@ class Turn:
         """Journal the prompt, a record per run; it is learned from here on, whatever the answer."""
         records = self._prompt_records(self._seq + 1)
         if self._meta is not None:
-            start = 0
-            while start < len(records):
-                size = _append_size(records[start:])
-                await self._append(records[start : start + size])
-                start += size
+            with self._spans.commit(self._request.prompt_tokens):
+                start = 0
+                while start < len(records):
+                    size = _append_size(records[start:])
+                    await self._append(records[start : start + size])
+                    start += size
         else:
             self._read += records
         self._desk.observer.on_prompt(self._request.prompt_tokens)
@@ -196,6 +204,7 @@ class Turn:
             events = await self._lease.take()
             sampled = [event for event in events if isinstance(event, Sampled)]
             if sampled:
+                self._spans.decode()
                 await self._commit_sampled(sampled)
             for event in events:
                 if isinstance(event, Scored) and self._request.scored is not None:
@@ -252,7 +261,9 @@ class Turn:
                 transcript=None if answered is None else answered(count),
                 learn=self._request.learn,
             )
+            started = self._desk.clock()
             await self._append([record])
+            self._spans.committed(self._desk.clock() - started)
         self._lease.committed(len(sampled))
         if self._generated == 0:
             self._desk.observer.on_ttft(self._desk.clock() - self._started)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from hope_model.config import get_config
 from hope_model.errors import ConfigError
-from hope_model.train.objective import make_objective
+from hope_model.matching import count_parameters
+from hope_model.train.objective import make_objective, objective_of
 from hope_model.train.settings import TrainSettings
 
-BAD = {
+BAD: dict[str, tuple[Any, ...]] = {
     "tokens": (0, -1, 1.5, True, "8"),
     "rows": (0, -1, 8.0, True),
     "window": (0, -1, 8.0, None),
@@ -25,6 +27,10 @@ BAD = {
     "final_rate": (-0.1, 1.1, float("nan"), None),
     "weight_decay": (-0.1, 1.1, float("nan")),
     "precision": ("float16", "", None),
+    "levels": ("all", "", None),
+    "rule": (None, 5),
+    "rule_options": (None, {}),
+    "parameters": (-1, 1.0, False),
 }
 
 
@@ -54,3 +60,31 @@ def test_the_steps_reach_the_tokens_of_all_processes(tokens: int, processes: int
 def test_settings_survive_json() -> None:
     settings = TrainSettings(model="hope-25m", reset_probability=1 / 3, seed=7)
     assert TrainSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_run_trains_its_own_rule_at_the_count_it_was_given() -> None:
+    settings = TrainSettings(rule="retnet", levels="none", parameters=3_500_000)
+    config = settings.hope_config()
+    assert (config.rule, config.levels, config.name) == ("retnet", (), "hope-tiny-retnet")
+    assert count_parameters(config) == pytest.approx(3_500_000, rel=0.03)
+    assert TrainSettings().hope_config() == get_config("hope-tiny")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rule": "nope"}, "unknown rule 'nope'; known: .*delta"),
+        ({"parameters": 1000}, "parameters: expected 'hope-tiny' with rule 'delta' to fit 1000, found "),
+        ({"rule_options": "window"}, "rule_options: expected name=value, found 'window'"),
+        ({"rule_options": "a=1,a=2"}, "rule_options: expected each name once, found 'a' twice"),
+    ],
+)
+def test_a_variant_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainSettings(**changes).hope_config()
+
+
+@pytest.mark.parametrize("changes", [{"rule": "retnet"}, {"levels": "none"}, {"parameters": 5_000_000}])
+def test_the_yardstick_has_no_rule(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="rule: expected none for the yardstick"):
+        objective_of(TrainSettings(model="transformer-hope-tiny", **changes))

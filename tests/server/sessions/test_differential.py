@@ -107,7 +107,8 @@ async def _call(writer: Writer, operation: Operation) -> object:
 
 async def _freeze(writer: Writer, at: int, number: int) -> object:
     """Of the path as it is, or (number 6) as another caller takes it to be: one that still learns."""
-    path = replace((await writer.meta()).path, **({"freeze": None} if number == 6 else {}))
+    found = (await writer.meta()).path
+    path = replace(found, freeze=None) if number == 6 else found
     good = path.seq(at * number // 6) if path.freeze is None else 0
     try:
         writer.head = await writer.store.freeze(

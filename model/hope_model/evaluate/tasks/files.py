@@ -1,0 +1,84 @@
+"""Rows of task files, and the articles of a WikiText file."""
+
+import json
+import re
+from pathlib import Path
+
+from hope_model.errors import DataError
+from hope_model.evaluate.tasks.formats import Item, RowError, Task
+
+_HEADING = re.compile(r"^ ?= [^=].* = ?$")
+
+
+def read_items(path: Path, task: Task, limit: int | None = None) -> list[Item]:
+    """The items of a ``.jsonl`` file, the first ``limit`` of them.
+
+    Raises:
+        DataError: the file cannot be read, or a row is broken; the message has its number and what was
+        expected.
+    """
+    items: list[Item] = []
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        if limit is not None and len(items) == limit:
+            break
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise RowError(f"an object, found {str(row)[:80]}")
+            items.append(task.item(row))
+        except ValueError as error:
+            raise DataError(f"{path.name}, row {number}: expected JSON, found {error}") from error
+        except RowError as error:
+            raise DataError(f"{path.name}, row {number}: expected {error}") from error
+    if not items:
+        raise DataError(f"{path.name}: expected one row at least, found none")
+    return items
+
+
+def read_articles(path: Path, limit: int | None = None) -> list[str]:
+    """The articles of a WikiText file, each from its heading ``= Title =`` to the next, as one text.
+
+    Raises:
+        DataError: the file cannot be read, or has no heading.
+    """
+    articles: list[list[str]] = []
+    for line in _read(path).split("\n"):
+        if _HEADING.match(line.rstrip()) and (not articles or not articles[-1][-1].strip()):
+            articles.append([])
+        if articles:
+            articles[-1].append(line)
+    if not articles:
+        raise DataError(f"{path.name}: expected an article's heading '= Title =', found none")
+    return ["\n".join(lines) for lines in articles[:limit]]
+
+
+def detokenised(article: str) -> str:
+    """An article as people write: WikiText sets spaces around punctuation, and @ around those in numbers."""
+    text = article.replace("s '", "s'")
+    for mark in "-,.":
+        text = text.replace(f" @{mark}@ ", mark)
+    for mark in ":;.!?,":
+        text = text.replace(f" {mark} ", f"{mark} ")
+    for left, right in (("(", ")"), ("[", "]"), ("{", "}")):
+        inside = rf"{re.escape(left)}\s*([^{re.escape(right)}]*?)\s*{re.escape(right)}"
+        text = re.sub(inside, rf"{left}\1{right}", text)
+    for quote in ('"', "'"):
+        text = re.sub(rf"{quote}\s*([^{quote}]*?)\s*{quote}", rf"{quote}\1{quote}", text)
+    for equals in ("= = = =", "= = =", "= ="):
+        text = text.replace(equals, equals.replace(" ", ""))
+    text = text.replace(" ° ", "°").replace(" \n", "\n").replace("\n ", "\n")
+    return text.replace(" N ", " 1 ").replace(" 's", "'s")
+
+
+def words_of(article: str) -> int:
+    """Words of the article as the file has it, counted as lm-eval counts them."""
+    return len(re.split(r"\s+", article))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,100 @@
+"""Likelihoods from an OpenAI-compatible server: prompts of token ids, echoed with their log-probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from hope_model.errors import EvaluationError
+from hope_model.evaluate.tasks.scorer import Judged, Likelihood
+
+TIMEOUT_S = 600.0
+
+
+class RemoteScorer:
+    """``/v1/completions`` with ``echo``, and ``/tokenize`` and ``/tokenizer_info`` beside it, as vLLM has
+    them.
+
+    Args:
+        url: the server's address, with or without ``/v1``.
+        model: as the server names it.
+        key: sent as a bearer token.
+        prefix: id of the token before a text; None asks the server for its end-of-text token.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key: str | None = None,
+        prefix: int | None = None,
+        client: httpx.Client | None = None,
+    ) -> None:
+        self._base = url.rstrip("/").removesuffix("/v1")
+        self._model, self._prefix = model, prefix
+        self._client = client or httpx.Client(timeout=TIMEOUT_S)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def encode(self, text: str) -> list[int]:
+        answer = self._post("/tokenize", {"prompt": text, "add_special_tokens": False})
+        tokens = answer.get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            raise EvaluationError(f"{self._base}/tokenize: expected 'tokens', found {str(answer)[:200]}")
+        return tokens
+
+    def prefix(self) -> int:
+        if self._prefix is None:
+            end = self._get("/tokenizer_info").get("eos_token")
+            ids = self.encode(end) if isinstance(end, str) else []
+            if len(ids) != 1:
+                raise EvaluationError(
+                    f"{self._base}: expected an end-of-text token that is one token, found {end!r} as {ids}; "
+                    "name its id with --prefix-token"
+                )
+            self._prefix = ids[0]
+        return self._prefix
+
+    def score(self, batch: Sequence[Judged]) -> list[Likelihood]:
+        asked = {"prompt": [list(one.ids) for one in batch], "echo": True, "logprobs": 1, "max_tokens": 1}
+        answer = self._post("/v1/completions", {**asked, "temperature": 0, "seed": 1234})
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            return [_likelihood(choice["logprobs"], one) for choice, one in zip(choices, batch, strict=True)]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise EvaluationError(
+                f"{self._base}/v1/completions: expected log-probabilities of {len(batch)} echoed prompts, "
+                f"found {str(answer)[:200]} ({error!r})"
+            ) from error
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._answer(
+            path, self._client.build_request("POST", self._base + path, json={"model": self._model, **body})
+        )
+
+    def _get(self, path: str) -> dict[str, Any]:
+        return self._answer(path, self._client.build_request("GET", self._base + path))
+
+    def _answer(self, path: str, request: httpx.Request) -> dict[str, Any]:
+        request.headers.update(self._headers)
+        try:
+            response = self._client.send(request)
+            content = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise EvaluationError(f"{self._base}{path}: no answer that can be read: {error!r}") from error
+        if response.status_code != 200 or not isinstance(content, dict):
+            raise EvaluationError(
+                f"{self._base}{path}: expected status 200, found {response.status_code}: {str(content)[:300]}"
+            )
+        return content
+
+
+def _likelihood(logprobs: dict[str, Any], one: Judged) -> Likelihood:
+    """The last of ``token_logprobs`` is the generated token's."""
+    judged = slice(len(one.ids) - one.count, len(one.ids))
+    values, tokens = logprobs["token_logprobs"][judged], logprobs["tokens"][judged]
+    tops = logprobs["top_logprobs"][judged]
+    if len(values) != one.count:
+        raise ValueError(f"{len(values)} log-probabilities for {one.count} tokens")
+    greedy = all(max(top, key=top.get) == token for token, top in zip(tokens, tops, strict=True))
+    return Likelihood(sum(float(value) for value in values), greedy)

@@ -1,0 +1,125 @@
+"""Who says how likely a text is: a model in this process, or a server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from hope_model.attention.rows import SessionRows
+from hope_model.evaluate.attention_stream import session_logits
+from hope_model.evaluate.tasks.formats import Pair
+from hope_model.hope import Hope
+from hope_model.pretrained_tokenizer import PretrainedTokenizer
+from hope_model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """nats: log-likelihood of all judged tokens. greedy: each was the likeliest one where it stood."""
+
+    nats: float
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Token ids of which the last ``count`` are judged; the first is only read."""
+
+    ids: tuple[int, ...]
+    count: int
+
+
+class Scorer(Protocol):
+    """Each text is read by a fresh session that is thrown away."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def prefix(self) -> int:
+        """The token that stands before a text whose first token is judged."""
+        ...
+
+    def score(self, batch: Sequence[Judged]) -> list[Likelihood]: ...
+
+
+def judged_pair(scorer: Scorer, pair: Pair) -> Judged:
+    """The tokens of both texts together, of which those after the context's own are judged.
+
+    Spaces at the context's end belong to the continuation, whose first token they are part of.
+    """
+    kept = pair.context.rstrip()
+    continuation = pair.context[len(kept) :] + pair.continuation
+    if not kept:
+        own = scorer.encode(continuation)
+        return Judged((scorer.prefix(), *own), len(own))
+    whole, before = scorer.encode(kept + continuation), scorer.encode(kept)
+    return Judged(tuple(whole), max(1, len(whole) - len(before)))
+
+
+def windows(ids: Sequence[int], prefix: int, window: int | None) -> list[Judged]:
+    """``ids`` cut so that every token is judged once, each part after at most ``window`` tokens before its
+    last.
+
+    Without ``window`` it is one part. The last one, which is shorter, has the tokens before it as context.
+    """
+    whole = [prefix, *ids]
+    if window is None or len(ids) <= window:
+        return [Judged(tuple(whole), len(ids))]
+    parts = []
+    for start in range(0, len(ids), window):
+        end = min(start + window, len(ids))
+        parts.append(Judged(tuple(whole[max(0, end - window) : end + 1]), end - start))
+    return parts
+
+
+class HopeScorer:
+    """A Hope model: texts of any length in one batch, filled up at the end, where nothing is judged."""
+
+    def __init__(self, model: Hope, tokenizer: Tokenizer) -> None:
+        self._model, self._tokenizer = model, tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def prefix(self) -> int:
+        return self._tokenizer.eos_id
+
+    @torch.no_grad()
+    def score(self, batch: Sequence[Judged]) -> list[Likelihood]:
+        longest = max(len(one.ids) for one in batch)
+        tokens = torch.tensor([[*one.ids, *[0] * (longest - len(one.ids))] for one in batch])
+        hidden, _ = self._model.hidden(tokens[:, :-1], self._model.initial_state(len(batch)))
+        found = []
+        for row, one in enumerate(batch):
+            judged = slice(len(one.ids) - 1 - one.count, len(one.ids) - 1)
+            logits = self._model.logits(hidden[row, judged]).float()
+            targets = tokens[row, 1:][judged]
+            nats = -F.cross_entropy(logits, targets, reduction="sum")
+            found.append(Likelihood(float(nats), bool((logits.argmax(-1) == targets).all())))
+        return found
+
+
+class AttentionScorer:
+    """A pre-trained model: each text is a session of its own, read and learned as it is served."""
+
+    def __init__(self, rows: SessionRows, tokenizer: PretrainedTokenizer, prefix: int) -> None:
+        self._rows, self._tokenizer, self._prefix = rows, tokenizer, prefix
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def prefix(self) -> int:
+        return self._prefix
+
+    @torch.no_grad()
+    def score(self, batch: Sequence[Judged]) -> list[Likelihood]:
+        return [self._one(one) for one in batch]
+
+    def _one(self, one: Judged) -> Likelihood:
+        losses, likeliest = [], []
+        for logits, targets in session_logits(self._rows, one.ids, "text"):
+            losses.append(F.cross_entropy(logits.float(), targets, reduction="none"))
+            likeliest.append(logits.argmax(-1) == targets)
+        judged = slice(-one.count, None)
+        nats = -float(torch.cat(losses)[judged].double().sum())
+        return Likelihood(nats, bool(torch.cat(likeliest)[judged].all()))

@@ -1,0 +1,87 @@
+"""Settings of one rule alone: the rule declares them, a configuration names those that are changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hope_model.errors import ConfigError
+
+OptionValue = bool | int | float | str
+MAX_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Option:
+    """A switch, a size from 1, a number from 0 to 1000, or one of some names, as its default is."""
+
+    default: OptionValue
+    says: str
+    choices: tuple[str, ...] = ()
+
+
+def chosen_options(
+    rule: str, known: Mapping[str, Option], given: Mapping[str, object]
+) -> dict[str, OptionValue]:
+    """Every option of ``rule``: as given, else its default.
+
+    Raises:
+        ConfigError: an unknown name, or a value of another kind or out of range.
+    """
+    unknown = sorted(map(str, set(given) - set(known)))
+    if unknown:
+        raise ConfigError(
+            f"rule_options: rule {rule!r} has no option {', '.join(unknown)}; "
+            f"known: {', '.join(known) or 'none'}"
+        )
+    return {
+        name: _checked(rule, name, option, given.get(name, option.default)) for name, option in known.items()
+    }
+
+
+def parse_options(text: str) -> dict[str, OptionValue]:
+    """``"window=128,momentum=off"`` as values by name.
+
+    Raises:
+        ConfigError: a part that is not ``name=value``.
+    """
+    options: dict[str, OptionValue] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"rule_options: expected name=value, found {part!r}")
+        if name in options:
+            raise ConfigError(f"rule_options: expected each name once, found {name!r} twice")
+        options[name] = _value(value)
+    return options
+
+
+def _value(text: str) -> OptionValue:
+    switches = {"on": True, "off": False, "true": True, "false": False}
+    if text in switches:
+        return switches[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _checked(rule: str, name: str, option: Option, value: object) -> OptionValue:
+    expected, default = "", option.default
+    if isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        expected = "on or off"
+    elif isinstance(default, int):
+        if type(value) is int and 1 <= value <= MAX_SIZE:
+            return value
+        expected = f"a whole number from 1 to {MAX_SIZE}"
+    elif isinstance(default, float):
+        if type(value) in (int, float) and isinstance(value, int | float) and 0 <= value <= 1000:
+            return float(value)
+        expected = "a number from 0 to 1000"
+    else:
+        if isinstance(value, str) and value in option.choices:
+            return value
+        expected = f"one of {', '.join(option.choices)}"
+    raise ConfigError(f"rule_options: {name!r} of rule {rule!r}: expected {expected}, found {value!r}")

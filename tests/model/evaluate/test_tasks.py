@@ -1,0 +1,307 @@
+"""Task files: prompts as lm-eval writes them, figures by hand, likelihoods of a model and of a server."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from tests.model.small import build, small_config
+
+from hope_model.checkpoint import load_checkpoint, resolve
+from hope_model.errors import DataError, EvaluationError
+from hope_model.evaluate.tasks.cli import table
+from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures, text_figures
+from hope_model.evaluate.tasks.files import detokenised, read_articles, read_items
+from hope_model.evaluate.tasks.formats import TASKS, Item, Pair
+from hope_model.evaluate.tasks.remote import RemoteScorer
+from hope_model.evaluate.tasks.scorer import HopeScorer, Judged, Likelihood, judged_pair, windows
+
+SAME: dict[str, tuple[list[dict[str, Any]], Item]] = {
+    "piqa": (
+        [
+            {"goal": "How?", "sol1": "So.", "sol2": "Not so.", "label": 1},
+            {"context": "How?", "choices": ["So.", "Not so."], "gold": 1},
+        ],
+        Item(
+            (Pair("Question: How?\nAnswer:", " So."), Pair("Question: How?\nAnswer:", " Not so.")), 1, (3, 7)
+        ),
+    ),
+    "hellaswag": (
+        [
+            {
+                "activity_label": "Jump",
+                "ctx_a": "He [header] runs.",
+                "ctx_b": "the boy",
+                "endings": ["stops.[step]", "  falls [title] down."],
+                "label": "0",
+            },
+            {"context": "Jump: He  runs. The boy", "choices": ["stops.", "falls.  down."], "gold": 0},
+        ],
+        Item(
+            (Pair("Jump: He runs. The boy", " stops."), Pair("Jump: He runs. The boy", " falls. down.")),
+            0,
+            (6, 12),
+        ),
+    ),
+    "winogrande": (
+        [
+            {"sentence": "Sarah helped Ann so _ left.", "option1": "Sarah", "option2": "Ann", "answer": "2"},
+            {
+                "contexts": ["Sarah helped Ann so Sarah", "Sarah helped Ann so Ann"],
+                "continuation": "left.",
+                "gold": 1,
+            },
+        ],
+        Item(
+            (Pair("Sarah helped Ann so Sarah", " left."), Pair("Sarah helped Ann so Ann", " left.")),
+            1,
+            (25, 23),
+        ),
+    ),
+    "arc_easy": (
+        [
+            {"question": "Why?", "choices": {"text": ["a", "bc"], "label": ["1", "2"]}, "answerKey": "2"},
+            {"context": "Question: Why?", "choices": ["a", "bc"], "gold": 1},
+        ],
+        Item((Pair("Question: Why?\nAnswer:", " a"), Pair("Question: Why?\nAnswer:", " bc")), 1, (1, 2)),
+    ),
+    "siqa": (
+        [
+            {
+                "context": "It rains.",
+                "question": "Then?",
+                "answerA": "run",
+                "answerB": "sit",
+                "answerC": "go",
+                "label": "3",
+            },
+            {"context": "It rains.", "question": "Then?", "choices": ["run", "sit", "go"], "gold": 2},
+        ],
+        Item(tuple(Pair("Q: It rains. Then?\nA:", f" {a}") for a in ("run", "sit", "go")), 2, (3, 3, 2)),
+    ),
+    "boolq": (
+        [
+            {"passage": "Ice floats.", "question": "does ice float", "label": 1},
+            {"passage": "Ice floats.", "question": "does ice float", "answer": True},
+            {
+                "context": "Passage: Ice floats.\nQuestion: does ice float?",
+                "choices": ["no", "yes"],
+                "gold": 1,
+            },
+        ],
+        Item(
+            tuple(Pair("Ice floats.\nQuestion: does ice float?\nAnswer:", f" {a}") for a in ("no", "yes")),
+            1,
+            (2, 3),
+        ),
+    ),
+    "lambada": (
+        [{"text": "I can make it, Shane"}, {"context": "I can make it,", "target": "Shane"}],
+        Item((Pair("I can make it,", " Shane"),), 0, (5,)),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "item"),
+    [(task, row, item) for task, (rows, item) in SAME.items() for row in rows],
+)
+def test_a_row_of_either_kind_is_asked_as_lm_eval_asks_it(task: str, row: dict[str, Any], item: Item) -> None:
+    assert TASKS[task].item(row) == item
+
+
+def _file(folder: Path, *lines: str) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "broken", "said"),
+    [
+        ("piqa", "{", "expected JSON, found"),
+        ("piqa", "[]", r"expected an object, found \[\]"),
+        ("piqa", "{}", "expected a text as 'context', found None"),
+        (
+            "piqa",
+            '{"context": "a", "choices": ["b"], "gold": 1}',
+            "right answer's number from 0 to 0, found 1",
+        ),
+        ("piqa", '{"context": "a", "choices": "b", "gold": 0}', "a list of texts as 'choices', found 'b'"),
+        ("piqa", '{"context": "a", "choices": [], "gold": 0}', "one answer at least, found none"),
+        ("piqa", '{"context": "a", "choices": ["b"], "gold": true}', "a whole number as 'gold', found True"),
+        ("winogrande", '{"sentence": "no gap"}', "'sentence' with a blank '_', found 'no gap'"),
+        (
+            "arc_easy",
+            '{"question": "?", "answerKey": "A", "choices": 5}',
+            "'choices' with 'text' and 'label'",
+        ),
+        (
+            "arc_easy",
+            '{"question": "?", "answerKey": "E", "choices": {"text": ["x"], "label": ["A"]}}',
+            r"'answerKey' among \['A'\], found 'E'",
+        ),
+        ("boolq", '{"passage": "a", "question": "b", "label": "no"}', "'label' of 0 or 1, found 'no'"),
+    ],
+)
+def test_a_broken_row_is_named_with_what_was_expected(
+    task: str, broken: str, said: str, tmp_path: Path
+) -> None:
+    good = json.dumps(SAME[task][0][0])
+    with pytest.raises(DataError, match=f"rows.jsonl, row 3: expected .*{said.removeprefix('expected ')}"):
+        read_items(_file(tmp_path, good, "", broken), TASKS[task])
+
+
+def test_files_without_rows_or_articles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl: expected one row at least, found none"):
+        read_items(_file(tmp_path, ""), TASKS["piqa"])
+    with pytest.raises(DataError, match="expected an article's heading"):
+        read_articles(_file(tmp_path, "no heading"))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_items(tmp_path / "absent.jsonl", TASKS["piqa"])
+
+
+def test_articles_are_cut_at_titles_and_written_as_people_write(tmp_path: Path) -> None:
+    lines = [
+        "",
+        " = One = ",
+        "",
+        ' He said , " two @-@ three ( 1 @,@ 000 ) . " ',
+        " = = Part = = ",
+        "",
+        " = Two = ",
+        " x ",
+    ]
+    articles = read_articles(_file(tmp_path, *lines))
+    assert [article.split("\n")[0] for article in articles] == [" = One = ", " = Two = "]
+    assert detokenised(articles[0]) == ' = One =\n\nHe said, "two-three (1,000)."\n== Part ==\n'
+
+
+def test_every_token_of_a_long_text_is_judged_once() -> None:
+    """As lm-eval cuts: whole windows after the token before them, the last one with a full context."""
+    assert windows([1, 2, 3, 4, 5], 0, 2) == [
+        Judged((0, 1, 2), 2),
+        Judged((2, 3, 4), 2),
+        Judged((3, 4, 5), 1),
+    ]
+    assert (
+        windows([1, 2, 3, 4, 5], 0, None) == windows([1, 2, 3, 4, 5], 0, 5) == [Judged((0, 1, 2, 3, 4, 5), 5)]
+    )
+
+
+class Fixed:
+    """Characters are tokens; a text's likelihood is looked up by what is judged of it."""
+
+    def __init__(self, nats: dict[str, float]) -> None:
+        self.nats = nats
+        self.batches: list[int] = []
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def prefix(self) -> int:
+        return 0
+
+    def score(self, batch: Sequence[Judged]) -> list[Likelihood]:
+        self.batches.append(len(batch))
+        judged = ["".join(map(chr, one.ids[len(one.ids) - one.count :])) for one in batch]
+        return [Likelihood(self.nats[text], self.nats[text] > -2) for text in judged]
+
+
+def test_accuracy_counts_the_likeliest_answer_and_the_likeliest_a_character() -> None:
+    items = [Item((Pair("q", " aaaa"), Pair("q", " b")), gold, (4, 1)) for gold in (0, 0, 1)]
+    scorer = Fixed({" aaaa": -6.0, " b": -2.0})  # b is likelier, a's likelier a character: -1.5 against -2
+    figures = choice_figures(scorer, TASKS["piqa"], items, batch=4)
+    assert figures["acc"] == pytest.approx(1 / 3)
+    assert figures["acc_norm"] == pytest.approx(2 / 3)
+    assert figures["acc_stderr"] == pytest.approx(math.sqrt((1 / 3) / 3))
+    assert scorer.batches == [4, 2]
+    assert "acc_norm" not in choice_figures(scorer, TASKS["boolq"], items, batch=4)
+    assert "| acc | 0.3333 | 0.3333 |" in table("piqa", figures)
+
+
+def test_the_last_word_has_a_perplexity_and_an_accuracy() -> None:
+    items = [Item((Pair("so", f" {word}"),), 0, (1,)) for word in "ab"]
+    figures = last_word_figures(Fixed({" a": -1.0, " b": -3.0}), items, batch=1)
+    assert figures["perplexity"] == pytest.approx(math.exp(2.0))
+    assert figures["perplexity_stderr"] == pytest.approx(math.exp(2.0) * 1.0)
+    assert figures["acc"] == 0.5
+
+
+def test_words_and_bytes_are_those_of_the_file() -> None:
+    article = " a , é "
+    figures = text_figures(Fixed({" a, é ": -12.0}), [article], window=None, batch=1)
+    assert figures["word_perplexity"] == pytest.approx(math.exp(12 / 5))  # lm-eval counts the empty ends too
+    assert figures["bits_per_byte"] == pytest.approx(12 / 8 / math.log(2))
+    assert figures["token_perplexity"] == pytest.approx(math.exp(12 / 6))
+
+
+@pytest.fixture(scope="module")
+def scorer() -> HopeScorer:
+    _, tokenizer = load_checkpoint(resolve("hope-tiny"))
+    return HopeScorer(build(small_config(vocab_size=tokenizer.vocab_size), torch.float64), tokenizer)
+
+
+def test_a_model_scores_texts_of_any_length_in_one_batch(scorer: HopeScorer) -> None:
+    parts = [
+        judged_pair(scorer, Pair("The cat sat on", text))
+        for text in (" the mat.", " it", " a much longer one")
+    ]
+    together = scorer.score(parts)
+    for part, found in zip(parts, together, strict=True):
+        model = scorer._model
+        state, nats = model.initial_state(1), 0.0
+        for at, (token, following) in enumerate(zip(part.ids, part.ids[1:], strict=False)):
+            logits, state = model.step(torch.tensor([token]), state)
+            if at >= len(part.ids) - 1 - part.count:
+                nats += float(logits[0].log_softmax(-1)[following])
+        assert found.nats == pytest.approx(nats, rel=1e-5)
+        assert scorer.score([part])[0].nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_spaces_at_a_contexts_end_belong_to_what_follows(scorer: HopeScorer) -> None:
+    assert judged_pair(scorer, Pair("The cat ", "sat")) == judged_pair(scorer, Pair("The cat", " sat"))
+    alone = judged_pair(scorer, Pair("", "sat"))
+    assert alone.ids[0] == scorer.prefix()
+    assert alone.count == len(alone.ids) - 1
+
+
+def _server(answer: Any, status: int = 200) -> RemoteScorer:
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert request.headers["authorization"] == "Bearer secret"
+        return httpx.Response(status, json=answer) if answer is not None else httpx.Response(200, text="oops")
+
+    client = httpx.Client(transport=httpx.MockTransport(handle))
+    return RemoteScorer("http://test/v1/", "m", key="secret", client=client)
+
+
+def test_a_server_is_asked_for_echoed_log_probabilities() -> None:
+    logprobs = {
+        "tokens": ["a", "b", "c", "d"],
+        "token_logprobs": [None, -0.5, -1.5, -9.0],
+        "top_logprobs": [None, {"b": -0.5}, {"x": -0.1, "c": -1.5}, {"d": -9.0}],
+    }
+    answer = {"choices": [{"index": 1, "logprobs": logprobs}, {"index": 0, "logprobs": logprobs}]}
+    found = _server(answer).score([Judged((1, 2, 3), 2), Judged((1, 2), 1)])
+    assert found == [Likelihood(-2.0, False), Likelihood(-0.5, True)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ({"error": "busy"}, 503, "expected status 200, found 503: .*busy"),
+        ({"choices": []}, 200, "expected log-probabilities of 1 echoed prompts"),
+        ({"choices": [{"index": 0, "logprobs": None}]}, 200, "expected log-probabilities"),
+        (None, 200, "no answer that can be read"),
+    ],
+)
+def test_a_server_that_answers_otherwise_is_an_error(answer: Any, status: int, said: str) -> None:
+    with pytest.raises(EvaluationError, match=said) as caught:
+        _server(answer, status).score([Judged((1, 2), 1)])
+    assert caught.value.code == "evaluation_failed"
