@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from hope_model.attention.checkpoint import (
     FAMILY,
     AttentionCheckpoint,
     attention_weights_sha256,
     load_attention_checkpoint,
 )
+from hope_model.attention.repeatable import unrepeatable_products
 from hope_model.checkpoint import SHIPPED, family_of, load_checkpoint, resolve, slow_weights_sha256
 from hope_model.convert.convert import ensure_model
 from hope_model.convert.package import known_models
@@ -22,9 +25,11 @@ from hope_server.chat import ChatFormat, JinjaFormat, Message, NativeFormat, Tex
 from hope_server.chat.tools import tool_format_of
 from hope_server.config import flag, variable
 from hope_server.engine.runner import ServedModel
+from hope_server.engine.threads import use_threads
 from hope_server.errors import StartupError
 
 if TYPE_CHECKING:
+    from hope_model.attention.model import HopeAttention
     from hope_model.convert.source import TurnTokens
     from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
@@ -40,8 +45,10 @@ class Served:
     digest: Callable[[], str]
 
 
-def load_served(name: str, *, learning: bool) -> Served:
+def load_served(name: str, *, learning: bool, threads: int) -> Served:
     """Load a shipped or known model, or a checkpoint folder; a known one is converted on first use.
+
+    threads: of torch, that it will be served with.
 
     Raises:
         StartupError: no such model, it cannot be fetched or read, or it cannot do without learning.
@@ -49,7 +56,9 @@ def load_served(name: str, *, learning: bool) -> Served:
     try:
         folder = find_folder(name)
         if family_of(folder) == FAMILY:
-            return _attention(load_attention_checkpoint(folder), learning=learning)
+            checkpoint = load_attention_checkpoint(folder)
+            _check_repeatable(checkpoint.model, threads)
+            return _attention(checkpoint, learning=learning)
         return _hope(folder, learning=learning)
     except HopeModelError as error:
         raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
@@ -102,6 +111,23 @@ def _attention(checkpoint: AttentionCheckpoint, *, learning: bool) -> Served:
         chat_format(checkpoint),
         lambda: attention_weights_sha256(model, learn=learning),
     )
+
+
+def _check_repeatable(model: HopeAttention, threads: int) -> None:
+    """Raises StartupError if sessions would come to other bits when they are read again."""
+    before = torch.get_num_threads()
+    use_threads(threads)
+    try:
+        products = unrepeatable_products(model)
+    finally:
+        use_threads(before)
+    if products:
+        raise StartupError(
+            f"with {threads} threads, this machine's kernels sum a row in an order that depends on the rows "
+            f"beside it ({', '.join(products)}), so that no session could be read again with the same bits: "
+            f"try {flag('threads')} 1, or ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment",
+            param="threads",
+        )
 
 
 def _hope(folder: Path, *, learning: bool) -> Served:

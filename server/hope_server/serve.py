@@ -63,7 +63,7 @@ def run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
-        served = load_served(config.model, learning=config.learn)
+        served = load_served(config.model, learning=config.learn, threads=config.threads)
         spec, digest = served.model.state_spec, served.digest()
         keys = find_keys(config.encryption_key_file, config.data_dir)
         store = await _open_store(config, keys, cleanup)

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model.attention.tiny import tiny_model
 
 from hope_model.checkpoint import resolve, save_checkpoint
 from hope_model.config import HopeConfig
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
-from hope_server import serve
+from hope_server import models, serve
 from hope_server.config import ServerConfig
-from hope_server.errors import HopeError
+from hope_server.errors import HopeError, StartupError
 from hope_server.models import load_served
 from hope_server.sessions import erasure
 from hope_server.sessions.key import SessionKey
@@ -217,8 +218,19 @@ def test_a_model_that_cannot_do_without_learning(small: Path, tmp_path: Path) ->
     assert "\n" not in str(error)
 
 
+def test_kernels_that_cannot_repeat_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "unrepeatable_products", lambda model: [f"down {torch.get_num_threads()}"])
+    threads = torch.get_num_threads()
+    with pytest.raises(StartupError) as refused:
+        models._check_repeatable(tiny_model(), threads + 1)
+    assert refused.value.param == "threads"
+    assert f"with {threads + 1} threads" in str(refused.value)
+    assert f"(down {threads + 1})" in str(refused.value)
+    assert torch.get_num_threads() == threads
+
+
 def test_slow_weights_that_changed_are_noticed_at_the_end(small: Path) -> None:
-    served = load_served(str(small), learning=True)
+    served = load_served(str(small), learning=True, threads=1)
     digest = served.digest()
     assert serve._unchanged(served, digest)
     assert isinstance(served.model, Hope)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from hope_kernels.dispatch import Dispatch, on_gpu
 from hope_kernels.low_rank_read import reference
+from hope_kernels.low_rank_read.reference import low_rank_product
 
 MAX_FUSED_RANK = 128
 """A program goes over the rank one by one."""
@@ -23,4 +24,4 @@ low_rank_read = Dispatch(
     "low_rank_read", reference.low_rank_read, "hope_kernels.low_rank_read.fused:low_rank_read", _serves
 )
 
-__all__ = ["low_rank_read"]
+__all__ = ["low_rank_product", "low_rank_read"]

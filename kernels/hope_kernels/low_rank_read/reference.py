@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hope_kernels.company import in_company
+
 
 def low_rank_read(coordinates: Tensor, deltas: Tensor, slots: Tensor) -> Tensor:
     """``(A h) U`` of each row.
@@ -16,4 +18,12 @@ def low_rank_read(coordinates: Tensor, deltas: Tensor, slots: Tensor) -> Tensor:
         ``[B, T, out]``, sums in fp32.
     """
     own = deltas.index_select(0, slots.clamp_min(0))
-    return torch.where((slots >= 0)[:, None, None], torch.matmul(coordinates, own), 0)
+    return torch.where((slots >= 0)[:, None, None], low_rank_product(coordinates, own), 0)
+
+
+def low_rank_product(coordinates: Tensor, deltas: Tensor) -> Tensor:
+    """``coordinates [B, T, r]`` times ``deltas [B, r, out]``: ``[B, T, out]``.
+
+    On a CPU a row's bits depend neither on ``B`` nor on ``T`` (checked by ``hope_kernels.row_invariance``).
+    """
+    return torch.matmul(in_company(coordinates), deltas)[:, : coordinates.shape[1]]

@@ -1,19 +1,26 @@
 """Frozen weights in the layout that the CPU's matrix kernels read, so that no call rearranges them.
 
 With bf16 weights a row's bits do not depend on how many rows share the call (checked by
-``hope_kernels.row_invariance``): oneDNN sums along K in one order, in fp32.
+``hope_kernels.row_invariance``): oneDNN sums along K in one order, in fp32. With AMX it does so for at most
+32 rows, and for weights that are not so small that threads share a sum.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.company import in_company
+
 _TYPICAL_ROWS = 16
 """The layout is chosen for a decode batch of this size; other sizes give the same bits."""
-_ALONE = 1024
-"""Columns up to which a row that is alone is summed as it is in company; beyond them it gets company."""
+_AMX_ROWS = 32
+"""Rows of a call."""
+_AMX_OUTPUTS = 64
+"""Least rows of a weight; zeros fill it up."""
 
 
 class PackedLinear:
@@ -27,30 +34,31 @@ class PackedLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
         self.rows, self.columns = weight.shape
-        self._bias = bias
-        self._packs = can_pack(weight)
-        self._weight = _pack(weight) if self._packs else weight
-        self._transposed = _pack(weight.mT.contiguous()) if self._packs and backward else None
+        self.dtype = weight.dtype
+        self.bias = bias
+        packs = can_pack(weight)
+        self._plain = None if packs else weight
+        self._packed = _Packed.of(weight, bias) if packs else None
+        self._transposed = _Packed.of(weight.mT, None) if packs and backward else None
 
     @property
     def weight(self) -> Tensor:
         """The weight as it was given, ``[N, K]``; unpacked if need be."""
-        return self._weight.to_dense() if self._packs else self._weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self._bias
+        if self._packed is None:
+            assert self._plain is not None
+            return self._plain
+        return self._packed.weight.to_dense()[: self.rows]
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x [..., K]`` in the weight's type -> ``[..., N]``."""
-        if not self._packs:
-            return F.linear(x, self._weight, self._bias)
+        if self._packed is None:
+            return F.linear(x, self.weight, self.bias)
         if torch.is_grad_enabled() and x.requires_grad:
             if self._transposed is None:
                 raise RuntimeError("packed without a transpose: no gradient passes here")
-            y: Tensor = _PackedProduct.apply(x, self._weight, self._bias, self._transposed)  # type: ignore[no-untyped-call]
+            y: Tensor = _PackedProduct.apply(x, self._packed, self._transposed)  # type: ignore[no-untyped-call]
             return y
-        return _product(x, self._weight, self._bias)
+        return self._packed.product(x)
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -64,26 +72,49 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """weight: ``[N', K]``, ``N' >= N`` with zeros below. bias: ``[N']``."""
+
+    weight: Tensor
+    bias: Tensor | None
+    outputs: int
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
+        outputs = len(weight)
+        missing = max(_AMX_OUTPUTS - outputs, 0) if _has_amx() else 0
+        whole = F.pad(weight, (0, 0, 0, missing)).contiguous()
+        packed = torch.ops.mkldnn._reorder_linear_weight(whole, _TYPICAL_ROWS)
+        return cls(packed, None if bias is None else F.pad(bias, (0, missing)), outputs)
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x [..., K] -> [..., N]``."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) > _AMX_ROWS and _has_amx():
+            y = torch.cat([self._call(part) for part in rows.split(_AMX_ROWS)])
+        else:
+            y = self._call(rows)
+        return y[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
+
+    def _call(self, rows: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(
+            in_company(rows), self.weight, self.bias, "none", [], ""
+        )
+        return y[: len(rows)]
+
+
 class _PackedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, packed: _Packed, transposed: _Packed) -> Tensor:
         ctx.transposed = transposed
-        return _product(x, weight, bias)
+        return packed.product(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _product(grad.contiguous(), ctx.transposed, None), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed.product(grad.contiguous()), None, None
 
 
-def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
-    return packed
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    columns = x.shape[-1]
-    if x.numel() == columns > _ALONE:
-        pair = x.reshape(1, columns).expand(2, columns)
-        return _product(pair, weight, bias)[:1].view(*x.shape[:-1], -1)
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return y
+@cache
+def _has_amx() -> bool:
+    return torch.cpu._is_amx_tile_supported()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hope_kernels.company import in_company
+
 
 def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention over ``S`` cached positions; the softmax is fp32.
@@ -23,7 +25,7 @@ def window_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     groups, seen = keys.shape[1], keys.shape[2]
     share = heads // groups
     together = queries.reshape(rows * groups, share * tokens, width)
-    scores = torch.bmm(together, _flat(keys).mT)
+    scores = torch.bmm(in_company(together), _flat(keys).mT)[:, : share * tokens]
     scores = scores.view(rows, groups, share, tokens, seen) + bias[:, None, None]
     weights = torch.softmax(scores, dim=-1).to(values.dtype).view(rows * groups, share * tokens, seen)
     return torch.bmm(weights, _flat(values)).view(rows, heads, tokens, width)

@@ -27,8 +27,9 @@ class WindowCache:
 
     keys, values: per layer ``[rows, G, size, K]``. hidden, outputs: ``[rows, size, D]`` fp32, inputs of the
     first adapted layer and outputs of the last one.
-    ``capacity = prefix + window + GRID``: a launch of up to GRID tokens overwrites nothing its first token
-    sees. Until a row is that long there are only the slots in use: products read dense tensors.
+    ``capacity = prefix + window + GRID``, up to the next multiple of GRID: a launch of up to GRID tokens
+    overwrites nothing its first token sees. Until a row is that long there are only the slots in use, by the
+    GRID: products read dense tensors of few sizes.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class WindowCache:
     ) -> None:
         backbone, memory = config.backbone, config.memory
         self.window = memory.window
-        self.capacity = memory.prefix + memory.window + GRID
+        self.capacity = _on_grid(memory.prefix + memory.window) + GRID
         self.size = min(GRID, self.capacity)
         shape = (rows, backbone.kv_heads, self.size, backbone.head_width)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
@@ -83,9 +84,9 @@ class WindowCache:
         return position if position < prefix else prefix + (position - prefix) % (self.capacity - prefix)
 
     def span(self, rows: Sequence[int], tokens: int) -> int:
-        """Slots that must be looked at after ``tokens`` more tokens: a multiple of GRID or the capacity."""
+        """Slots that must be looked at after ``tokens`` more tokens: a multiple of GRID."""
         filled = max(self.rows[row].read for row in rows) + tokens
-        return min(self.capacity, -(-filled // GRID) * GRID)
+        return min(self.capacity, _on_grid(filled))
 
     def bias(self, rows: Sequence[int], positions: Tensor, read: Tensor, span: int) -> Tensor:
         """Which slots each query sees.
@@ -113,6 +114,10 @@ class WindowCache:
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return *self.keys, *self.values, self.hidden, self.outputs
+
+
+def _on_grid(tokens: int) -> int:
+    return -(-tokens // GRID) * GRID
 
 
 def _slot(positions: Tensor, prefix: int, capacity: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hope_kernels.low_rank_read import low_rank_read
+from hope_kernels.low_rank_read import low_rank_product, low_rank_read
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, MemoryLevel
 
@@ -108,7 +108,7 @@ class Memory:
         coordinates = self.geometry[name].subspace(x)
         if slots is not None:
             return low_rank_read(coordinates, deltas[name], slots)
-        return torch.matmul(coordinates, deltas[name])
+        return low_rank_product(coordinates, deltas[name])
 
     def squared_norm(self, deltas: Deltas, names: Sequence[str]) -> Tensor:
         """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""

@@ -44,7 +44,7 @@ def run_decode(args: argparse.Namespace) -> int:
     from hope_server.models import load_served
 
     use_threads(args.threads)
-    served = load_served(args.model, learning=args.learn)
+    served = load_served(args.model, learning=args.learn, threads=args.threads)
     run = DecodeRun(args.prompt_tokens, args.tokens, args.temperature, args.threads, args.learn)
     measure(served.model, run, min(args.sessions))
     runs = [measure(served.model, run, sessions) for _ in range(args.repeats) for sessions in args.sessions]

@@ -261,9 +261,7 @@ class Turn:
                 transcript=None if answered is None else answered(count),
                 learn=self._request.learn,
             )
-            started = self._desk.clock()
             await self._append([record])
-            self._spans.committed(self._desk.clock() - started)
         self._lease.committed(len(sampled))
         if self._generated == 0:
             self._desk.observer.on_ttft(self._desk.clock() - self._started)
@@ -293,7 +291,9 @@ class Turn:
         except AlreadyLearned:  # refused, so the journal is where it was
             self._head = head
             raise
-        self._desk.observer.on_commit(self._desk.clock() - started, tokens=self._head.seq - head.seq)
+        seconds = self._desk.clock() - started
+        self._desk.observer.on_commit(seconds, tokens=self._head.seq - head.seq)
+        self._spans.committed(seconds)
 
     def _turn_key(self) -> TurnKey | None:
         key = self._request.idempotency_key

@@ -38,9 +38,10 @@ class TurnSpans:
             self._phase = self._turn.child("hope.decode")
 
     def committed(self, seconds: float) -> None:
-        """A commit of the answer. A span for each would be too many: they are counted."""
-        self._commits += 1
-        self._commit_s += seconds
+        """A commit landed. Those of the answer are counted: a span for each would be too many."""
+        if self._answering:
+            self._commits += 1
+            self._commit_s += seconds
 
     def end(self, tokens: int, error: str) -> None:
         """The turn is over, after ``tokens`` of an answer."""

@@ -1,0 +1,52 @@
+"""Whether this machine reads a session again with the same bits, however its tokens arrive.
+
+A session that is loaded, forked or moved is read in other batches and cuts than at first. Where a kernel sums
+in an order that depends on them, its state would be another one, and would rightly be refused as damaged.
+"""
+
+from collections.abc import Iterator
+
+from hope_kernels.packed_linear import PackedLinear
+from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
+from hope_model.attention.config import GRID
+from hope_model.attention.model import HopeAttention
+
+
+def unrepeatable_products(model: HopeAttention) -> list[str]:
+    """Names and sizes of the served products whose rows know their company, with torch's threads of now."""
+    found = [
+        f"{name} {linear.columns}x{linear.rows}"
+        for name, linear in _distinct(model)
+        if not served_linear_holds(linear)
+    ]
+    ranks = {(site.level.rank, site.shape[1]) for site in model.memory.sites}
+    found += [
+        f"deltas {rank}x{outputs}" for rank, outputs in sorted(ranks) if not product_holds(rank, outputs)
+    ]
+    sizes = model.config.backbone
+    capacity = model.new_cache(1).capacity
+    spans = range(GRID, capacity + 1, GRID)
+    if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans):
+        found.append(f"attention {sizes.heads}x{sizes.head_width}")
+    return found
+
+
+def _distinct(model: HopeAttention) -> Iterator[tuple[str, PackedLinear]]:
+    """One product of each size."""
+    seen: set[tuple[int, int]] = set()
+    for name, linear in _products(model):
+        if (linear.rows, linear.columns) not in seen:
+            seen.add((linear.rows, linear.columns))
+            yield name, linear
+
+
+def _products(model: HopeAttention) -> Iterator[tuple[str, PackedLinear]]:
+    yield "head", model.backbone.head
+    for layer in model.backbone.layers:
+        yield from (
+            ("qkv", layer.qkv),
+            ("output", layer.output),
+            ("gate_up", layer.gate_up),
+            ("down", layer.down),
+        )
+    yield from (("subspace", geometry.subspace) for geometry in model.memory.geometry.values())
