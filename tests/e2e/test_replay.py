@@ -104,20 +104,19 @@ def test_every_kind_of_session_is_what_its_journal_makes(
         rolled = client.sessions.fork(alone).id
         client.sessions.rollback(rolled, seq=early)
         imported = client.sessions.import_(client.sessions.export(alone)).id
+        states = []
         for group in ((alone, *batch, imported), (forked, rolled)):
             for session in group:
                 turn(client, session, 4, 10)
-            assert len({replay(server, session) for session in group}) == 1
+            states.append({replay(server, session) for session in group})
+        assert [len(found) for found in states] == [1, 1]
         assert client.sessions.get(alone).learning == family.learning
-        state = replay(server, alone)
         killed = killed_in_a_turn(server, client, family)
     server = start_server(*family.flags)
     with server.client() as client:
-        replay(server, killed)
         answer = turn(client, killed, 5, 10)
         assert answer.hope is not None
         assert answer.hope.learning == family.learning
         twin = client.sessions.import_(client.sessions.export(killed)).id
         assert replay(server, twin) == replay(server, killed)
-        assert replay(server, alone) == state
     assert server.stop() == 0
