@@ -31,7 +31,7 @@ from hope_server.engine.engine import Engine
 from hope_server.engine.events import Boundary, Done, Event, Failed, Sampled
 from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
-from hope_server.engine.request import EngineConfig, PromptPart, SamplingParams
+from hope_server.engine.request import EngineConfig, PromptPart, SamplingParams, TurnFigures
 from hope_server.errors import InternalError
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.session import JournalRecord
@@ -216,7 +216,8 @@ async def test_three_writes_that_canaries_refuse_end_learning_at_the_last_good_b
 ) -> None:
     """The answer goes on beside a session that never comes to a canary; another worker finds the same."""
     strict = build(config(level(text_step_length=0.3), canary=1e-9))
-    service, twin, told = await bench.service(strict), await bench.service(strict), []
+    service, twin = await bench.service(strict), await bench.service(strict)
+    told: list[TurnFigures] = []
     session, short = await new(service), await new(service)
     length, third = BLOCK + 3 * PERIOD - 5, BLOCK + 2 * PERIOD + DELAY
     assert length < third < length + TOKENS

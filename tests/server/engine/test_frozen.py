@@ -14,7 +14,7 @@ from tests.server.engine.conftest import BLOCK, HashModel
 
 from hope_model.state import State
 from hope_model.streaks import LIMIT, Frozen
-from hope_server.engine.request import SamplingParams, TurnFigures
+from hope_server.engine.request import SamplingParams, TokenLogprob, TurnFigures
 from hope_server.errors import SessionCorrupted, StoreUnavailable
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Freeze
@@ -64,7 +64,8 @@ async def replays(bench: Bench, same: Any, service: Any, session: SessionKey) ->
 
 
 async def test_a_session_goes_back_and_learns_no_more(bench: Bench, same: Any) -> None:
-    service, told = await bench.service(refusing()), []
+    service = await bench.service(refusing())
+    told: list[TurnFigures] = []
     session = await new(service)
     events = await bench.turn(service, session, PROMPT, 6, finished=told.append)
     assert [event.seq for event in events] == list(range(SAID + 1, SAID + 7))
@@ -232,7 +233,8 @@ async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
 
 
 async def test_an_ephemeral_session_answers_as_a_durable_one(bench: Bench) -> None:
-    service, told = await bench.service(refusing()), []
+    service = await bench.service(refusing())
+    told: list[TurnFigures] = []
     expected = await bench.turn(service, await new(service), PROMPT, 20)
     events = await bench.turn(service, None, PROMPT, 20, finished=told.append)
     assert [event.token for event in events] == [event.token for event in expected]
@@ -243,7 +245,8 @@ async def test_an_ephemeral_session_answers_as_a_durable_one(bench: Bench) -> No
 @pytest.mark.parametrize("durable", [False, True])
 async def test_a_result_that_stays_non_finite_ends_learning_before_it(bench: Bench, durable: bool) -> None:
     """First the state is made again; when the same comes of it, it is what was learned."""
-    service, told = await bench.service(HashModel(fails=(30,))), []
+    service = await bench.service(HashModel(fails=(30,)))
+    told: list[TurnFigures] = []
     session = await new(service) if durable else None
     events = await bench.turn(service, session, (*range(12), 30), 5, finished=told.append)
     assert (len(events), told[-1].frozen) == (5, True)
@@ -268,7 +271,7 @@ async def test_a_result_that_is_non_finite_also_without_learning_is_the_sessions
 @pytest.mark.parametrize("split", [0, 9, 14])
 async def test_every_token_of_a_prompt_is_scored_once(bench: Bench, split: int) -> None:
     service = await bench.service(refusing())
-    session, scored = await new(service), []
+    session, scored = await new(service), list[TokenLogprob]()
     if split:
         await bench.turn(service, session, PROMPT[:split], 0)
     request = bench.request(session, PROMPT[split:], 3, scored=scored.extend)
