@@ -165,7 +165,7 @@ class DecodeRows:
         return torch.cat(logits) if len(logits) > 1 else logits[0]
 
     def counts(self, row: int) -> tuple[int, tuple[int, ...], tuple[int, ...], Frozen, int]:
-        """Tokens read; writes applied and refused, by level; why it does not learn, if so; its good boundary."""
+        """Tokens read; writes applied and refused, by level; why it does not learn; its good boundary."""
         own = self._rows[row]
         return own.position, tuple(own.writes), tuple(own.refused), own.frozen, own.good
 
@@ -249,8 +249,8 @@ class DecodeRows:
 
     def _fresh(self) -> Row:
         learning = len(self.model.state_spec.learning_levels)
-        counters = ([0] * learning for _ in range(3))
-        return Row(0, *counters, run=0, chunk=0, kept=[0] * len(self.model.config.levels))
+        writes, refused, streaks = ([0] * learning for _ in range(3))
+        return Row(0, writes, refused, streaks, 0, 0, [0] * len(self.model.config.levels))
 
 
 def can_decode(model: Hope) -> bool:
