@@ -195,6 +195,7 @@ class SessionMessage(Response):
     """A message as the session's journal has it, from its entry `first_seq` to `last_seq`.
 
     finished: False for an answer that was cut short: by the client, a limit of tokens, or the server's end.
+    learn: "off" for one of a turn that teaches nothing.
     """
 
     role: MessageRole
@@ -202,6 +203,7 @@ class SessionMessage(Response):
     first_seq: int
     last_seq: int
     finished: bool
+    learn: Learn = "on"
 
 
 class SessionMessages(Response):
