@@ -24,6 +24,7 @@ COMMANDS = (
     ("/save", "[FILE]", "write the conversation of this terminal to a file"),
 )
 """Name, arguments and purpose of each."""
+FROZEN = "this session learns no more: three of a level's writes in a row were refused"
 
 
 class UsageError(Exception):
@@ -148,7 +149,7 @@ class ChatLoop:
         elif turn.finish_reason == "length":
             self._screen.note("(the answer reached its token limit)")
         if self._screen.rich and turn.hope is not None:
-            self._screen.note(learned(turn.hope))
+            self._screen.note(learned(turn.hope) if turn.hope.learning == "on" else f"({FROZEN})")
 
     def _away(self, error: HopeClientError) -> None:
         self._screen.note(
@@ -189,6 +190,8 @@ class ChatLoop:
 
     def _levels(self, _argument: str) -> None:
         self._screen.levels(self._client.sessions.levels(self._session_id).levels)
+        if self._client.sessions.get(self._session_id).learning == "frozen":
+            self._screen.note(FROZEN)
 
     def _quit(self, _argument: str) -> None:
         self._leaving = True

@@ -59,9 +59,9 @@ class Screen:
 
     def levels(self, levels: Sequence[wire.LevelStatus]) -> None:
         """A table of what each level has done, with a bar for how far it has moved."""
-        table = Table("level", "period", "tokens", "writes", "f_k", "drift", "", "bytes")
+        table = Table("level", "period", "tokens", "writes", "refused", "f_k", "drift", "", "bytes")
         for index, column in enumerate(table.columns):
-            column.justify = "left" if index in (0, 6) else "right"
+            column.justify = "left" if index in (0, 7) else "right"
         most = max((level.drift_ratio for level in levels), default=0.0)
         for level in levels:
             name, *cells, size = _level_cells(level)
@@ -85,6 +85,7 @@ def _level_cells(level: wire.LevelStatus) -> tuple[str, ...]:
         "frozen" if level.period is None else str(level.period),
         f"{level.tokens:,}",
         f"{level.writes:,}",
+        f"{level.refused:,}",
         f"{level.frequency:.6g}",
         f"{level.drift_ratio:.4f}",
         f"{level.bytes:,}",
