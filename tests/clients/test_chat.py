@@ -31,6 +31,7 @@ _LEVELS = {
             "period": period,
             "tokens": 6400,
             "writes": 6400 // period if period else 0,
+            "refused": 3 if period else 0,
             "frequency": 1 / period if period else 0.0,
             "drift_ratio": 0.25 if period else 0.0,
             "bytes": 1_048_576 if period else 0,
@@ -160,16 +161,19 @@ def test_a_system_message_read_in_a_failed_turn_is_not_sent_again(
     assert loopback.seen[-1].body["messages"] == [{"role": "user", "content": "two"}]
 
 
-def test_levels_are_shown_as_a_table(loopback: "Loopback") -> None:
+@pytest.mark.parametrize("learning", ["on", "frozen"])
+def test_levels_are_shown_as_a_table(loopback: "Loopback", learning: str) -> None:
     loopback.json(_NEW)
     loopback.json(_LEVELS)
+    loopback.json({**_OLD, "learning": learning})
     _, screen = _chat(loopback, ["/levels"])
+    assert ("this session learns no more" in screen) == (learning == "frozen")
     rows = {line.split("│")[1].strip(): line for line in screen.splitlines() if line.startswith("│")}
     cells = {name: [cell.strip() for cell in rows[name].split("│")[1:-1]] for name in _PERIODS}
-    assert cells["phi"] == ["phi", "1", "6,400", "6,400", "1", "0.2500", "1,048,576"]
-    assert cells["cms-64"] == ["cms-64", "64", "6,400", "100", "0.015625", "0.2500", "1,048,576"]
-    assert cells["slow"] == ["slow", "frozen", "6,400", "0", "0", "0.0000", "0"]
-    assert all(title in screen for title in ("level", "period", "writes", "f_k", "drift", "bytes"))
+    assert cells["phi"] == ["phi", "1", "6,400", "6,400", "3", "1", "0.2500", "1,048,576"]
+    assert cells["cms-64"] == ["cms-64", "64", "6,400", "100", "3", "0.015625", "0.2500", "1,048,576"]
+    assert cells["slow"] == ["slow", "frozen", "6,400", "0", "0", "0", "0.0000", "0"]
+    assert all(title in screen for title in ("level", "period", "writes", "refused", "f_k", "drift", "bytes"))
     assert "2,097,152 bytes in this session" in screen
 
 

@@ -25,7 +25,7 @@ _SESSION = {
     "seq": 7,
     "tokens": 5,
 }
-_READ = {"role": "assistant", "text": "hé", "first_seq": 4, "last_seq": 6, "finished": True}
+_READ = {"role": "assistant", "text": "hé", "first_seq": 4, "last_seq": 6, "finished": True, "learn": "off"}
 _USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 _HEAD = {"id": "c", "created": 1, "model": "m"}
 _ANSWER = {

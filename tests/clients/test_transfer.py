@@ -83,10 +83,12 @@ def test_the_command_lists_page_by_page_and_shows(
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["s2", "1970-01-01", "00:00:00", "5", "tokens", "entry", "7", "a?[31m"]
     assert second.startswith("s3 ")
-    loopback.json(_SESSION)
-    loopback.json({"levels": [_LEVEL, {**_LEVEL, "name": "slow", "period": None}]})
+    loopback.json({**_SESSION, "learning": "frozen"})
+    loopback.json({"levels": [{**_LEVEL, "refused": 3}, {**_LEVEL, "name": "slow", "period": None}]})
     assert run("show", "s2", "--url", loopback.url) == 0
     shown = capsys.readouterr().out
+    assert "learning has ended" in shown
+    assert "3 refused" in shown
     assert "phi" in shown
     assert "frozen" in shown
     assert {seen.headers["authorization"] for seen in loopback.seen} == {"Bearer hk_key"}

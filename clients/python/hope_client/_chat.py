@@ -149,6 +149,8 @@ class ChatLoop:
             table.add_row(printable(level.name), *_level_cells(level))
         self._console.print(table)
         self._note(f"{sum(level.bytes for level in levels):,} bytes in this session")
+        if self._client.sessions.get(self._session_id).learning == "frozen":
+            self._note("this session learns no more: three of a level's writes in a row were refused")
 
     def _reset(self, _argument: str) -> None:
         self._client.sessions.reset(self._session_id)
@@ -196,7 +198,7 @@ class ChatLoop:
         self._console.print(text, style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-_NUMBER_COLUMNS = ("period", "tokens", "writes", "f_k", "drift", "bytes")
+_NUMBER_COLUMNS = ("period", "tokens", "writes", "refused", "f_k", "drift", "bytes")
 
 
 def _level_cells(level: wire.LevelStatus) -> tuple[str, ...]:
@@ -205,6 +207,7 @@ def _level_cells(level: wire.LevelStatus) -> tuple[str, ...]:
         "frozen" if level.period is None else str(level.period),
         f"{level.tokens:,}",
         f"{level.writes:,}",
+        f"{level.refused:,}",
         f"{level.frequency:.6g}",
         f"{level.drift_ratio:.4f}",
         f"{level.bytes:,}",

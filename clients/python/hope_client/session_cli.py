@@ -81,12 +81,15 @@ def _ls(client: Client, args: argparse.Namespace) -> None:
 
 
 def _show(client: Client, args: argparse.Namespace) -> None:
-    print(_line(client.sessions.get(args.id)))
+    session = client.sessions.get(args.id)
+    print(_line(session))
+    if session.learning == "frozen":
+        print("  learning has ended: writes were refused; a rollback to before that begins it again")
     for level in client.sessions.levels(args.id).levels:
         period = "frozen" if level.period is None else f"every {level.period}"
         print(
-            f"  {level.name:12}  {period:10}  {level.writes} writes  drift {level.drift_ratio:.4g}  "
-            f"{level.bytes} bytes"
+            f"  {level.name:12}  {period:10}  {level.writes} writes  {level.refused} refused  "
+            f"drift {level.drift_ratio:.4g}  {level.bytes} bytes"
         )
 
 
