@@ -200,6 +200,10 @@ class Metrics:
     def on_corrupted(self) -> None:
         self._corrupted.inc()
 
+    def on_kernel_fallback(self, operation: str, error: BaseException) -> None:
+        """A fused kernel did not compile; its reference runs from here on. The log says why."""
+        self._fallbacks.labels(*self._values, operation).inc()
+
     def on_session(self, operation: SessionOperation) -> None:
         self._operations.labels(*self._values, operation).inc()
 
@@ -251,6 +255,9 @@ class Metrics:
         self._turn_prompt = self._histogram("request_prompt_tokens", "New tokens of a turn.", REQUEST_TOKENS)
         self._turn_generated = self._histogram(
             "request_generation_tokens", "Answer's tokens.", REQUEST_TOKENS
+        )
+        self._fallbacks = self._counter_by(
+            "kernel_fallbacks", "Fused kernels given up for their reference, by operation.", "operation"
         )
         self._iteration = self._histogram("iteration_tokens_total", "Tokens of one engine step.", ITERATION)
         self._step = self._histogram("engine_step_seconds", "Length of one engine step.", STORE)

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("rules", nargs="*", help="default: all")
     parser.add_argument("--model", default="hope-3m", choices=sorted(CONFIGS))
-    parser.add_argument("--parameters", type=int, default=3_000_000)
+    parser.add_argument("--parameters", type=int, default=3_300_000)
     parser.add_argument("--levels", action="store_true", help="with the configuration's CMS levels")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--window", type=int, default=512)

@@ -219,15 +219,18 @@ MUTATIONS = (
         (ENGINE_TESTS, RESTORE),
     ),
     Mutation(
-        "a decode's batch shape depends on who is there",
-        f"{ENGINE}/state_runner.py",
-        "self._model.step(self._tokens(padded), self._live.group(slots), mask)",
-        "self._model.step(\n"
-        "            self._tokens(tokens),\n"
-        "            {name: rows[: len(slots)] for name, rows in self._live.group(slots).items()},\n"
-        "            None if mask is None else mask[: len(slots)],\n"
-        "        )",
-        (HOPE, ENGINE_TESTS),
+        "a decode group's shape depends on who is there",
+        f"{ENGINE}/previews.py",
+        "padding = self._group - len(tokens)\n",
+        "padding = 0\n        self._rows._group = len(tokens)\n",
+        ("tests/server/engine/test_previews.py",),
+    ),
+    Mutation(
+        "a row's products depend on who shares its step",
+        "model/hope_model/decoding/weights.py",
+        "return self._linear(x.to(self._dtype)).float()",
+        "return torch.nn.functional.linear(x, self._linear.weight.float())",
+        (HOPE, "tests/model/test_decoding.py"),
     ),
     Mutation(
         "quota unbooked",

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from hope_kernels import dispatch
 from hope_server.engine.request import EngineStats
 from hope_server.errors import Fenced, QueueFull, SequenceConflict, StoreUnavailable
 from hope_server.frequency_window import FrequencyWindow
@@ -14,6 +16,21 @@ from hope_server.gauges import Connections
 from hope_server.metrics import Metrics
 
 SHA256 = "ab" * 32
+
+
+def magnitude(x: torch.Tensor) -> torch.Tensor:
+    """The reference of an operation."""
+    return x.abs()
+
+
+def broken_kernel(x: torch.Tensor) -> torch.Tensor:
+    """Its fused form, which cannot be compiled."""
+    raise ImportError("No module named 'triton'")
+
+
+def serves(x: torch.Tensor) -> bool:
+    """The fused form would take anything."""
+    return True
 
 
 @pytest.fixture
@@ -200,3 +217,21 @@ def test_a_long_window_of_single_tokens_stays_small() -> None:
         frequency = window.add(1, int(token % 64 == 0))
     assert len(window._reports) <= FrequencyWindow.GRAINS + 1
     assert frequency == pytest.approx(1 / 64, rel=0.001)
+
+
+def test_a_kernel_that_does_not_compile_is_counted_once_whenever_it_failed(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_given_up", {})
+    monkeypatch.setattr(dispatch, "_observers", [])
+    names = ("early", "late")
+    early, late = (dispatch.Dispatch(name, magnitude, "unused:fused", serves) for name in names)
+    for op in (early, late):
+        monkeypatch.setattr(op, "fused", lambda: broken_kernel)
+    early(torch.ones(1))
+    dispatch.observe_fallbacks(metrics.on_kernel_fallback)
+    for _ in range(3):
+        assert late(-torch.ones(1)).tolist() == [1.0]
+        early(torch.ones(1))
+    for name in names:
+        assert value(metrics, "hope:kernel_fallbacks_total", operation=name) == 1

@@ -7,7 +7,7 @@ decoding or when its position comes, whichever is first: the result is the same.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,19 @@ class _Session:
     encoding: Encoding | None = None
     boundary: State | None = None
     update_norms: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRow:
+    """A row that left its slabs, in the host's memory; for :meth:`SessionRows.unpark`."""
+
+    session: _Session
+    cache: WindowCache
+    state: State
+    active: dict[str, Tensor]
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.cache.tensors(), *self.state.values(), *self.active.values()]
 
 
 class SessionRows:
@@ -183,6 +196,30 @@ class SessionRows:
         """A copy of the row's state as it stands, ``[1, ...]``; durable only at a boundary."""
         self._put_window(row)
         return {name: tensor[row : row + 1].clone() for name, tensor in self._state.items()}
+
+    @torch.inference_mode()
+    def park(self, row: int) -> ParkedRow | None:
+        """A copy of the row for :meth:`unpark`; None while it has begun a write or an encoding."""
+        session = self._sessions[row]
+        if session.write is not None or session.encoding is not None:
+            return None
+        cache = WindowCache(self.model.config, 1, self.model.backbone.dtype, torch.device("cpu"))
+        cache.copy(0, self._cache, row)
+        state, active = (
+            {name: tensor[row].to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (self._state, self._active)
+        )
+        kept = replace(session, prefix=list(session.prefix), recent=list(session.recent))
+        return ParkedRow(kept, cache, state, active)
+
+    @torch.inference_mode()
+    def unpark(self, row: int, parked: ParkedRow) -> None:
+        """The row becomes the parked one, bit for bit; what was parked is not used again."""
+        self._cache.copy(row, parked.cache, 0)
+        for tensors, own in ((self._state, parked.state), (self._active, parked.active)):
+            for name, tensor in tensors.items():
+                tensor[row].copy_(own[name])
+        self._sessions[row] = parked.session
 
     def branch(self, row: int, count: int) -> tuple[WindowCache, dict[str, Tensor] | None]:
         """``count`` copies of the row's cache, and its active deltas: to go on without the session."""

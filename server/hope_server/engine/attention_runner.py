@@ -9,7 +9,7 @@ from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.rows import SessionRows
 from hope_model.state import State
-from hope_server.engine.runner import Backlog, Counts, Output
+from hope_server.engine.runner import Backlog, Counts, Output, Parked
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.units import TokenRun, Unit, cut_to_grid, learn_flags
 
@@ -79,6 +79,16 @@ class AttentionRunner:
     def live(self, slot: int) -> State:
         """A copy of the row as it stands."""
         return self._rows.state(slot)
+
+    def park(self, slot: int) -> Parked | None:
+        """Not while a write or an encoding waits for its position: these belong to the row."""
+        parked = self._rows.park(slot)
+        return None if parked is None else Parked(sum(tensor.nbytes for tensor in parked.tensors()), parked)
+
+    def unpark(self, slot: int, parked: Parked) -> None:
+        """The slot's row becomes the parked one."""
+        self._forget_boundary(slot)
+        self._rows.unpark(slot, parked.content)
 
     def counts(self, slot: int) -> Counts:
         return Counts(self._rows.position(slot), *self._rows.counts(slot))

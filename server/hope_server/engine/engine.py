@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from hope_model.state import State
 from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled, Scored
+from hope_server.engine.host_tier import HostTier
 from hope_server.engine.jobs import Generation, Job, Row
 from hope_server.engine.logprobs import PromptScores, score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
-from hope_server.engine.runner import Output, Runner
+from hope_server.engine.runner import Output, Parked, Runner
 from hope_server.engine.sampling import choose, uniform
 from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
@@ -57,6 +59,7 @@ class Engine:
             clock=clock,
         )
         self._runner = runner
+        self._host: HostTier[tuple[Row, Parked]] = HostTier(config.host_state_bytes)
         self._pace = LearningPace()
         self._tally = LevelTally(runner.spec)
         self._sink, self._observer, self._clock = sink, observer, clock
@@ -155,7 +158,8 @@ class Engine:
             self._forget(session, keep=idle)
 
     def drop(self, session: str) -> None:
-        """Forget an idle row."""
+        """Forget a row that is kept while its session does nothing."""
+        self._host.drop(session)
         if self._slots.drop(session):
             del self._rows[session]
 
@@ -201,6 +205,11 @@ class Engine:
             slots_used=self._slots.pinned + self._slots.idle,
             resident_active=self._slots.pinned,
             resident_idle=self._slots.idle,
+            host_rows=self._host.stats.rows,
+            host_bytes=self._host.stats.bytes,
+            host_hits=self._host.stats.hits,
+            host_misses=self._host.stats.misses,
+            host_evictions=self._host.stats.evictions,
         )
         if self._events:
             events, self._events = self._events, []
@@ -209,8 +218,10 @@ class Engine:
     def check_integrity(self) -> None:
         """Slots, queues and rows agree, and every row's own counter says what was read."""
         self._scheduler.check_integrity()
+        self._host.check_integrity()
         for session, row in self._rows.items():
             assert self._slots.slot(session) == row.slot, f"{session}: its row is not in its slot"
+            assert session not in self._host, f"{session}: its row is in the host's memory too"
             assert self._runner.counts(row.slot).position == row.position, f"{session}: the state lost count"
         for session in self._jobs:
             assert self._scheduler.phase(session) not in (None, Phase.WAITING), (
@@ -222,14 +233,35 @@ class Engine:
     def _seat(self, grant: Grant) -> None:
         seat = grant.seat
         if seat.evicted is not None:
-            del self._rows[seat.evicted]
+            self._park(seat.evicted, self._rows.pop(seat.evicted))
             self._observer.on_eviction()
-        if not seat.resident:
+        kept = seat.resident or self._unpark(grant.session, seat.slot)
+        if not kept:
             self._runner.clear(seat.slot)
             self._rows[grant.session] = Row(seat.slot, self._runner.counts(seat.slot))
         self._observer.on_queue(grant.waited_s)
         row = self._rows[grant.session]
-        self._emit(grant.session, Granted(row.position, row.head) if seat.resident else Granted(None))
+        self._emit(grant.session, Granted(row.position, row.head) if kept else Granted(None))
+
+    def _park(self, session: str, row: Row) -> None:
+        """An idle row loses its slot: into the host's memory, where that is allowed."""
+        if not self._host.max_bytes:
+            return
+        parked = self._runner.park(row.slot)
+        if parked is not None:
+            self._host.put(session, (row, parked), parked.bytes)
+
+    def _unpark(self, session: str, slot: int) -> bool:
+        """Bring a row back from the host's memory. Like one that stayed in its slot it names the journal that
+        it stands at, so one that another worker has overtaken is noticed.
+        """
+        found = self._host.take(session)
+        if found is None:
+            return False
+        row, parked = found
+        self._runner.unpark(slot, parked)
+        self._rows[session] = replace(row, slot=slot)
+        return True
 
     def _run(self, plan: BatchPlan) -> Iterator[tuple[str, Output]]:
         launches = (

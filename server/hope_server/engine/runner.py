@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class ServedModel(Protocol):
     def config(self) -> ModelShape: ...
     @property
     def state_spec(self) -> StateSpec: ...
+    def initial_state(self, rows: int) -> State: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,17 @@ class Output:
     boundary: int | None = None
     update_norm: dict[str, float] | None = None
     every: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A row in the host's memory, with all that it needs to go on bit for bit; ``bytes`` of tensors.
+
+    content: the runner's own, read by :meth:`Runner.unpark` of the same runner.
+    """
+
+    bytes: int
+    content: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,14 @@ class Runner(Protocol):
 
     def live(self, slot: int) -> State:
         """A host copy of the row as it stands, ``[1, ...]``."""
+        ...
+
+    def park(self, slot: int) -> Parked | None:
+        """A host copy of the row, None while it has begun what cannot be moved."""
+        ...
+
+    def unpark(self, slot: int, parked: Parked) -> None:
+        """The slot's row becomes the parked one, as if it had never left."""
         ...
 
     def counts(self, slot: int) -> Counts: ...

@@ -103,7 +103,7 @@ def test_nan_in_one_row_harms_no_other(model: Any, same: Any) -> None:
         steps.engine.step()
     steps.engine.step()
     live = steps.runner._live
-    live.row(steps.engine._rows["sick"].slot)["memory"][0, 0, 0] = float("nan")
+    live.state(steps.engine._rows["sick"].slot)["memory"][0, 0, 0] = float("nan")
     steps.run()
     failed = steps.events["sick"][-1]
     assert isinstance(failed, Failed)
