@@ -167,7 +167,7 @@ def _sessions() -> list[Builder[Panel]]:
             Line(rate("host_state_lookups_total", by="result"), "{{result}}"),
             Line(rate("host_state_evictions_total"), "given up"),
             unit="ops",
-            about="A hit goes on without the store, a miss is restored. Many given up: raise host_state_bytes.",
+            about="A hit goes on without the store. Many given up: raise host_state_bytes.",
         ),
         graph(
             "What is done to sessions",
