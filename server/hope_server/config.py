@@ -91,8 +91,18 @@ class ServerConfig(BaseSettings):
     slots: int = Field(
         default=32, ge=1, le=65536, description="sessions whose state is on the device at once"
     )
+    host_state_bytes: int = Field(
+        default=1 << 29,
+        ge=0,
+        le=1 << 44,
+        description="bytes of memory for the states of sessions that had to leave the device; such a session "
+        "goes on without the store; 0 keeps none",
+    )
     decode_rows: int = Field(
-        default=4, ge=1, le=1024, description="rows of one decode step: the one batch shape of decoding"
+        default=4,
+        ge=1,
+        le=1024,
+        description="rows of one decode step, where a model's bits are only the same in batches of one shape",
     )
     threads: int = Field(default_factory=usable_cores, ge=1, le=1024, description="CPU threads for the model")
     max_waiting: int = Field(default=128, ge=0, le=1_000_000, description="turns that may wait for a slot")

@@ -16,11 +16,13 @@ import socket
 import time
 from hashlib import sha256
 
+from hope_kernels.dispatch import observe_fallbacks
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
 from hope_server.config import ServerConfig, flag, variable
 from hope_server.constrained import Grammars
+from hope_server.engine.fit import check_fits, free_bytes, slot_bytes
 from hope_server.engine.request import EngineConfig
 from hope_server.engine.service import EngineService
 from hope_server.errors import HopeError, StartupError, StoreUnavailable
@@ -74,8 +76,12 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
             state_bytes=spec.row_bytes,
             slow_weights_sha256=digest,
         )
+        engine_config = _engine_config(config)
+        device = served.model.initial_state(1)["position"].device
+        check_fits(engine_config, slot_bytes(served.model), free_bytes(device))
+        observe_fallbacks(metrics.on_kernel_fallback)
         engine = EngineService(
-            served.model, store, _engine_config(config), slow_weights_hash=served.digest, observer=metrics
+            served.model, store, engine_config, slow_weights_hash=served.digest, observer=metrics
         )
         await engine.start()
         metrics.watch(engine.stats)
@@ -222,6 +228,7 @@ def _engine_config(config: ServerConfig) -> EngineConfig:
         lease_ttl_s=config.lease_ttl_s,
         owner_nonce=_SOLE_OWNER if config.redis_url is None else "",
         learn=config.learn,
+        host_state_bytes=config.host_state_bytes,
     )
 
 

@@ -51,8 +51,8 @@ async def main() -> None:
     print(table(figures))
 
 
-def start_server(model: str, folder: Path) -> tuple["subprocess.Popen[str]", str]:
-    """A ``hope serve`` on a free port of loopback, ready to answer."""
+def start_server(model: str, folder: Path, *flags: str) -> tuple["subprocess.Popen[str]", str]:
+    """A ``hope serve`` on a free port of loopback, ready to answer; ``flags`` are more settings."""
     command = [
         sys.executable,
         "-m",
@@ -64,6 +64,7 @@ def start_server(model: str, folder: Path) -> tuple["subprocess.Popen[str]", str
         model,
         "--data-dir",
         str(folder),
+        *flags,
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None

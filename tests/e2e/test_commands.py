@@ -28,6 +28,11 @@ def hope(*arguments: str, lines: str = "", **variables: str) -> "subprocess.Comp
     [
         (["--port", "http"], {}, "--port (HOPE_PORT): expected"),
         ([], {"HOPE_SLOTS": "0"}, "--slots (HOPE_SLOTS): expected"),
+        (
+            ["--slots", "65536", "--host-state-bytes", "17592186044416"],
+            {},
+            "--host-state-bytes (HOPE_HOST_STATE_BYTES): ",
+        ),
         (["--host", "0.0.0.0"], {}, "--host (HOPE_HOST): "),
         (["--model", "no-such-model"], {}, "--model (HOPE_MODEL): "),
         (["--no-learn"], {}, "--learn (HOPE_LEARN): "),

@@ -132,3 +132,21 @@ def test_row_invariance_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(PackedLinear, "__call__", mixed)
     assert not linear_holds(20, 8)
+
+
+@pytest.mark.parametrize("columns", [16, 20, 32, 40, 48, 64, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+def test_few_columns_are_summed_alone_as_in_company(columns: int, dtype: torch.dtype) -> None:
+    """With AMX one result in 30,000 differs, which is enough to tell two sessions apart."""
+    packed = PackedLinear(normal(256, columns, dtype=dtype), single=True)
+    x = normal(400, columns, dtype=dtype)
+    together = packed(x)
+    for size in (1, 2, 7):
+        parts = torch.cat([packed(part) for part in x.split(size)])
+        assert torch.equal(parts, together), size
+
+
+def test_a_weight_of_few_columns_comes_back_as_it_was() -> None:
+    weight = normal(5, 20, dtype=torch.bfloat16)
+    assert torch.equal(PackedLinear(weight).weight, weight)
+    assert torch.equal(PackedLinear(weight.float(), single=True).weight, weight.float())

@@ -1,6 +1,6 @@
 """Frozen weights in the layout that the CPU's matrix kernels read, so that no call rearranges them.
 
-With bf16 weights a row's bits do not depend on how many rows share the call (checked by
+A row's bits do not depend on how many rows share the call (checked by
 ``hope_kernels.row_invariance``): oneDNN sums along K in one order, in fp32. With AMX it does so for at most
 32 rows, and for weights that are not so small that threads share a sum.
 """
@@ -27,16 +27,19 @@ class PackedLinear:
     """``y = x W^T + b`` with a gradient with respect to ``x`` alone.
 
     Args:
-        weight: ``[N, K]``, frozen; packed on a CPU with bf16, else kept as it is.
+        weight: ``[N, K]``, frozen; packed on a CPU in bf16, else kept as it is.
         bias: ``[N]``, in the weight's type.
         backward: keep a packed transpose too, for layers that gradients pass.
+        single: pack fp32 too; slower than a product of many rows, with bits as independent as those of bf16.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False, single: bool = False
+    ) -> None:
         self.rows, self.columns = weight.shape
         self.dtype = weight.dtype
         self.bias = bias
-        packs = can_pack(weight)
+        packs = can_pack(weight, single=single)
         self._plain = None if packs else weight
         self._packed = _Packed.of(weight, bias) if packs else None
         self._transposed = _Packed.of(weight.mT, None) if packs and backward else None
@@ -61,15 +64,13 @@ class PackedLinear:
         return self._packed.product(x)
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether this build has packed kernels for ``weight``."""
-    return (
-        weight.dtype is torch.bfloat16
-        and weight.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def can_pack(weight: Tensor, *, single: bool = False) -> bool:
+    """Whether this build has packed kernels for ``weight``; those of fp32 count with ``single``."""
+    if weight.dtype is torch.bfloat16:
+        supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        supported = single and weight.dtype is torch.float32 and torch.backends.mkldnn.is_available()
+    return bool(supported and weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 @dataclass(frozen=True)

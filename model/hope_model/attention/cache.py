@@ -46,16 +46,23 @@ class WindowCache:
         self.outputs = torch.zeros_like(self.hidden)
         self.rows = [Row() for _ in range(rows)]
 
+    @staticmethod
+    def row_bytes(config: HopeAttentionConfig, dtype: torch.dtype) -> int:
+        """Of one row of full capacity."""
+        backbone, memory = config.backbone, config.memory
+        cached = 2 * backbone.layers * backbone.kv_heads * backbone.head_width * dtype.itemsize
+        return (_on_grid(memory.prefix + memory.window) + GRID) * (cached + 2 * 4 * backbone.width)
+
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
-        for tensor in self._tensors():
+        for tensor in self.tensors():
             tensor[row].zero_()
         self.rows[row] = Row()
 
     def copy(self, row: int, source: "WindowCache", source_row: int) -> None:
         """Row ``row`` becomes ``source_row`` of ``source``."""
         self.reserve(source.span([source_row], 0))
-        for mine, theirs in zip(self._tensors(), source._tensors(), strict=True):
+        for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             own, other = mine[row], theirs[source_row]
             held = min(own.shape[-2], other.shape[-2])
             own[..., :held, :].copy_(other[..., :held, :])
@@ -112,7 +119,8 @@ class WindowCache:
         bias = torch.zeros(seen.shape, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
         return bias.to(self.hidden.device)
 
-    def _tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of every row's, rows first."""
         return *self.keys, *self.values, self.hidden, self.outputs
 
 

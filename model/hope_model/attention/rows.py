@@ -7,7 +7,7 @@ decoding or when its position comes, whichever is first: the result is the same.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
 from hope_model.attention.lesson import NOTHING, gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.write import Write, step_together
+from hope_model.attention.write import Write, Written, step_together
 from hope_model.errors import StateError
 from hope_model.state import State
+from hope_model.streaks import LIMIT, Frozen
 
 PINNED = ("system", "template")
 """Origins of the leading tokens that stay in sight as the prefix."""
@@ -41,6 +42,20 @@ class _Session:
     encoding: Encoding | None = None
     boundary: State | None = None
     update_norms: dict[str, float] | None = None
+    divergence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRow:
+    """A row that left its slabs, in the host's memory; for :meth:`SessionRows.unpark`."""
+
+    session: _Session
+    cache: WindowCache
+    state: State
+    active: dict[str, Tensor]
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.cache.tensors(), *self.state.values(), *self.active.values()]
 
 
 class SessionRows:
@@ -108,6 +123,12 @@ class SessionRows:
                 encoding.step()
             self._cache.copy(row, encoding.cache, 0)
             self._begin_writes(row, encoding)
+
+    @torch.inference_mode()
+    def freeze(self, row: int) -> None:
+        """The row learns no more from its position on, a boundary, as its journal says."""
+        self._state["frozen"][row] = int(Frozen.JOURNAL)
+        self._sessions[row].write = None
 
     def room(self, row: int) -> int:
         """Tokens that one read may hold: those up to the next multiple of GRID."""
@@ -184,6 +205,30 @@ class SessionRows:
         self._put_window(row)
         return {name: tensor[row : row + 1].clone() for name, tensor in self._state.items()}
 
+    @torch.inference_mode()
+    def park(self, row: int) -> ParkedRow | None:
+        """A copy of the row for :meth:`unpark`; None while it has begun a write or an encoding."""
+        session = self._sessions[row]
+        if session.write is not None or session.encoding is not None:
+            return None
+        cache = WindowCache(self.model.config, 1, self.model.backbone.dtype, torch.device("cpu"))
+        cache.copy(0, self._cache, row)
+        state, active = (
+            {name: tensor[row].to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (self._state, self._active)
+        )
+        kept = replace(session, prefix=list(session.prefix), recent=list(session.recent))
+        return ParkedRow(kept, cache, state, active)
+
+    @torch.inference_mode()
+    def unpark(self, row: int, parked: ParkedRow) -> None:
+        """The row becomes the parked one, bit for bit; what was parked is not used again."""
+        self._cache.copy(row, parked.cache, 0)
+        for tensors, own in ((self._state, parked.state), (self._active, parked.active)):
+            for name, tensor in tensors.items():
+                tensor[row].copy_(own[name])
+        self._sessions[row] = parked.session
+
     def branch(self, row: int, count: int) -> tuple[WindowCache, dict[str, Tensor] | None]:
         """``count`` copies of the row's cache, and its active deltas: to go on without the session."""
         cache = self.model.new_cache(count)
@@ -195,7 +240,7 @@ class SessionRows:
         return cache, {name: tensor.clone() for name, tensor in deltas.items()}
 
     def teaching_tokens(self, origins: Sequence[str], learn: Sequence[bool] = ()) -> int:
-        """How many tokens of these origins are learned from; ``learn`` as :meth:`read` has it."""
+        """How many tokens of these origins a row that learns is taught; ``learn`` as :meth:`read` has it."""
         flags = self._teaching(origins, learn) if self.learn else []
         return sum(flag != NOTHING for flag in flags)
 
@@ -205,6 +250,20 @@ class SessionRows:
     def counts(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Writes applied and refused, per level."""
         return tuple(self._state["writes"][row].tolist()), tuple(self._state["refused"][row].tolist())
+
+    def frozen(self, row: int) -> Frozen:
+        """Whether the row learns, and why it does not."""
+        return Frozen(int(self._state["frozen"][row]))
+
+    def good(self, row: int) -> int:
+        """The last boundary at which no streak of refused writes was open."""
+        return int(self._state["good"][row])
+
+    def take_divergence(self, row: int) -> float | None:
+        """Nats by which a canary's answers moved, once after a write that was judged."""
+        session = self._sessions[row]
+        divergence, session.divergence = session.divergence, None
+        return divergence
 
     def take_update_norms(self, row: int) -> dict[str, float] | None:
         """Norm of each level's last change, once after a write."""
@@ -275,6 +334,8 @@ class SessionRows:
         if encoded:
             self._apply_encoding(row)
         if session.position % memory.block == 0:
+            if self._learns(row) and not bool(self._state["streaks"][row].any()):
+                self._state["good"][row] = session.position
             session.boundary = self.state(row)
             session.encoding = self._new_encoding(row)
         else:
@@ -285,7 +346,7 @@ class SessionRows:
         session, memory = self._sessions[row], self.model.config.memory
         start = session.position if encoding is None else encoding.boundary
         levels = [level for level in memory.levels if start % level.period == 0]
-        if not self.learn or not levels:
+        if not self._learns(row) or not levels:
             return
         reach = min(max(level.period for level in levels), start)
         recent = session.recent if encoding is None else encoding.recent
@@ -318,11 +379,23 @@ class SessionRows:
                     squares[spec.level] += float((tensor - self._state[spec.name][row]).square().sum())
                 self._state[spec.name][row].copy_(tensor)
         session.update_norms = {level: square**0.5 for level, square in squares.items()}
-        names = [level.name for level in self.model.config.memory.levels]
-        for level, applied in written.applied.items():
-            self._state["writes" if applied else "refused"][row, names.index(level)] += 1
+        session.divergence = written.divergence
+        self._count(row, written)
         session.learned = self._learned(row)
         self._refresh(row)
+
+    def _count(self, row: int, written: Written) -> None:
+        names = [level.name for level in self.model.config.memory.levels]
+        streaks = self._state["streaks"][row]
+        for level, applied in written.applied.items():
+            index = names.index(level)
+            self._state["writes" if applied else "refused"][row, index] += 1
+            streaks[index] = 0 if applied else streaks[index] + 1
+        if int(streaks.max()) >= LIMIT:
+            self._state["frozen"][row] = int(written.refusal)
+
+    def _learns(self, row: int) -> bool:
+        return self.learn and self.frozen(row) is Frozen.NO
 
     def _finish_encoding(self, row: int) -> None:
         encoding = self._sessions[row].encoding

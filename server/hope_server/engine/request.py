@@ -71,13 +71,15 @@ class TurnFigures:
     """What a turn did to its session.
 
     seq: the journal's last number, None for an ephemeral session. learned_tokens: those read that teach.
-    level_writes: writes by level. drift: by level, as it stands after the turn.
+    level_writes: writes by level. drift: by level, as it stands after the turn. frozen: the session learns no
+    more.
     """
 
     seq: int | None
     learned_tokens: int
     level_writes: dict[str, int]
     drift: dict[str, float]
+    frozen: bool = False
 
 
 class Constraint(Protocol):
@@ -231,7 +233,10 @@ class SessionLoss:
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A moment of the engine. ``running`` turns hold a slot; ``waiting`` turns, at most ``max_waiting``,
-    queue for one.
+    queue for one. ``frozen``: sessions in slots that learn no more.
+
+    host_rows, host_bytes: what is kept in the host's memory; host_hits, host_misses, host_evictions: seats
+    that found their session's row there or did not, and rows given up for others, since the start.
     """
 
     running: int = 0
@@ -241,6 +246,12 @@ class EngineStats:
     slots_used: int = 0
     resident_active: int = 0
     resident_idle: int = 0
+    frozen: int = 0
+    host_rows: int = 0
+    host_bytes: int = 0
+    host_hits: int = 0
+    host_misses: int = 0
+    host_evictions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +269,7 @@ class EngineConfig:
     owner_nonce: 32 hex digits of a worker that has the store to itself, so that its next life finds its own
         leases; empty for one of many, which draws its own.
     learn: False answers as the slow weights do; only for models that can.
+    host_state_bytes: rows that had to leave their slot are kept in the host's memory up to so many bytes.
     """
 
     slots: int = 16
@@ -270,13 +282,15 @@ class EngineConfig:
     lease_ttl_s: float = 15.0
     owner_nonce: str = ""
     learn: bool = True
+    host_state_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("slots", "decode_rows", "max_uncommitted", "prompt_interval", "max_prompt_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.max_waiting < 0:
-            raise ValueError(f"max_waiting: expected at least 0, found {self.max_waiting}")
+        for name in ("max_waiting", "host_state_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}")
 
 
 def request_name(text: str) -> str:

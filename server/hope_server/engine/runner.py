@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from hope_model.attention.model import HopeAttention
 from hope_model.state import State, StateSpec
+from hope_model.streaks import Frozen
 from hope_server.engine.request import EngineConfig
 from hope_server.engine.units import TokenRun, Unit
 
@@ -28,15 +29,18 @@ class ServedModel(Protocol):
     def config(self) -> ModelShape: ...
     @property
     def state_spec(self) -> StateSpec: ...
+    def initial_state(self, rows: int) -> State: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A row's own counters; the tuples follow ``spec.learning_levels``."""
+    """A row's own counters, see ``hope_model.streaks``; the tuples follow ``spec.learning_levels``."""
 
     position: int
     writes: tuple[int, ...]
     refused: tuple[int, ...]
+    frozen: Frozen = Frozen.NO
+    good: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,9 @@ class Output:
     """What a launch made of one row: ``logits [vocab]`` after its last token, and its counters.
 
     every: ``[n, vocab]`` after each token of the unit, from :meth:`Runner.run_every`. boundary: position of a
-    boundary whose state is now worth storing. update_norm: per level, the norm of what was written; None when
-    nothing was.
+    boundary whose state is now worth storing: no level had a write refused there, or nothing is learned.
+    update_norm: per level, the norm of what was written; None when nothing was. divergence: nats by which a
+    canary's answers moved, where a write was judged by one.
     """
 
     logits: Tensor
@@ -54,6 +59,18 @@ class Output:
     boundary: int | None = None
     update_norm: dict[str, float] | None = None
     every: Tensor | None = None
+    divergence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A row in the host's memory, with all that it needs to go on bit for bit; ``bytes`` of tensors.
+
+    content: the runner's own, read by :meth:`Runner.unpark` of the same runner.
+    """
+
+    bytes: int
+    content: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +95,7 @@ class Runner(Protocol):
         ...
 
     def teaching_tokens(self, unit: Unit) -> int:
-        """How many of a unit's tokens the model learns from."""
+        """How many of a unit's tokens a row that learns is taught."""
         ...
 
     def clear(self, slot: int) -> None:
@@ -87,6 +104,10 @@ class Runner(Protocol):
 
     def load(self, slot: int, row: State) -> None:
         """The slot's row becomes ``row`` (``[1, ...]``), a state at a boundary."""
+        ...
+
+    def freeze(self, slot: int) -> None:
+        """The slot's row, at a boundary, learns no more."""
         ...
 
     def run(self, slot: int, unit: Unit) -> Output:
@@ -111,6 +132,14 @@ class Runner(Protocol):
 
     def live(self, slot: int) -> State:
         """A host copy of the row as it stands, ``[1, ...]``."""
+        ...
+
+    def park(self, slot: int) -> Parked | None:
+        """A host copy of the row, None while it has begun what cannot be moved."""
+        ...
+
+    def unpark(self, slot: int, parked: Parked) -> None:
+        """The slot's row becomes the parked one, as if it had never left."""
         ...
 
     def counts(self, slot: int) -> Counts: ...

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from hope_kernels.sampling import choose_tokens
 from hope_server.engine.request import SamplingParams
 
 _MASK = (1 << 64) - 1
@@ -25,11 +26,35 @@ def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
     """
     if params.temperature == 0.0:
         return int(logits.argmax())
+    if logits.is_cuda:
+        return choose_on_device(logits, params, u)
     kept, tokens = candidates(logits, params)
     cumulative = kept.cumsum(0)
     index = int(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
     index = min(index, len(kept) - 1)
     return int(tokens[index]) if tokens is not None else index
+
+
+def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
+    """:func:`choose` by the kernel of ``hope_kernels.sampling``: what leaves the device is the token alone.
+
+    It goes through the tokens best first, also where nothing is cut: ``u`` then stands for another token than
+    on a CPU. On a CPU, where logits are sorted for it, the slower of both.
+    """
+    device = logits.device
+
+    def one(value: float, kind: torch.dtype) -> Tensor:
+        return torch.tensor([value], dtype=kind, device=device)
+
+    chosen = choose_tokens(
+        logits.float()[None],
+        one(params.temperature, torch.float32),
+        one(params.top_k, torch.int64),
+        one(params.top_p, torch.float32),
+        one(u, torch.float32),
+        one(0, torch.int64),
+    )
+    return int(chosen[0])
 
 
 def finite_rows(logits: Tensor) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Runs models whose state is a value: block passes, runs and decode groups over session rows."""
+"""Runs models whose state is a value: block passes, runs and decode steps over session rows."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hope_model.state import COUNTERS, State, StateSpec
-from hope_server.engine.runner import Counts, ModelShape, Output
+from hope_model.streaks import Frozen
+from hope_server.engine.previews import counts_of, previews_of
+from hope_server.engine.runner import Counts, ModelShape, Output, Parked
 from hope_server.engine.sampling import finite_rows
-from hope_server.engine.slab import LiveRows, Slab
+from hope_server.engine.slab import Slab
 from hope_server.engine.units import TokenRun, Unit, cut, learn_flags
 
 
@@ -42,11 +44,10 @@ class StateRunner:
 
     def __init__(self, model: SessionModel, *, slots: int, decode_rows: int) -> None:
         self._model = model
-        self._decode_rows = decode_rows
         initial = model.initial_state(1)
         self._device = initial["position"].device
         self._boundary = Slab(initial, slots)
-        self._live = LiveRows(initial, slots, decode_rows)
+        self._live = previews_of(model, slots=slots, group=decode_rows)
         self._tails: list[list[tuple[int, bool]]] = [[] for _ in range(slots)]
         self.spec = model.state_spec
         self.block_size = model.config.block
@@ -103,14 +104,22 @@ class StateRunner:
         self._tails[slot].clear()
 
     @torch.inference_mode()
+    def freeze(self, slot: int) -> None:
+        """The slot's rows, both at a boundary, learn no more."""
+        row = self._boundary.view(slot)
+        row["frozen"].fill_(int(Frozen.JOURNAL))
+        self._live.write(slot, row)
+
+    @torch.inference_mode()
     def block(self, slot: int, tokens: Sequence[int], learn: Sequence[bool] = ()) -> Output:
         """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
         before = self._boundary.view(slot)
         logits, state = self._model.block_pass(self._tokens([tokens]), before, self._mask(learn, 1, -1))
         norms = self._change(before, state)
         finite = finite_rows(logits)[0] and all(map(math.isfinite, norms.values()))
-        counts = _counts(state)[0]
-        output = Output(logits[0], finite, counts, counts.position, norms)
+        counts = counts_of(state)[0]
+        worth = counts.frozen is Frozen.JOURNAL or counts.good == counts.position
+        output = Output(logits[0], finite, counts, counts.position if worth else None, norms)
         self._boundary.write(slot, state)
         self._live.write(slot, state)
         return output
@@ -118,25 +127,22 @@ class StateRunner:
     @torch.inference_mode()
     def read(self, slot: int, tokens: Sequence[int], learn: Sequence[bool] = ()) -> Output:
         """One forward over ``tokens`` (``[1, n]``) inside the block."""
-        row = self._live.row(slot)
+        row = self._live.state(slot)
         logits, state = self._model.prefill(self._tokens([tokens]), row, self._mask(learn, 1, -1))
         self._live.write(slot, state)
-        return Output(logits[0], finite_rows(logits)[0], _counts(state)[0])
+        return Output(logits[0], finite_rows(logits)[0], counts_of(state)[0])
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
-        """One token for each of ``slots`` (any number, distinct), in groups of one shape; outputs in that
-        order.
-        """
-        order = sorted(range(len(slots)), key=lambda index: slots[index])  # the same groups step after step
-        outputs: dict[int, Output] = {}
-        for start in range(0, len(order), self._decode_rows):
-            members = order[start : start + self._decode_rows]
-            flags = [learn[i] if learn else True for i in members]
-            group = self._decode_group(tuple(slots[i] for i in members), [tokens[i] for i in members], flags)
-            outputs.update(zip(members, group, strict=True))
-            for i, flag in zip(members, flags, strict=True):
-                self._tails[slots[i]].append((tokens[i], flag))
+        """One token for each of ``slots`` (any number, distinct); outputs in that order."""
+        order = sorted(range(len(slots)), key=slots.__getitem__)
+        flags = learn or (True,) * len(slots)
+        logits, counts = self._live.step(
+            [slots[i] for i in order], [tokens[i] for i in order], learn_flags(flags[i] for i in order)
+        )
+        outputs = dict(zip(order, map(Output, logits, finite_rows(logits), counts), strict=True))
+        for slot, token, flag in zip(slots, tokens, flags, strict=True):
+            self._tails[slot].append((token, flag))
         return [outputs[index] for index in range(len(slots))]
 
     @torch.inference_mode()
@@ -147,30 +153,37 @@ class StateRunner:
     @torch.inference_mode()
     def live(self, slot: int) -> State:
         """A host copy of the slot's live row, ``[1, ...]``."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._live.row(slot).items()}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self._live.state(slot).items()}
+
+    @torch.inference_mode()
+    def park(self, slot: int) -> Parked:
+        """Always possible: boundary row, preview and tail."""
+        boundary, preview = self.boundary(slot), self._live.park(slot)
+        size = sum(tensor.nbytes for tensor in (*boundary.values(), *preview.tensors))
+        return Parked(size, (boundary, preview, tuple(self._tails[slot])))
+
+    @torch.inference_mode()
+    def unpark(self, slot: int, parked: Parked) -> None:
+        """The slot's rows and tail become the parked ones."""
+        boundary, preview, tail = parked.content
+        self._boundary.write(slot, boundary)
+        self._live.unpark(slot, preview)
+        self._tails[slot][:] = tail
 
     @torch.inference_mode()
     def counts(self, slot: int) -> Counts:
-        return _counts(self._live.row(slot))[0]
+        return self._live.counts(slot)
 
     @torch.inference_mode()
     def drift(self, slot: int) -> dict[str, float]:
         """Drift ratio of the live row, per learning level."""
-        return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.row(slot)).items()}
+        return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.state(slot)).items()}
 
     @torch.inference_mode()
     def _every(self, slot: int, unit: Unit) -> Tensor:
         """Logits after each token, computed beside the state: what moves it keeps its one shape."""
         tokens, mask = self._tokens([unit.tokens]), self._mask(unit.learn, 1, -1)
-        return self._model.forward(tokens, self._live.row(slot), mask)[0][0]
-
-    def _decode_group(self, slots: tuple[int, ...], tokens: list[int], learn: list[bool]) -> list[Output]:
-        padded = tokens + [0] * (self._decode_rows - len(tokens))
-        mask = self._mask(learn_flags(learn + [True] * (len(padded) - len(tokens))), -1)
-        logits, state = self._model.step(self._tokens(padded), self._live.group(slots), mask)
-        self._live.put_group(slots, state)
-        rows = zip(logits, finite_rows(logits), _counts(state), strict=True)
-        return [Output(*row) for row, _ in zip(rows, slots, strict=False)]
+        return self._model.forward(tokens, self._live.state(slot), mask)[0][0]
 
     def _change(self, before: State, after: State) -> dict[str, float]:
         squares: dict[str, float] = {}
@@ -186,10 +199,3 @@ class StateRunner:
     def _mask(self, learn: Sequence[bool], *shape: int) -> Tensor | None:
         """What the model is told of tokens that may teach; None where all may."""
         return torch.tensor(learn, device=self._device).view(shape) if learn else None
-
-
-def _counts(state: State) -> list[Counts]:
-    columns = zip(
-        state["position"].tolist(), state["writes"].tolist(), state["refused"].tolist(), strict=True
-    )
-    return [Counts(position, tuple(writes), tuple(refused)) for position, writes, refused in columns]

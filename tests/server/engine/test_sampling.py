@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hope_server.engine.request import SamplingParams
-from hope_server.engine.sampling import choose, uniform
+from hope_server.engine.sampling import choose, choose_on_device, uniform
 
 LOGITS = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.7, -3.0])
 
@@ -43,6 +43,21 @@ def test_tokens_come_as_often_as_their_probability_says(
     params: SamplingParams, expected: torch.Tensor
 ) -> None:
     assert torch.allclose(frequencies(params), expected, atol=1e-3)
+
+
+@given(st.integers(0, 999), st.sampled_from([(3, 1.0), (3, 0.9), (0, 0.9), (100, 0.5), (1, 1.0)]))
+def test_a_device_chooses_the_same_token_where_something_is_cut(u: int, cut: tuple[int, float]) -> None:
+    """In the middle of a thousandth: fp32 may decide otherwise on the border of two tokens."""
+    params = SamplingParams(temperature=0.8, top_k=cut[0], top_p=cut[1])
+    chance = (u + 0.5) / 1000
+    assert choose_on_device(LOGITS, params, chance) == choose(LOGITS, params, chance)
+
+
+def test_a_device_draws_from_all_tokens_as_often_as_it_should() -> None:
+    params = SamplingParams(temperature=0.8)
+    counts = Counter(choose_on_device(LOGITS, params, (i + 0.5) / 1000) for i in range(1000))
+    found = torch.tensor([counts[token] / 1000 for token in range(len(LOGITS))])
+    assert torch.allclose(found, softmax([0, 1, 2, 3, 4, 5], 0.8), atol=2e-3)
 
 
 def test_temperature_zero_takes_the_best() -> None:

@@ -1,0 +1,82 @@
+"""Sessions that do not fit into memory are refused before the start, with the number that does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.model.attention.tiny import tiny_model
+from tests.model.small import Parts, build, small_config
+
+from hope_model.decoding import DecodeRows
+from hope_model.hope import Hope
+from hope_server.engine.fit import check_fits, free_bytes, slot_bytes
+from hope_server.engine.request import EngineConfig
+from hope_server.errors import StartupError
+
+CPU = torch.device("cpu")
+
+
+def test_too_many_slots_name_the_number_that_fits() -> None:
+    config = EngineConfig(slots=11, host_state_bytes=500)
+    check_fits(config, 50, 1050)
+    with pytest.raises(
+        StartupError, match=r"--slots \(HOPE_SLOTS\): 11 sessions of 50 bytes .* enough for 10$"
+    ) as end:
+        check_fits(config, 50, 1049)
+    assert end.value.param == "slots"
+
+
+def test_a_host_tier_that_is_too_large_is_named_instead() -> None:
+    with pytest.raises(StartupError, match=r"HOPE_HOST_STATE_BYTES.* at most 950$") as end:
+        check_fits(EngineConfig(slots=1, host_state_bytes=951), 50, 1000)
+    assert end.value.param == "host_state_bytes"
+
+
+def test_who_does_not_tell_is_not_asked() -> None:
+    check_fits(EngineConfig(slots=1 << 40), 1 << 40, None)
+
+
+@pytest.mark.parametrize("write_rule", ["sgd", "adam"])
+def test_a_slot_is_as_large_as_its_row(write_rule: str) -> None:
+    model = build(small_config(Parts(write_rule=write_rule)), torch.float32)
+    parked = DecodeRows(model, 2).park(1)
+    assert DecodeRows.row_bytes(model) == sum(tensor.nbytes for tensor in parked.tensors)
+    assert slot_bytes(model) == model.state_spec.row_bytes + DecodeRows.row_bytes(model)
+
+
+def test_a_slot_of_a_pre_trained_model_holds_a_full_window() -> None:
+    model = tiny_model()
+    cache = model.new_cache(3)
+    cache.reserve(cache.capacity)
+    held = sum(tensor.nbytes for tensor in cache.tensors()) // 3
+    assert slot_bytes(model) > held + model.state_spec.row_bytes
+
+
+def test_other_models_have_two_rows_a_slot() -> None:
+    model = build(small_config(Parts(rule="gated")), torch.float32)
+    assert isinstance(model, Hope)
+    assert slot_bytes(model) == 2 * model.state_spec.row_bytes
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "used", "free"),
+    [
+        ("MemTotal: 9 kB\nMemAvailable:   4 kB\n", "max\n", "7\n", 4096),
+        ("MemAvailable: 4 kB\n", "3000\n", "1000\n", 2000),
+        ("MemAvailable: 4 kB\n", "3000\n", "3100\n", 0),
+        ("nothing", "3000", "1000", 2000),
+        ("MemAvailable: lots kB", "max", "0", None),
+    ],
+)
+def test_what_is_free_is_the_least_that_anybody_says(
+    tmp_path: Path, meminfo: str, limit: str, used: str, free: int | None
+) -> None:
+    for name, text in (("meminfo", meminfo), ("memory.max", limit), ("memory.current", used)):
+        (tmp_path / name).write_text(text)
+    assert free_bytes(CPU, meminfo=tmp_path / "meminfo", cgroup=tmp_path) == free
+
+
+def test_a_system_without_either_says_nothing(tmp_path: Path) -> None:
+    assert free_bytes(CPU, meminfo=tmp_path / "none", cgroup=tmp_path) is None
