@@ -80,6 +80,7 @@ class _Open:
             first_seq=self._first.first_seq,
             last_seq=self._last_seq,
             finished=role != "assistant" or self._last_token in self._stops,
+            learn="on" if self._first.learn else "off",
         )
 
 

@@ -9,16 +9,17 @@ import { turn } from "./turn.js";
 
 const NAME_CHARS = 60;
 const SETTLE_MS = 250;
+const LIVE_MS = 2000;
 
 /** {id, seq} of what is shown; no id for a session that does not exist yet. */
 let open = { id: "", seq: 0 };
 let opening = new AbortController();
 const runs = new Map();
-let listener = () => {};
+let figures = () => {};
 
-/** `onTurn(id, hope)` after each turn, with the field `hope` of its answer or null. */
-export function start(onTurn) {
-  listener = onTurn;
+/** `onFigures(id, over)`: the session's figures have moved; `over` unless an answer is being written. */
+export function start(onFigures) {
+  figures = onFigures;
   log.actions.fork = (seq) => sidebar.fork(sidebar.find(open.id) ?? open, seq);
   log.actions.rollback = (seq) => guarded(() => rollback(seq));
   log.actions.edit = (seq, text) => guarded(() => edit(seq, text));
@@ -33,18 +34,21 @@ export async function show(id) {
   opening.abort();
   opening = new AbortController();
   const { signal } = opening;
+  if (!id || open.id !== id) log.show([]);
   open = { id, seq: 0 };
-  log.show([]);
   composer.running(runs.has(id));
-  if (!id) return title("");
-  byId("empty").hidden = true;
+  byId("empty").hidden = Boolean(id);
+  if (!id) {
+    if (runs.has("")) log.attach(runs.get("").elements);
+    return title("");
+  }
   title(id);
-  const run = runs.get(id);
   const [session, messages] = await Promise.all([sessions.get(id), sessions.messages(id, 0, signal)]);
   if (signal.aborted) return;
   open.seq = session.seq;
+  const run = runs.get(id);
   log.show(run ? messages.filter((message) => message.last_seq <= run.before) : messages);
-  if (runs.get(id)) log.attach(runs.get(id).elements);
+  if (run) log.attach(run.elements);
 }
 
 /** The session was changed elsewhere: show it as it is now. */
@@ -73,14 +77,17 @@ async function send(text) {
   composer.running(true);
   log.attach(run.elements);
   let id = open.id;
+  const live = setInterval(() => figures(id, false), LIVE_MS);
   try {
     if (fresh) id = await begin(text, run);
     await converse(id, text, run, answer);
   } catch (error) {
     await failed(id, text, run, error);
   } finally {
+    clearInterval(live);
     runs.delete(id);
     composer.running(runs.has(open.id));
+    figures(id, true);
     sidebar.tellTabs(id, "changed");
   }
 }
@@ -94,7 +101,7 @@ async function begin(text, run) {
     open = { id: session.id, seq: 0 };
     history.replaceState(null, "", `#/s/${session.id}`);
   }
-  await sidebar.refresh();
+  await sidebar.refresh().catch(() => {}); // the list can wait, the message cannot
   sidebar.select(open.id);
   title(open.id);
   return session.id;
@@ -112,34 +119,35 @@ async function converse(id, text, run, answer) {
   await settle(id, run, note(done.hope));
   if (done.kind === "kept" && open.id === id) {
     const said = "The answer broke off. What the session kept of it is shown, and nothing was learned twice.";
-    notice(said, { actions: [["Ask again", () => guarded(() => askAgain(run.before, text))]] });
+    notice(said, { actions: [["Ask again", () => guarded(() => askAgain(text))]] });
     announce(said);
   } else {
     answer.say();
   }
-  listener(id, done.hope ?? null);
 }
 
 async function failed(id, text, run, error) {
   const stopped = run.controller.signal.aborted;
   if (stopped) await pause(SETTLE_MS);
-  const shown = await settle(id, run, stopped ? "stopped" : "").catch(() => []);
-  listener(id, null);
+  const found = await settle(id, run, stopped ? "stopped" : "").catch(() => drop(run, []));
   if (open.id !== id) return;
-  if (!shown.length) composer.fill(text);
+  const kept = found.some((message) => message.role === "user" && message.first_seq > run.before && message.text === text);
+  if (!kept) composer.fill(text);
   if (stopped) announce("Stopped.");
   else notice(explained(error), { bad: true });
 }
 
-/** Replace what was pending by what the session has; returns the new messages. */
+/** Replace what was pending, and the turn before it (which may have grown since), by what the session has. */
 async function settle(id, run, said) {
   if (!id) return drop(run, []);
-  const found = await sessions.messages(id, run.before);
   const { seq } = await sessions.get(id);
+  if (open.id !== id) return drop(run, []);
+  const start = log.turnStart();
+  const found = await sessions.messages(id, start);
   drop(run, found);
   if (open.id === id) {
     open.seq = seq;
-    log.add(found, said);
+    log.replaceFrom(start, found, said);
   }
   return found;
 }
@@ -163,8 +171,8 @@ async function edit(seq, text) {
   composer.fill(text);
 }
 
-async function askAgain(seq, text) {
-  await sessions.rollback(open.id, seq);
+async function askAgain(text) {
+  await sessions.rollback(open.id, log.turnStart());
   await changed(open.id);
   await send(text);
 }
@@ -172,7 +180,7 @@ async function askAgain(seq, text) {
 async function changed(id) {
   sidebar.tellTabs(id, "changed");
   if (open.id === id) await show(id);
-  listener(id, null);
+  figures(id, true);
 }
 
 async function guarded(act) {
@@ -192,7 +200,8 @@ export function explained(error) {
 
 /** What a turn did, in a few words. */
 function note(hope) {
-  if (!hope) return "";
+  if (hope?.learning === "frozen") return "frozen: it learns no more";
+  if (!hope?.learned_tokens) return "";
   const writes = Object.entries(hope.level_writes).filter(([, count]) => count > 0);
   if (!writes.length) return "nothing written yet";
   return `wrote ${writes.map(([level, count]) => `${level} ${count}×`).join(", ")}`;

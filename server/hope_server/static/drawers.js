@@ -21,6 +21,11 @@ export function start(onPanel = () => {}) {
   settle();
 }
 
+/** Where there is room for the figures, they are shown from the start. */
+export function begin() {
+  if (!overlaid.matches) showPanel(true);
+}
+
 function closeAll() {
   closeSidebar();
   if (overlaid.matches && !byId("panel").hidden) showPanel(false);

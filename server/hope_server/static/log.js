@@ -30,6 +30,19 @@ export function add(messages, note = "") {
   if (stuck) toEnd();
 }
 
+/** Where the last turn that is shown begins: the journal entry before it. What comes before stays as it is. */
+export const turnStart = () => Number([...document.querySelectorAll("#log .user[data-before]")].at(-1)?.dataset.before ?? 0);
+
+/** Show these messages in place of those behind the journal entry `after`. */
+export function replaceFrom(after, messages, note = "") {
+  const stuck = atEnd();
+  for (const element of document.querySelectorAll("#log [data-seq]")) {
+    if (Number(element.dataset.seq) > after) element.remove();
+  }
+  add(messages, note);
+  if (stuck) toEnd();
+}
+
 /** Show elements that `pendingUser` and `pendingAnswer` made. */
 export function attach(elements) {
   byId("log").append(...elements);
@@ -70,10 +83,11 @@ const who = (role) => h("div", { class: "who" }, NAMES[role]);
 function item(message, before, note) {
   const { role, text, last_seq: seq } = message;
   const body = h("div", { class: "body" }, ...(role === "assistant" ? markdown(text) : [text]));
-  return h("li", { class: `message ${role}`, "data-seq": seq }, who(role), body, tools(message, before, note));
+  const start = role === "user" ? before : null;
+  return h("li", { class: `message ${role}`, "data-seq": seq, "data-before": start }, who(role), body, tools(message, before, note));
 }
 
-function tools({ role, text, last_seq: seq, finished }, before, note) {
+function tools({ role, text, last_seq: seq, finished, learn }, before, note) {
   const row = h("div", { class: "tools" });
   if (role === "assistant") {
     row.append(
@@ -81,6 +95,7 @@ function tools({ role, text, last_seq: seq, finished }, before, note) {
       button("Roll back to here", () => actions.rollback(seq), { title: "Forget what came after this answer" }),
     );
     if (!finished) row.append(h("span", {}, "cut short"));
+    if (learn === "off") row.append(h("span", {}, "learned nothing"));
   } else if (role === "user") {
     row.append(button("Take back and edit", () => actions.edit(before, text), {
       title: "Forget this message and what came after it, and write it anew",

@@ -5,6 +5,8 @@ import * as chat from "./chat.js";
 import { ask } from "./dialog.js";
 import { byId, notice } from "./dom.js";
 import * as drawers from "./drawers.js";
+import * as panel from "./panel.js";
+import * as server from "./server.js";
 import * as sidebar from "./sidebar.js";
 
 onKeyNeeded(async (error) => {
@@ -20,13 +22,14 @@ onKeyNeeded(async (error) => {
 });
 
 sidebar.start((id, what) => {
+  if (what === "deleted") panel.forget(id);
   if (id !== chat.currentId()) return;
   if (what === "deleted") location.hash = "#/";
   else if (what === "renamed") chat.title(id);
   else chat.follow().catch(() => {});
 });
-chat.start(() => {});
-drawers.start();
+chat.start((id, over) => { if (id === chat.currentId()) panel.update(id, over); });
+drawers.start(() => panel.update(chat.currentId()));
 byId("new-session").addEventListener("click", () => byId("composer-text").focus());
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
@@ -37,13 +40,32 @@ addEventListener("hashchange", route);
 async function route() {
   notice("");
   drawers.closeSidebar();
+  const isServer = location.hash === "#/server";
   const id = /^#\/s\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash)?.[1] ?? "";
+  showView(isServer);
   sidebar.select(id);
   try {
+    if (isServer) return server.start();
+    server.stop();
+    panel.update(id);
     await chat.show(id);
     chat.title(id);
   } catch (error) {
     if (error.name !== "AbortError") notice(chat.explained(error), { bad: true });
+  }
+}
+
+/** The server's figures take the place of the chat. */
+function showView(isServer) {
+  byId("server").hidden = !isServer;
+  for (const id of ["chat", "learn-label", "panel-toggle"]) byId(id).hidden = isServer;
+  if (isServer && !byId("panel").hidden) drawers.showPanel(false);
+  if (isServer) {
+    byId("title").textContent = "The server";
+    document.title = "The server · Hope";
+    byId("server-link").setAttribute("aria-current", "page");
+  } else {
+    byId("server-link").removeAttribute("aria-current");
   }
 }
 
@@ -52,6 +74,7 @@ async function begin() {
     byId("model").textContent = await model();
     await sidebar.refresh();
     await route();
+    if (!byId("panel-toggle").hidden) drawers.begin();
     if (!chat.currentId() && !document.querySelector("dialog[open]")) byId("composer-text").focus();
   } catch (error) {
     notice(chat.explained(error), { bad: true, actions: [["Try again", begin]] });

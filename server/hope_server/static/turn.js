@@ -7,6 +7,8 @@ import { events } from "./sse.js";
 
 const LONGEST_PAUSE_MS = 4000;
 const GIVE_UP_MS = 5 * 60_000;
+/** Errors inside a stream that are the server's, not the turn's: what it left is found by asking again. */
+const ENDS = new Set(["shutting_down", "store_unavailable", "session_fenced"]);
 
 /** 32 hex digits that nobody else has. Works without a secure context, where crypto.randomUUID does not. */
 export function newKey() {
@@ -56,10 +58,10 @@ async function once(body, key, signal, on) {
   return { kind: "answered", hope, finish };
 }
 
-/** Whether the same request may do better later. An error inside a stream is the server's end of it. */
+/** Whether the same request may do better later. */
 function mends(error) {
   if (error instanceof ConnectionLost) return true;
-  return error instanceof ApiError && (error.retry || error.code === "shutting_down");
+  return error instanceof ApiError && (error.retry || ENDS.has(error.code));
 }
 
 function why(error) {

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests.server.api.conftest import ByteTokenizer
 
 from hope_server.api import messages as route
+from hope_server.sessions.key import DEFAULT_TENANT, SessionKey
+from hope_server.sessions.session import JournalRecord, Origin
 
 if TYPE_CHECKING:
     from tests.server.api.conftest import ScriptedEngine
@@ -50,11 +53,32 @@ async def test_a_chat(http: httpx.AsyncClient, engine: ScriptedEngine, session: 
     assert all(first[1] + 1 == second[0] for first, second in pairwise(spans))
 
 
+async def test_a_turn_that_teaches_nothing_says_so(http: httpx.AsyncClient, session: str) -> None:
+    await say(http, session, "one", learn="off")
+    await say(http, session, "two")
+    body = (await http.get(f"{URL}/{session}/messages")).json()
+    assert [message["learn"] for message in body["data"]] == ["off", "off", "on", "on"]
+
+
 async def test_plain_text_and_an_empty_session(http: httpx.AsyncClient, session: str) -> None:
     assert await read(http, session) == []
     await http.post(TEXT, json={"prompt": "Once", "session_id": session, "max_tokens": 0})
     await http.post(TEXT, json={"prompt": " upon", "session_id": session})
     assert await read(http, session) == [("text", "Once"), ("text", " upon"), ("assistant", "Hello there")]
+
+
+async def test_what_a_template_writes_is_nobody_s(
+    http: httpx.AsyncClient, engine: ScriptedEngine, session: str
+) -> None:
+    letters = ByteTokenizer().encode("<u>hi</u>")
+    parts: list[tuple[Origin, list[int]]] = [("template", letters[:3]), ("user", letters[3:5])]
+    parts += [("template", letters[5:]), ("model", [*ByteTokenizer().encode("yes"), ByteTokenizer.end_id])]
+    seq, records = 0, []
+    for origin, tokens in parts:
+        records.append(JournalRecord(seq + 1, "run", origin, tuple(tokens), request="a" * 32))
+        seq += len(tokens)
+    await engine._append(SessionKey(DEFAULT_TENANT, session), records)
+    assert await read(http, session) == [("user", "hi"), ("assistant", "yes")]
 
 
 async def test_what_was_taken_back_is_left_out(http: httpx.AsyncClient, session: str) -> None:

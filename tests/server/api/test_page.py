@@ -77,6 +77,15 @@ def test_every_file_that_is_named_is_there_and_none_is_elsewhere() -> None:
     assert named == FILES.keys() - {"/"}
 
 
+def test_the_policy_lets_in_this_server_s_files_alone() -> None:
+    rules = dict(rule.split(" ", 1) for rule in POLICY.split("; "))
+    asked = {"script-src", "style-src", "img-src", "connect-src"}
+    assert {name for name, value in rules.items() if value == "'self'"} == asked
+    others = {value for name, value in rules.items() if name not in asked}
+    assert others == {"'none'", "'script'"}
+    assert rules["default-src"] == rules["trusted-types"] == rules["frame-ancestors"] == "'none'"
+
+
 def test_nothing_becomes_markup() -> None:
     """The browser enforces it too: see `POLICY`."""
     page = FILES["/"].content.decode()

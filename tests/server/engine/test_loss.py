@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.model.attention.tiny import BLOCK, VOCAB, tiny_model
 
 from hope_model.state import State
 from hope_server.engine import loss as subject
@@ -114,6 +115,26 @@ async def test_a_caller_who_leaves_gives_the_slot_back(bench: Bench) -> None:
         await service.check_integrity()
     assert (await service.session_loss(session, tokens=100)).tokens
     assert service.stats().running == 0
+
+
+async def test_of_a_model_with_attention_the_window_stays(bench: Bench) -> None:
+    service = await bench.service(tiny_model())
+    key: SessionKey = (await service.create_session("tenant")).key
+    for length in (2 * BLOCK, 40):
+        prompt = [(37 * place + place * place // 7) % VOCAB for place in range(length)]
+        await bench.turn(service, key, prompt, max_tokens=1)
+        await service._snapshots.flush()
+    before = await bench.row(service, key)
+    found = await service.session_loss(key, tokens=40)
+    assert found.first_seq % BLOCK == 0
+    assert found.tokens > 0
+    assert found.with_memory != found.without_memory
+    spec = service._desk.spec
+    row = await bench.row(service, (await service.fork_session(key, seq=found.first_seq)).key)
+    assert row["window"].any()
+    assert torch.equal(forgotten(spec, row)["window"], row["window"])
+    after = await bench.row(service, key)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_the_model_s_own_words_do_not_count_nor_does_the_lead() -> None:
