@@ -111,6 +111,28 @@ def test_the_command_forks_rolls_back_and_deletes(
     ]
 
 
+def test_the_command_says_that_there_are_none_and_deletes_several(
+    loopback: "Loopback", capsys: pytest.CaptureFixture[str]
+) -> None:
+    loopback.json({"data": []})
+    assert run("ls", "--url", loopback.url) == 0
+    found = capsys.readouterr()
+    assert (found.out, found.err) == ("", "no sessions yet: hope chat makes one\n")
+    for session in ("s1", "s2"):
+        loopback.json({"id": session})
+    assert run("rm", "s1", "s2", "--url", loopback.url) == 0
+    assert [seen.path for seen in loopback.seen[1:]] == ["/v1/sessions/s1", "/v1/sessions/s2"]
+
+
+def test_an_export_is_named_after_its_session(
+    loopback: "Loopback", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loopback.raw(200, b"file", OCTETS)
+    assert run("export", "s1", "--url", loopback.url) == 0
+    assert (tmp_path / "s1.hope").read_bytes() == b"file"
+
+
 def test_the_command_moves_sessions(
     loopback: "Loopback", capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
