@@ -15,7 +15,9 @@ from hope_model.rules.base import MemoryRule
 from hope_model.state import State, TensorSpec
 
 Applied = dict[str, Tensor]
-"""``{level: [B] int64}`` writes that were really applied."""
+"""By level, which writes were applied: ``[B]`` of one token (0 also where none was due), ``[B, n]`` bool of
+the ``n`` whose time came in a run.
+"""
 
 
 class SlowMLP(nn.Module):
@@ -56,23 +58,45 @@ class HopeBlock(nn.Module):
         )
 
     def step(
-        self, x: Tensor, state: State, position: Tensor, learn: Tensor | None
+        self,
+        x: Tensor,
+        state: State,
+        position: Tensor,
+        learn: Tensor | None = None,
+        learns: Tensor | None = None,
     ) -> tuple[Tensor, State, Applied]:
-        """One token a row: ``x [B, D]``, ``position [B]``, ``learn [B]``; rows may stand anywhere."""
+        """One token a row: ``x [B, D]``, ``position [B]``; rows may stand anywhere.
+
+        learn: ``[B]`` bool, tokens that may teach the CMS. learns: ``[B]`` bool, rows whose φ is written.
+        None stands for all.
+        """
         return self._run(
             x,
             state,
-            lambda h, own: self.phi.step(h, own, position),
+            lambda h, own: (
+                self.phi.step(h, own, position)
+                if learns is None
+                else self.phi.held_step(h, own, position, learns)
+            ),
             lambda level, h, own: level.step(h, own, position, learn),
         )
 
     def step_rows(
-        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learn: Tensor | None
+        self,
+        x: Tensor,
+        slab: State,
+        slots: Tensor,
+        position: Tensor,
+        learn: Tensor | None = None,
+        learns: Tensor | None = None,
     ) -> tuple[Tensor, Applied]:
         """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
 
         def phi(h: Tensor, own: State) -> tuple[Tensor, State, Applied]:
-            y, applied = self.phi.step_rows(h, own, slots, position)
+            if learns is None:
+                y, applied = self.phi.step_rows(h, own, slots, position)
+            else:
+                y, applied = self.phi.held_step_rows(h, own, slots, position, learns)
             return y, {}, applied
 
         def read(level: AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Tensor]:
@@ -83,13 +107,20 @@ class HopeBlock(nn.Module):
         return x, applied
 
     def forward(
-        self, x: Tensor, state: State, phase: int, learn: Tensor | None
+        self,
+        x: Tensor,
+        state: State,
+        phase: int,
+        learn: Tensor | None = None,
+        learns: Tensor | None = None,
     ) -> tuple[Tensor, State, Applied]:
         """A run of tokens: ``x [B, T, D]``, ``learn [B, T]``, rows in lockstep at ``phase``."""
         return self._run(
             x,
             state,
-            lambda h, own: self.phi(h, own, phase),
+            lambda h, own: (
+                self.phi(h, own, phase) if learns is None else self.phi.held_forward(h, own, phase, learns)
+            ),
             lambda level, h, own: level(h, own, phase, learn),
         )
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from hope_kernels.associative_memory import associative_step, associative_write
-from hope_kernels.slab_rows import gather_rows, scatter_rows
 from hope_model.config import HopeConfig, LevelConfig
 from hope_model.guards import bound_norm, finite_rows, full_precision, keep_rows, l2_normalize
 from hope_model.norms import RMSNorm
@@ -94,11 +93,10 @@ class AssociativeLevel(nn.Module):
         key, value, rate = (term[:, 0] for term in self._terms(x[:, None]))
         delta, gradient, last_key = slab["delta"], slab["gradient"], slab["last_key"]
         due = (position + 1) % self.level.period == 0
-        kept = None if learn is None else gather_rows(gradient, slots)
-        reading = associative_step(delta, gradient, last_key, slots, self.base, key, value, rate[:, 0])
-        if learn is not None and kept is not None:
-            due = due & learn
-            scatter_rows(gradient, torch.where(learn, -1, slots), kept)
+        learns = torch.ones_like(due) if learn is None else learn
+        reading = associative_step(
+            delta, gradient, last_key, slots, learns, self.base, key, value, rate[:, 0]
+        )
         names = [spec.name for spec in self.rule.spec(self.level.name, ())]
         first, second, count = (*(slab[name] for name in names), None, None, None)[:3]
         applied = associative_write(
@@ -106,7 +104,7 @@ class AssociativeLevel(nn.Module):
             gradient,
             last_key,
             slots,
-            due,
+            due & learns,
             key,
             first,
             second,
@@ -122,14 +120,15 @@ class AssociativeLevel(nn.Module):
     def forward(
         self, x: Tensor, state: State, phase: int, learn: Tensor | None = None
     ) -> tuple[Tensor, State, Tensor]:
-        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B])``.
+        """``x [B, T, D]``, rows in lockstep at ``phase`` -> ``(reading [B, T, D], state', applied [B, n])``,
+        of the ``n`` writes that were due.
 
         ``learn [B, T]`` bool as in :meth:`step`.
         """
         keys, values, rates = self._terms(x)
         if learn is not None:
             rates = torch.where(learn[..., None], rates, 0)
-        applied = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        applied = [x.new_zeros(len(x), 0, dtype=torch.bool)]
         readings, read_tokens = [], 0
         sizes = run_lengths(phase, x.shape[1], self.level.period)
         flags = [None] * len(sizes) if learn is None else learn.split(sizes, dim=1)
@@ -151,8 +150,8 @@ class AssociativeLevel(nn.Module):
                 read_tokens += key.shape[1]
                 if (phase + read_tokens) % self.level.period == 0:
                     state, wrote = self._write_rows(state, None if may is None else may[:, -1])
-                    applied = applied + wrote.long()
-        return self.output(torch.cat(readings, dim=1)), state, applied
+                    applied.append(wrote[:, None])
+        return self.output(torch.cat(readings, dim=1)), state, torch.cat(applied, dim=1)
 
     def reference_norm(self) -> Tensor:
         """Norm of the memory a session starts from, the denominator of the drift ratio."""

@@ -58,6 +58,11 @@ def keep_rows(applied: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(applied.view(-1, *(1,) * (new.dim() - 1)), new, old)
 
 
+def keep_learning(learns: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` in the rows that learn, ``[B]`` bool or None for all; else ``old``."""
+    return new if learns is None else keep_rows(learns, new, old)
+
+
 def _asks_cheaply(x: Tensor) -> bool:
     """Whether a value is at hand; that of a GPU's tensor comes when all work before it is done."""
     return x.device.type == "cpu"

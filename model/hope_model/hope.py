@@ -12,7 +12,6 @@ from hope_model.config import HopeConfig
 from hope_model.errors import StateError
 from hope_model.norms import RMSNorm
 from hope_model.state import (
-    COUNTERS,
     LevelSpec,
     State,
     StateSpec,
@@ -21,12 +20,23 @@ from hope_model.state import (
     scatter_state,
     select_rows,
 )
+from hope_model.streaks import (
+    COUNTER_NAMES,
+    Outcome,
+    all_applied,
+    as_events,
+    counted,
+    counted_step,
+    counter_specs,
+    learning_rows,
+)
 
 
 class Hope(nn.Module):
     """Slow weights only; a session's state is passed in and a new one returned.
 
     All entry points accept rows at different positions and agree with one another for any split of tokens.
+    A row whose state is frozen is read as ever and not written.
     """
 
     def __init__(self, config: HopeConfig) -> None:
@@ -59,15 +69,14 @@ class Hope(nn.Module):
             after = {name: tensor.clone() for name, tensor in state.items()}
             slots = torch.arange(len(tokens), device=tokens.device)
             return self.step_rows(tokens, after, slots, learn), after
-        x, position = self._embed(tokens), state["position"]
-        after, applied = self._empty(state), []
+        x, position, learns = self._embed(tokens), state["position"], learning_rows(state)
+        learn, after, applied = _both(tokens, learn, learns), {}, []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, own, wrote = block.step(x, _layer(state, index), position, learn)
+            x, own, wrote = block.step(x, _layer(state, index), position, learn, learns)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        self._count(after, state, applied, _columns(learn), 1)
-        return self._head(x), after
+        return self._head(x), self._counted_step(state, applied, learn) | after
 
     def step_rows(self, tokens: Tensor, slab: State, slots: Tensor, learn: Tensor | None = None) -> Tensor:
         """:meth:`step` on rows of a slab, in place: nothing waits for the device, no state is copied.
@@ -80,15 +89,14 @@ class Hope(nn.Module):
         Returns:
             logits ``[B, vocab]``.
         """
-        x, before = self._embed(tokens), gather_state(self._empty(slab), slots)
-        applied = []
+        x, before = self._embed(tokens), gather_state(_counters(slab), slots)
+        learns, applied = learning_rows(before, wait=False), []
+        learn = _both(tokens, learn, learns)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HopeBlock)
-            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"], learn)
+            x, wrote = block.step_rows(x, _layer(slab, index), slots, before["position"], learn, learns)
             applied.append(wrote)
-        after: State = {}
-        self._count(after, before, applied, _columns(learn), 1)
-        scatter_state(slab, slots, after)
+        scatter_state(slab, slots, self._counted_step(before, applied, learn))
         return self._head(x)
 
     def forward(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
@@ -156,41 +164,39 @@ class Hope(nn.Module):
     def _lockstep(
         self, tokens: Tensor, state: State, learn: Tensor | None, phase: int
     ) -> tuple[Tensor, State]:
-        x = self._embed(tokens)
-        after, applied = self._empty(state), []
+        x, learns = self._embed(tokens), learning_rows(state)
+        learn, after, applied = _both(tokens, learn, learns), {}, []
         for index, block in enumerate(self.blocks):
-            x, own, wrote = block(x, _layer(state, index), phase, learn)
+            x, own, wrote = block(x, _layer(state, index), phase, learn, learns)
             after.update({f"layers.{index}.{name}": tensor for name, tensor in own.items()})
             applied.append(wrote)
-        self._count(after, state, applied, learn, tokens.shape[1])
-        return x, after
-
-    def _empty(self, state: State) -> State:
-        return {name: state[name] for name in ("position", "writes", "refused")}
-
-    def _count(
-        self, after: State, before: State, applied: list[Applied], learn: Tensor | None, tokens: int
-    ) -> None:
-        """Advance the counters: a level's write counts when every block applied it, else it was refused.
-
-        A CMS level's period that ends with a token that may not teach has no write.
-        """
-        start = before["position"]
-        masked = {level.name for level in self.config.levels}
-        after["position"] = start + tokens
-        writes, refused = [], []
+        outcomes = []
         for level in self.state_spec.learning_levels:
             assert level.period is not None
-            if learn is None or level.name not in masked:
-                due = (start + tokens) // level.period - start // level.period
-            else:
-                after_each = start[:, None] + torch.arange(1, tokens + 1, device=start.device)
-                due = ((after_each % level.period == 0) & learn).sum(1)
-            done = torch.stack([wrote[level.name] for wrote in applied]).amin(0)
-            writes.append(done)
-            refused.append(due - done)
-        after["writes"] = before["writes"] + torch.stack(writes, dim=1)
-        after["refused"] = before["refused"] + torch.stack(refused, dim=1)
+            end = phase + tokens.shape[1]
+            number = end // level.period - phase // level.period
+            done = all_applied(as_events(wrote[level.name], number) for wrote in applied)
+            first = level.period - phase % level.period - 1
+            ends = None if learn is None else learn[:, first :: level.period]
+            outcomes.append(Outcome(done, self._due(level.name, torch.ones_like(done), ends)))
+        counters = counted(state, outcomes, tokens=tokens.shape[1], block=self.config.block)
+        return x, counters | after
+
+    def _counted_step(self, before: State, applied: list[Applied], learn: Tensor | None) -> State:
+        """The counters after one token, at which some rows' levels are due; ``learn [B]``."""
+        names = [level.name for level in self.state_spec.learning_levels]
+        ends = [
+            self._due(level.name, (before["position"] + 1) % level.period == 0, learn)
+            for level in self.state_spec.learning_levels
+            if level.period is not None
+        ]
+        done = all_applied(torch.stack([wrote[name] for name in names], dim=1) for wrote in applied)
+        return counted_step(before, Outcome(done, torch.stack(ends, dim=1)), block=self.config.block)
+
+    def _due(self, level: str, ends: Tensor, learn: Tensor | None) -> Tensor:
+        """Where a period ends: a CMS level's has no write if it ends with a token that may not teach."""
+        masked = learn is not None and level in {own.name for own in self.config.levels}
+        return ends & learn if masked and learn is not None else ends
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embedding(tokens) * math.sqrt(self.config.width)
@@ -204,12 +210,7 @@ class Hope(nn.Module):
         assert isinstance(block, HopeBlock)
         cms = tuple(LevelSpec(level.name, level.period) for level in self.config.levels)
         levels = (*block.phi.levels(self.config), *cms, LevelSpec("slow", None))
-        learning = len(levels) - 1
-        tensors = [
-            TensorSpec("position", COUNTERS, (), torch.int64),
-            TensorSpec("writes", COUNTERS, (learning,), torch.int64),
-            TensorSpec("refused", COUNTERS, (learning,), torch.int64),
-        ]
+        tensors = [*counter_specs(len(levels) - 1)]
         for index, layer in enumerate(self.blocks):
             assert isinstance(layer, HopeBlock)
             tensors += [
@@ -230,9 +231,16 @@ class Hope(nn.Module):
                 module.align()
 
 
-def _columns(learn: Tensor | None) -> Tensor | None:
-    """Flags ``[B]`` of one token a row, as those of a run ``[B, 1]``."""
-    return None if learn is None else learn[:, None]
+def _counters(state: State) -> State:
+    return {name: state[name] for name in COUNTER_NAMES}
+
+
+def _both(tokens: Tensor, learn: Tensor | None, learns: Tensor | None) -> Tensor | None:
+    """Which of ``tokens`` may teach, in rows that learn, ``[B]``; None for all."""
+    if learns is None:
+        return learn
+    rows = learns.view(-1, *(1,) * (tokens.dim() - 1)).expand_as(tokens)
+    return rows if learn is None else rows & learn
 
 
 def _layer(state: State, index: int) -> State:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from hope_model.errors import HopeModelError
 from hope_server.errors import HopeError
@@ -15,6 +15,7 @@ from hope_server.errors import HopeError
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+Shell = Literal["bash", "zsh", "fish"]
 BAD_SETTING = 2
 INTERRUPTED = 130
 
@@ -36,13 +37,15 @@ COMMANDS = {
     "convert": Command("hope_server.convert:add_parser", "convert a pre-trained model"),
     "eval": Command("hope_server.evaluate:add_parser", "measure a model"),
     "bench": Command("hope_server.bench.cli:add_parser", "measure speed"),
+    "completion": Command("hope_server.completion:add_parser", "print a shell's completion script"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hope`; returns the exit status: the command's own, or 2 for bad arguments, settings or files."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(arguments).parse_args(arguments)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
+    args = parser_of([chosen]).parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run_command
     try:
         return run(args)
@@ -87,16 +90,15 @@ def run_serve(args: argparse.Namespace) -> int:
     return run(config)
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; only the chosen subcommand's arguments are known to it."""
+def parser_of(chosen: Collection[str]) -> argparse.ArgumentParser:
+    """The parser; only the chosen subcommands' arguments are known to it, and their modules imported."""
     parser = argparse.ArgumentParser(
         prog="hope", description="A server for language models whose sessions learn."
     )
     parser.add_argument("--version", action="version", version=f"hope-serve {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, command in COMMANDS.items():
-        if name == chosen:
+        if name in chosen:
             module, _, function = command.add_parser.partition(":")
             getattr(import_module(module), function)(subparsers)
         else:

@@ -40,6 +40,7 @@ class EngineGauges:
             ("num_requests_waiting_max", "Turns that may wait for a slot.", stats.max_waiting),
             ("slots", "Sessions that fit on the device.", stats.slots),
             ("slots_used", "Sessions on the device.", stats.slots_used),
+            ("sessions_frozen", "Sessions on the device that learn no more.", stats.frozen),
         ):
             yield _gauge(name, doc, self._values, value)
         sessions = GaugeMetricFamily(

@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from hope_server.buckets import (
+    DIVERGENCE,
     FIRST_TOKEN,
     HTTP,
     INTER_TOKEN,
@@ -32,6 +33,7 @@ from hope_server.buckets import (
     REQUEST_TOKENS,
     STORE,
 )
+from hope_server.engine.events import HaltReason
 from hope_server.engine.observer import LeaseOutcome, SessionOperation, TurnOutcome
 from hope_server.engine.request import EngineStats
 from hope_server.errors import (
@@ -200,6 +202,20 @@ class Metrics:
     def on_corrupted(self) -> None:
         self._corrupted.inc()
 
+    def declare_operations(self, names: Iterable[str]) -> None:
+        """Count each from nought: an alert sees a first fall-back only if there was a zero before it."""
+        for name in names:
+            self._fallbacks.labels(*self._values, name)
+
+    def on_reload(self) -> None:
+        self._reloads.inc()
+
+    def on_learning_rollback(self, reason: HaltReason) -> None:
+        self._learning_rollbacks.labels(*self._values, reason).inc()
+
+    def on_canary(self, nats: float) -> None:
+        self._canary.observe(nats)
+
     def on_kernel_fallback(self, operation: str, error: BaseException) -> None:
         """A fused kernel did not compile; its reference runs from here on. The log says why."""
         self._fallbacks.labels(*self._values, operation).inc()
@@ -219,7 +235,7 @@ class Metrics:
         self._generation_tokens = self._counter(
             "generation_tokens", "Tokens generated, counted as turns end."
         )
-        self._corrupted = self._counter("corrupted_requests", "Turns ended by a non-finite state.")
+        self._corrupted = self._counter("corrupted_requests", "Non-finite results; the row was dropped.")
         self._success = self._counter_by("request_success", "Turns ended, by how.", "finished_reason")
         for reason in ("stop", "length", "abort", "error"):
             self._success.labels(*self._values, reason)
@@ -266,7 +282,18 @@ class Metrics:
         self._level_updates = self._counter_by("level_updates", "Writes that a level applied.", "level")
         self._level_tokens = self._counter_by("level_tokens", "Tokens that a level read.", "level")
         self._level_refused = self._counter_by(
-            "level_updates_refused", "Non-finite updates refused.", "level"
+            "level_updates_refused", "Writes that the guards refused.", "level"
+        )
+        self._learning_rollbacks = self._counter_by(
+            "learning_rollbacks", "Sessions whose learning ended at their last good boundary.", "reason"
+        )
+        for reason in get_args(HaltReason):
+            self._learning_rollbacks.labels(*self._values, reason)
+        self._reloads = self._counter(
+            "session_reloads", "Rows made again from the store after a non-finite result."
+        )
+        self._canary = self._histogram(
+            "canary_divergence_nats", "How far judged writes moved the canaries' answers.", DIVERGENCE
         )
         self._level_frequency = Gauge(
             "hope:level_update_frequency",

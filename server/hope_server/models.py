@@ -150,4 +150,4 @@ def _jinja(template: str, tokenizer: PretrainedTokenizer, *, add_bos: bool) -> J
         bos_token=None if tokenizer.bos_id is None else tokenizer.added_text(tokenizer.bos_id),
         eos_token=None if first_eos is None else tokenizer.added_text(first_eos),
     )
-    return JinjaFormat(learned, tokenizer, add_bos=add_bos, tools=tool_format_of(template))
+    return JinjaFormat(learned, tokenizer, add_bos=add_bos, tools=tool_format_of(template), source=template)

@@ -130,6 +130,7 @@ def host_tier(metrics: str) -> dict[str, float]:
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     flags = ["--slots", str(args.slots), "--max-waiting", str(args.concurrency)]
+    flags += ["--threads", str(args.threads)] if args.threads else []
     life = Life()
     with tempfile.TemporaryDirectory() as folder:
         process, url = start_server(args.model, Path(folder), *flags)
@@ -142,7 +143,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
             metrics = await asyncio.to_thread(read, f"{url}/metrics")
         finally:
             process.terminate()
-            process.wait()
+            process.communicate()  # closes its output too
     extra = [cold - warm for cold, warm in zip(life.cold_s, life.warm_s, strict=True)]
     return {
         "sessions": args.sessions,
@@ -192,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--threads", type=int, help="of the server (default: its own)")
     parser.add_argument("--verify", type=int, default=20, help="sessions that are computed anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here too")

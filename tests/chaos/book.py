@@ -37,7 +37,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of the journal; no token for a reset or a rollback."""
+    """One number of the journal; no token for a reset, a rollback or a freeze."""
 
     kind: str
     token: int | None
@@ -68,7 +68,8 @@ class Book:
 
     def read_turn(self, tail: Sequence[Event], turn: Turn) -> list[int]:
         """The journal beyond the head once ``turn`` is certain to be in it; its answer's tokens."""
-        rest = self._read_growth(tail)
+        added = self._read_growth(tail)
+        rest = _without_freeze(added)
         prompt, answer = rest[: len(turn.prompt)], rest[len(turn.prompt) :]
         found = tuple(event.token for event in prompt if event.kind == "run")
         if found != turn.prompt:
@@ -88,7 +89,7 @@ class Book:
             raise Lost(f"{turn.text!r} was sent after {self.head}, {text!r} is there", turn.tokens)
         if turn.complete and len(steps) > turn.tokens:
             raise LearnedTwice(f"{turn.tokens} tokens were the whole answer, {len(steps)} are there")
-        self._add(rest)
+        self._add(added)
         self.room = 0 if turn.complete else turn.max_tokens - len(steps)
         return [event.token for event in steps if event.token is not None]
 
@@ -123,8 +124,12 @@ class Book:
         numbers = [event.seq for event in tail]
         if numbers != list(range(self.head + 1, self.head + 1 + len(tail))):
             raise Lost(f"the journal after {self.head} has the numbers {numbers}")
-        grown = 0
-        while grown < min(self.room, len(tail)) and tail[grown].kind == "step":
+        _without_freeze(tail)
+        grown = steps = 0
+        while grown < len(tail) and tail[grown].kind in ("step", "freeze"):
+            steps += tail[grown].kind == "step"
+            if steps > self.room:
+                break
             grown += 1
         self._add(tail[:grown])
         return tail[grown:]
@@ -132,4 +137,12 @@ class Book:
     def _add(self, events: Sequence[Event]) -> None:
         for event in events:
             self.entries.append(Entry(event.kind, event.token))
-            self.positions.append(self.positions[-1] + 1)
+            self.positions.append(self.positions[-1] + (event.kind != "freeze"))
+
+
+def _without_freeze(events: Sequence[Event]) -> Sequence[Event]:
+    """The server itself may end a session's learning, once, between any two entries; no token is lost."""
+    rest = [event for event in events if event.kind != "freeze"]
+    if len(events) > len(rest) + 1:
+        raise LearnedTwice(f"learning ended {len(events) - len(rest)} times after {events[0].seq - 1}")
+    return rest

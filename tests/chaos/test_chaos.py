@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 from tests.chaos.book import Book, LearnedTwice, Lost, Turn
@@ -33,12 +33,11 @@ async def test_nothing_is_lost_and_nobody_is_in(seconds: float, faults: int) -> 
 
 
 def journal(*entries: int | str, after: int = 0) -> list[Event]:
-    """Positive numbers: tokens read; negative ones: tokens of the model; words: what has no token."""
+    """Positive numbers: tokens read; negative ones: tokens of the model; words: kinds that have no token."""
     events = []
     for seq, entry in enumerate(entries, after + 1):
         if isinstance(entry, str):
-            kind: Literal["reset", "rollback"] = "reset" if entry == "reset" else "rollback"
-            events.append(Event(seq=seq, kind=kind, origin="system"))
+            events.append(Event(seq=seq, kind=cast(Literal["reset", "rollback"], entry), origin="system"))
         else:
             own = entry < 0
             events.append(
@@ -67,6 +66,15 @@ def test_what_was_acknowledged_is_taken_as_it_came() -> None:
     twin = book.fork("t", 4)
     twin.compare(journal(1, 2, -3, -4))
     assert (twin.head, twin.tokens) == (4, 4)
+
+
+def test_the_end_of_learning_is_an_entry_that_nobody_asked_for_and_no_token() -> None:
+    book = Book("s")
+    assert book.read_turn(journal(1, 2, "freeze", -3, -4), a_turn("c")) == [3, 4]
+    book.read_turn(journal(-5, "freeze", 1, 2, after=5), a_turn(""))
+    assert (book.head, book.tokens) == (9, 7)
+    with pytest.raises(LearnedTwice, match="ended 2 times"):
+        Book("s").read_turn(journal("freeze", 1, 2, "freeze"), a_turn(""))
 
 
 @pytest.mark.parametrize(

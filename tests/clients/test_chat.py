@@ -3,26 +3,24 @@
 import argparse
 import io
 import json
-import os
-import pty
-import select
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from hope_client import cli
-from hope_client._chat import printable
+from hope_client import APIConnectionError, Client, cli
+from hope_client._chat import COMMANDS
+from hope_client._chat_screen import PlainAnswer, printable
+from hope_client._chat_turn import Turn
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Loopback
 
 _NEW = {"id": "s1", "name": None, "created_at": 1.0, "model": "m", "seq": 0, "tokens": 0}
 _OLD = {**_NEW, "name": "trip", "seq": 1300, "tokens": 1234}
+_TURN = {"session": "s1", "seq": 9, "learned_tokens": 4, "level_writes": {"phi": 9, "cms-64": 0}, "drift": {}}
 _PERIODS: dict[str, int | None] = {"phi": 1, "cms-64": 64, "slow": None}
 _LEVELS = {
     "levels": [
@@ -31,8 +29,9 @@ _LEVELS = {
             "period": period,
             "tokens": 6400,
             "writes": 6400 // period if period else 0,
+            "refused": 3 if period else 0,
             "frequency": 1 / period if period else 0.0,
-            "drift_ratio": 0.25 if period else 0.0,
+            "drift_ratio": {"phi": 0.25, "cms-64": 0.125}.get(name, 0.0),
             "bytes": 1_048_576 if period else 0,
         }
         for name, period in _PERIODS.items()
@@ -45,8 +44,9 @@ def _events(*texts: str, finish_reason: str = "stop") -> bytes:
     choices: list[dict[str, object]] = [
         {"index": 0, "delta": {"content": text}, "finish_reason": None} for text in texts
     ]
-    choices.append({"index": 0, "delta": {}, "finish_reason": finish_reason})
     chunks = [json.dumps({**head, "choices": [choice]}) for choice in choices]
+    last = {"index": 0, "delta": {}, "finish_reason": finish_reason}
+    chunks.append(json.dumps({**head, "choices": [last], "hope": _TURN}))
     return "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"]).encode()
 
 
@@ -78,7 +78,9 @@ def _chat(loopback: "Loopback", lines: Lines, *arguments: str) -> tuple[int, str
     console = Console(file=screen, width=100)
     args = _arguments("--url", loopback.url, *arguments)
     assert args.run_command is cli.run_chat
-    return cli.run_chat(args, console=console, read_line=_reader(lines)), screen.getvalue()
+    sleeps: list[float] = []
+    status = cli.run_chat(args, console=console, read_line=_reader(lines), sleep=sleeps.append)
+    return status, screen.getvalue()
 
 
 def test_a_turn_streams_and_sends_only_the_new_message(loopback: "Loopback") -> None:
@@ -132,7 +134,7 @@ def test_an_address_without_a_server_ends_it(capsys: pytest.CaptureFixture[str])
 
 def test_the_system_message_is_sent_once_and_again_after_a_reset(loopback: "Loopback") -> None:
     loopback.json(_NEW)
-    for reply in (_NEW, None, None, _NEW, _NEW, None):
+    for reply in (None, None, {**_NEW, "seq": 10}, None):
         if reply is None:
             loopback.stream([_events("ok")])
         else:
@@ -152,24 +154,27 @@ def test_a_system_message_read_in_a_failed_turn_is_not_sent_again(
     loopback: "Loopback",
 ) -> None:
     loopback.json(_NEW)
-    loopback.json(_NEW)
-    loopback.drop()
+    loopback.error(500, "internal_error")
     loopback.json(_OLD)
     loopback.stream([_events("ok")])
     _chat(loopback, ["one", "two"], "--system", "Be brief.")
     assert loopback.seen[-1].body["messages"] == [{"role": "user", "content": "two"}]
 
 
-def test_levels_are_shown_as_a_table(loopback: "Loopback") -> None:
+@pytest.mark.parametrize("learning", ["on", "frozen"])
+def test_levels_are_shown_as_a_table(loopback: "Loopback", learning: str) -> None:
     loopback.json(_NEW)
     loopback.json(_LEVELS)
+    loopback.json({**_OLD, "learning": learning})
     _, screen = _chat(loopback, ["/levels"])
+    assert ("this session learns no more" in screen) == (learning == "frozen")
     rows = {line.split("│")[1].strip(): line for line in screen.splitlines() if line.startswith("│")}
     cells = {name: [cell.strip() for cell in rows[name].split("│")[1:-1]] for name in _PERIODS}
-    assert cells["phi"] == ["phi", "1", "6,400", "6,400", "1", "0.2500", "1,048,576"]
-    assert cells["cms-64"] == ["cms-64", "64", "6,400", "100", "0.015625", "0.2500", "1,048,576"]
-    assert cells["slow"] == ["slow", "frozen", "6,400", "0", "0", "0.0000", "0"]
-    assert all(title in screen for title in ("level", "period", "writes", "f_k", "drift", "bytes"))
+    assert cells["phi"] == ["phi", "1", "6,400", "6,400", "3", "1", "0.2500", "█" * 12, "1,048,576"]
+    expected = ["cms-64", "64", "6,400", "100", "3", "0.015625", "0.1250", "█" * 6, "1,048,576"]
+    assert cells["cms-64"] == expected
+    assert cells["slow"] == ["slow", "frozen", "6,400", "0", "0", "0", "0.0000", "", "0"]
+    assert all(title in screen for title in ("level", "period", "writes", "refused", "f_k", "drift", "bytes"))
     assert "2,097,152 bytes in this session" in screen
 
 
@@ -206,7 +211,7 @@ def test_save_does_not_write_over_another_file(loopback: "Loopback", tmp_path: P
 def test_help_lists_every_command_and_an_unknown_one_is_named(loopback: "Loopback") -> None:
     loopback.json(_NEW)
     _, screen = _chat(loopback, ["/help", "/nonsense"])
-    assert all(f"\n{name}" in screen for name in ("/help", "/levels", "/quit", "/reset", "/save [FILE]"))
+    assert all(f"\n{name} {arguments}".rstrip() in screen for name, arguments, _ in COMMANDS)
     assert "unknown command /nonsense; /help lists them" in screen
 
 
@@ -220,6 +225,8 @@ def test_two_slashes_send_a_text_that_begins_with_one(loopback: "Loopback") -> N
 def test_a_failed_turn_is_reported_and_the_chat_goes_on(loopback: "Loopback") -> None:
     loopback.json(_NEW)
     loopback.error(500, "session_corrupted")
+    loopback.json(_OLD)
+    loopback.json(_OLD)
     loopback.stream([_events("fine")])
     status, screen = _chat(loopback, ["one", "bad \udcff bytes", "two"])
     assert status == 0
@@ -251,92 +258,97 @@ def test_what_a_terminal_would_obey_is_not_printed(loopback: "Loopback") -> None
     assert printable("né\u00a0日本 \U0001f600") == "né\u00a0日本 \U0001f600"
 
 
-# ---- the real program at a real terminal
+def test_a_broken_connection_is_tried_again_under_the_same_key(loopback: "Loopback") -> None:
+    """Nothing of the turn was committed, so the same request is a turn of its own."""
+    loopback.json(_NEW)
+    loopback.drop()
+    loopback.stream([_events("Hel", "lo")])
+    status, screen = _chat(loopback, ["hi"])
+    first, second = loopback.seen[1:]
+    assert first.body == second.body
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert "the server does not answer" in screen
+    assert "Hello\n" in screen
+    assert status == 0
 
-_PROGRAM = """
-import argparse, fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the terminal's Ctrl-C reaches this process
-from hope_client import cli
-parser = argparse.ArgumentParser()
-cli.add_chat_parser(parser.add_subparsers())
-args = parser.parse_args(sys.argv[1:])
-sys.exit(args.run_command(args))
-"""
+
+def test_what_was_committed_before_the_break_comes_from_the_journal(loopback: "Loopback") -> None:
+    loopback.json(_NEW)
+    loopback.stream([_events("Hel")[:-120]], ending="cut")
+    loopback.error(409, "already_learned", more={"first_seq": 1, "last_seq": 4})
+    pieces = [("run", "user", "hi"), ("step", "model", "Hel"), ("step", "model", "lo")]
+    events = [
+        {"seq": seq, "kind": kind, "token": seq, "text": text, "origin": origin}
+        for seq, (kind, origin, text) in enumerate([("run", "template", "<s>"), *pieces], 1)
+    ]
+    loopback.json({"events": events, "head": 4})
+    _, screen = _chat(loopback, ["hi"])
+    assert "Hel\nthe server does not answer" in screen
+    assert "\nlo\n(the connection broke" in screen.replace("Ctrl-C stops\n", "\n")
+    assert "after=0" in loopback.seen[-1].path
 
 
-class _Terminal:
-    """`hope chat` in a process of its own at the other end of a pseudo-terminal."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, "chat", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            env={**os.environ, "TERM": "dumb"},
+def test_a_server_that_stays_away_ends_the_turn_alone(loopback: "Loopback") -> None:
+    """Each refusal to connect is waited out for a while; the clock is the test's."""
+    away: list[str] = []
+    times = iter(range(0, 1000, 50))
+    with Client("http://127.0.0.1:9", max_retries=0) as client:
+        turn = Turn(
+            client,
+            "s1",
+            [{"role": "user", "content": "hi"}],
+            {},
+            lambda error: away.append(str(error)),
+            sleep=lambda _s: None,
+            clock=lambda: float(next(times)),
         )
-        os.close(slave)
-        self._unread = b""
-
-    def expect(self, text: str) -> None:
-        """Read up to this text."""
-        while text.encode() not in self._unread:
-            ready, _, _ = select.select([self._master], [], [], 60)
-            assert ready, f"expected {text!r}, got {self._unread!r}"
-            self._unread += os.read(self._master, 4096)
-        self._unread = self._unread.split(text.encode(), 1)[1]
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
+        with pytest.raises(APIConnectionError):
+            turn.run(PlainAnswer(Console(file=io.StringIO())))
+    assert len(away) == 1
 
 
-@pytest.fixture
-def terminal(loopback: "Loopback") -> Iterator[_Terminal]:
-    terminal = _Terminal("--url", loopback.url)
-    yield terminal
-    terminal.close()
-
-
-def test_ctrl_c_stops_the_turn_and_ctrl_d_leaves(loopback: "Loopback", terminal: _Terminal) -> None:
+def test_learn_off_goes_with_each_turn_until_it_is_on_again(loopback: "Loopback") -> None:
     loopback.json(_NEW)
-    loopback.stream([_events("thinking")[:-60]], ending="hang")
-    loopback.stream([_events("second answer")])
-    terminal.expect("/help lists the commands")
-    terminal.expect("> ")
-    terminal.type("first\n")
-    terminal.expect("thinking")
-    terminal.type("\x03")
-    terminal.expect("stopped")
-    assert loopback.hang_up.wait(60), "stopping hangs up, so that the server stops too"
-    terminal.expect("> ")
-    terminal.type("second\n")
-    terminal.expect("second answer")
-    terminal.expect("> ")
-    terminal.type("\x04")
-    terminal.expect("resume with: hope chat --session s1")
-    assert terminal.process.wait(60) == 0
-    assert loopback.seen[-1].body["messages"] == [{"role": "user", "content": "second"}]
+    for _ in range(4):
+        loopback.stream([_events("ok")])
+    lines: Lines = ["a", "/learn off", "b", "/learn", "c", "/learn maybe", "/learn on", "d"]
+    _, screen = _chat(loopback, lines)
+    turns = [seen.body for seen in loopback.seen if seen.path == "/v1/chat/completions"]
+    assert [turn.get("learn") for turn in turns] == [None, "off", "off", "on"]
+    assert "/learn: expected on or off, found maybe" in screen
 
 
-def test_lines_from_a_pipe(loopback: "Loopback") -> None:
+def test_a_fork_is_gone_on_in(loopback: "Loopback") -> None:
     loopback.json(_NEW)
-    loopback.stream([_events("answer")])
-    program = _PROGRAM.replace("fcntl.ioctl", "# ")
-    done = subprocess.run(
-        [sys.executable, "-c", program, "chat", "--url", loopback.url],
-        input=b"hi\n\xff\n",
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )
-    assert b"\nanswer\n" in done.stdout
-    assert b"> " not in done.stdout
-    assert b"unicode" in done.stdout
-    assert b"Traceback" not in done.stderr
+    loopback.json({**_OLD, "id": "s2"})
+    loopback.stream([_events("ok")])
+    _, screen = _chat(loopback, ["/fork a try", "hi"])
+    assert (loopback.seen[1].path, loopback.seen[1].body) == ("/v1/sessions/s1/fork", {"name": "a try"})
+    assert loopback.seen[2].headers["x-session-id"] == "s2"
+    assert "now in s2, a copy of s1" in screen
+    assert f"resume with: hope chat --session s2 --url {loopback.url}" in screen
+
+
+def test_turns_are_taken_back_one_by_one(loopback: "Loopback", tmp_path: Path) -> None:
+    loopback.json(_OLD)
+    loopback.stream([_events("one")])
+    loopback.stream([_events("two")])
+    loopback.json({**_OLD, "seq": 10})
+    loopback.json({**_OLD, "seq": 11})
+    saved = tmp_path / "chat.md"
+    lines: Lines = ["first", "second", "/rollback", "/rollback", "/rollback", f"/save {saved}"]
+    _, screen = _chat(loopback, lines, "--session", "s1")
+    rolled = [seen.body for seen in loopback.seen if seen.path.endswith("/rollback")]
+    assert rolled == [{"seq": 9}, {"seq": 1300}]
+    assert "taken back: second" in screen
+    assert "no turn of this terminal to take back" in screen
+    assert "first" not in saved.read_text()
+
+
+def test_a_rollback_to_a_number_and_to_none(loopback: "Loopback") -> None:
+    loopback.json(_OLD)
+    loopback.json({**_OLD, "seq": 1301, "tokens": 5})
+    _, screen = _chat(loopback, ["/rollback 5", "/rollback far"], "--session", "s1")
+    assert loopback.seen[1].body == {"seq": 5}
+    assert "as it was after entry 5: 5 tokens read" in screen
+    assert "/rollback: expected a number of the journal, found far" in screen

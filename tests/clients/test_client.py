@@ -49,6 +49,7 @@ def _chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str,
     return {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
 
 
+_MODEL = {"id": "m/n", "object": "model", "created": 1, "owned_by": "hope"}
 _CONVERSATION = {"id": "conv_s", "object": "conversation", "created_at": 1, "metadata": {"k": "v"}}
 _MESSAGE = {
     "id": "msg_1",
@@ -445,6 +446,15 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
         {"messages": [{"role": "user", "content": "a"}]},
         {"count": 1, "max_model_len": 9, "tokens": [1]},
     ),
+    (lambda c: c.model("m/n"), "GET", "/v1/models/m%2Fn", None, _MODEL),
+    (lambda c: c.ready(), "GET", "/ready", None, {"status": "ready", "reason": None}),
+    (
+        lambda c: c.conversations.item("conv_s", "msg_1"),
+        "GET",
+        "/v1/conversations/conv_s/items/msg_1",
+        None,
+        _MESSAGE,
+    ),
     (lambda c: c.responses.get("resp_s_1"), "GET", "/v1/responses/resp_s_1", None, _RESPONSE),
     (
         lambda c: c.responses.create(
@@ -530,6 +540,7 @@ _RESOURCES: list[tuple[Any, str, str, object, object]] = [
             "eos_token": "<e>",
             "bos_token": None,
             "add_bos_token": False,
+            "chat_template": "{{ messages }}",
         },
     ),
 ]

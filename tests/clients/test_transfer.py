@@ -83,10 +83,12 @@ def test_the_command_lists_page_by_page_and_shows(
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["s2", "1970-01-01", "00:00:00", "5", "tokens", "entry", "7", "a?[31m"]
     assert second.startswith("s3 ")
-    loopback.json(_SESSION)
-    loopback.json({"levels": [_LEVEL, {**_LEVEL, "name": "slow", "period": None}]})
+    loopback.json({**_SESSION, "learning": "frozen"})
+    loopback.json({"levels": [{**_LEVEL, "refused": 3}, {**_LEVEL, "name": "slow", "period": None}]})
     assert run("show", "s2", "--url", loopback.url) == 0
     shown = capsys.readouterr().out
+    assert "learning has ended" in shown
+    assert "3 refused" in shown
     assert "phi" in shown
     assert "frozen" in shown
     assert {seen.headers["authorization"] for seen in loopback.seen} == {"Bearer hk_key"}
@@ -107,6 +109,28 @@ def test_the_command_forks_rolls_back_and_deletes(
         ("POST", "/v1/sessions/s1/rollback", {"seq": 2}),
         ("DELETE", "/v1/sessions/s1", None),
     ]
+
+
+def test_the_command_says_that_there_are_none_and_deletes_several(
+    loopback: "Loopback", capsys: pytest.CaptureFixture[str]
+) -> None:
+    loopback.json({"data": []})
+    assert run("ls", "--url", loopback.url) == 0
+    found = capsys.readouterr()
+    assert (found.out, found.err) == ("", "no sessions yet: hope chat makes one\n")
+    for session in ("s1", "s2"):
+        loopback.json({"id": session})
+    assert run("rm", "s1", "s2", "--url", loopback.url) == 0
+    assert [seen.path for seen in loopback.seen[1:]] == ["/v1/sessions/s1", "/v1/sessions/s2"]
+
+
+def test_an_export_is_named_after_its_session(
+    loopback: "Loopback", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loopback.raw(200, b"file", OCTETS)
+    assert run("export", "s1", "--url", loopback.url) == 0
+    assert (tmp_path / "s1.hope").read_bytes() == b"file"
 
 
 def test_the_command_moves_sessions(

@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.model.attention.tiny import level, memory_config
-from tests.model.convert.builders import LAYERS, random_weights, tiny_backbone, write_folder
-from tests.server.api.templates import SMOLLM2
 
 from hope_client import Client, HopeClientError
 from hope_client.wire import LevelStatus
-from hope_model.attention import calibrate as calibration
-from hope_model.attention.backbone import tensor_shapes
-from hope_model.attention.calibrate import calibrate
-from hope_model.attention.prompts import OPENINGS, QUESTIONS
-from hope_model.convert.convert import convert
-from hope_server.models import ask_in_template
 
 Journal = Callable[[Client, str], list[int]]
 BLOCK, PERIOD, DELAY = 256, 64, 64
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `hope convert` makes of a tiny random model that talks in ChatML."""
-    root = tmp_path_factory.mktemp("attention")
-    shapes = tensor_shapes(tiny_backbone())
-    weights = {
-        name: tensor * (1 if "norm" in name else shapes[name][-1] ** -0.5)
-        for name, tensor in random_weights(shapes).items()
-    }
-    source = write_folder(root / "source", weights)
-    (source / "chat_template.jinja").write_text(SMOLLM2)
-    own = replace(level(first_layer=2), last_layer=LAYERS - 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "OPENINGS", OPENINGS[:3])
-        patch.setattr(calibration, "QUESTIONS", QUESTIONS[:8])
-        patch.setattr(calibration, "ANSWER_TOKENS", 12)
-        return convert(
-            str(source),
-            out=root / "tiny",
-            calibrate=partial(calibrate, memory=memory_config(own)),
-            chat=ask_in_template,
-        ).path
 
 
 def words(number: int, length: int) -> str:

@@ -162,7 +162,7 @@ def test_levels_and_events_have_exactly_the_fields_that_are_promised(server: Any
     base = f"{server.url}/v1/sessions/{session}"
     levels = httpx.get(f"{base}/levels", timeout=60).json()
     assert levels.keys() == {"levels"}
-    fields = {"name", "period", "tokens", "writes", "frequency", "drift_ratio", "bytes"}
+    fields = {"name", "period", "tokens", "writes", "refused", "frequency", "drift_ratio", "bytes"}
     assert all(level.keys() == fields for level in levels["levels"])
     events = httpx.get(f"{base}/events", params={"after": 0}, timeout=60).json()
     assert events.keys() == {"events", "head"}

@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).parents[1] / "bench" / "live_sessions.py"
 def test_sessions_lose_nothing_on_few_slots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each session is evicted between its turns, to the host's memory."""
     few = ["--sessions", "24", "--slots", "3", "--rounds", "3", "--concurrency", "3", "--verify", "4"]
+    few += ["--threads", "1"]
     assert runpy.run_path(str(SCRIPT))["main"]([*few, "--json", str(tmp_path / "f")]) == 0
     found = json.loads((tmp_path / "f").read_text())
     assert found["wrong"] == []

@@ -56,7 +56,7 @@ def _container(data: bytes) -> object:
     stranger = Keyring([b"s" * 32])
     tag = stranger.tag(digest) if data[-1:] < b"\x80" else KEYS.tag(digest)
     opened = container.Opened(
-        KEYS, data + digest + tag, part_names=NAMES, max_part_bytes=codec.max_part_bytes(SPEC)
+        KEYS, data + digest + tag, part_names=NAMES, max_part_bytes=codec.max_part_bytes(SPEC), block=4
     )
     return list(opened.records())
 

@@ -85,7 +85,7 @@ def test_a_run_follows_the_equations(level: AssociativeLevel, position: int) -> 
     expected, expected_state = _equations(level, x[0], state, position)
     assert_close(y[0], expected)
     assert_same_state(after, expected_state)
-    assert applied.tolist() == [(position + 20) // PERIOD]
+    assert applied.tolist() == [[True] * ((position + 20) // PERIOD)]
 
 
 @pytest.mark.parametrize("position", [3, 7])

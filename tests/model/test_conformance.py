@@ -41,6 +41,7 @@ from hope_model.errors import StateError
 from hope_model.hope import Hope
 from hope_model.rules import RULES
 from hope_model.state import State
+from hope_model.streaks import LIMIT, Frozen
 from hope_model.write_rules import WRITE_RULES
 
 Reader = Callable[[Hope, Tensor, State], tuple[Tensor, State]]
@@ -223,7 +224,10 @@ def test_writes_of_a_row_of_nan_are_refused_and_counted(model: Hope, read: Reade
     _, after = read(model, random_tokens(3, 16), with_nan(model.initial_state(3), 1))
     nothing, everything = [0] * len(due_writes(model, 16)), due_writes(model, 16)
     assert after["writes"].tolist() == [everything, nothing, everything]
-    assert after["refused"].tolist() == [nothing, everything, nothing]
+    assert after["frozen"].tolist() == [Frozen.NO, Frozen.NON_FINITE, Frozen.NO]
+    refused = after["refused"].tolist()
+    assert refused == [nothing, everything if read is in_one_call else [LIMIT, *nothing[1:]], nothing]
+    assert torch.equal(after["streaks"], after["refused"])
 
 
 @IN_PLACE_TOO

@@ -191,8 +191,8 @@ def test_a_write_that_is_not_finite_is_left_out_and_counted() -> None:
         logits = rows.step([0, 1], [token, token])
         assert bool(logits[0].isnan().all())
         assert torch.equal(logits[1], twin.step([0, 1], [token, token])[1])
-    _, writes, refused = rows.counts(0)
-    assert (writes[0], refused[0]) == (20, 5)
+    _, writes, refused, *_ = rows.counts(0)
+    assert (writes[0], refused[0]) == (20, 3), "after three in a row nothing more is written"
     assert bool(rows.state(0)["layers.1.phi.projections_next"][0, 0].isfinite().all())
     rows.clear(0)
     twin.clear(0)

@@ -18,6 +18,7 @@ RESTORE = "tests/server/engine/test_restore.py"
 TIME_TRAVEL = "tests/server/engine/test_time_travel.py"
 EXPORT = "tests/server/engine/test_export.py"
 HOPE = "tests/server/engine/test_hope.py"
+FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
 SIMULATION = "tests/simulation/test_simulation.py"
@@ -72,7 +73,7 @@ MUTATIONS = (
     Mutation(
         "no idempotency check in the store",
         LUA,
-        "if first ~= args[11] then",
+        "if first ~= args[12] then",
         "if false then",
         (CONFORMANCE, SERVICE),
     ),
@@ -89,7 +90,7 @@ MUTATIONS = (
     Mutation(
         "a rollback keeps snapshots of the future",
         LUA,
-        "    drop_snapshots_off_path(meta, tonumber(args[7]), args[8])\n",
+        "    drop_snapshots_off_path(meta, tonumber(args[7]), args[8], args[9])\n",
         "",
         (CONFORMANCE,),
     ),
@@ -179,7 +180,7 @@ MUTATIONS = (
     Mutation(
         "no idempotency key in the commit",
         f"{ENGINE}/turn.py",
-        "return None if key is None else TurnKey(key, self._meta.seq + 1)",
+        "return None if key is None else TurnKey(key, self._first_seq)",
         "return None",
         (SERVICE, SIMULATION),
     ),
@@ -282,5 +283,40 @@ MUTATIONS = (
         "found = await verify(self._desk, await self._desk.meta(session), self._ephemeral_name())",
         'found = await verify(self._desk, await self._desk.meta(session), "ephemeral:verify")',
         ("tests/server/engine/test_verify_together.py",),
+    ),
+    Mutation(
+        "a frozen session learns when it is restored",
+        f"{ENGINE}/restore.py",
+        "freeze_at if freeze_at is None or position <= freeze_at else None)",
+        "None)",
+        (FROZEN,),
+    ),
+    Mutation(
+        "learning ends twice",
+        LUA,
+        "return { 'FROZEN' }",
+        "return { 'OK' }",
+        (CONFORMANCE,),
+    ),
+    Mutation(
+        "snapshots of what was unlearned are kept",
+        LUA,
+        "  if good and tonumber(good) < seq and seq < tonumber(said) then\n    return false\n  end\n",
+        "",
+        (CONFORMANCE,),
+    ),
+    Mutation(
+        "the third refused write is let go",
+        "model/hope_model/streaks.py",
+        "longest.amax(1) >= LIMIT",
+        "longest.amax(1) > LIMIT",
+        (FROZEN, "tests/model/test_streaks.py"),
+    ),
+    Mutation(
+        "a state with an open streak is stored",
+        f"{ENGINE}/state_runner.py",
+        "counts.position if worth else None",
+        "counts.position",
+        (FROZEN,),
     ),
 )

@@ -54,10 +54,11 @@ def test_every_command_names_what_runs_it() -> None:
         "convert": ["convert", "m"],
         "eval": ["eval", "stream", "f", "--out", "o"],
         "bench": ["bench", "serve"],
+        "completion": ["completion", "bash"],
     }
     assert required.keys() == COMMANDS.keys()
     for arguments in required.values():
-        assert callable(cli._parser(arguments).parse_args(arguments).run_command)
+        assert callable(cli.parser_of(arguments[:1]).parse_args(arguments).run_command)
 
 
 def test_every_setting_is_a_flag_with_its_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:

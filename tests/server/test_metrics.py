@@ -93,6 +93,10 @@ def test_every_series_that_is_promised_is_there_from_the_start(metrics: Metrics)
         "request_success_total",
         "iteration_tokens_total_bucket",
         "corrupted_requests_total",
+        "session_reloads_total",
+        "learning_rollbacks_total",
+        "sessions_frozen",
+        "canary_divergence_nats_bucket",
     )
     assert {f"hope:{name}" for name in (*by_level, *others)} <= names
     for name in by_level:
@@ -119,6 +123,17 @@ def test_level_counts_add_up_and_give_the_frequency(metrics: Metrics) -> None:
     assert value(metrics, "hope:level_tokens_total", level="phi") == 0
 
 
+def test_ends_of_learning_are_counted_by_reason_and_what_is_frozen_by_the_engine(metrics: Metrics) -> None:
+    metrics.watch(lambda: EngineStats(slots=4, frozen=3))
+    metrics.on_learning_rollback("canary")
+    found = [
+        value(metrics, "hope:learning_rollbacks_total", reason=reason)
+        for reason in ("non_finite", "canary", "output")
+    ]
+    assert found == [0, 1, 0]
+    assert value(metrics, "hope:sessions_frozen") == 3
+
+
 def test_errors_are_counted_by_code(metrics: Metrics) -> None:
     for error in (QueueFull("full"), SequenceConflict("late"), Fenced("other"), StoreUnavailable("gone")):
         metrics.on_error(error)
@@ -143,6 +158,8 @@ def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
     metrics.on_load(0.2, replayed_tokens=30)
     metrics.on_snapshot(0.1, bytes_written=1000)
     metrics.on_corrupted()
+    metrics.on_reload()
+    metrics.on_canary(0.25)
     for name, expected in {
         "prompt_tokens_total": 10,
         "generation_tokens_total": 4,
@@ -152,6 +169,8 @@ def test_turns_and_store_calls_are_observed(metrics: Metrics) -> None:
         "state_replayed_tokens_total": 30,
         "state_saved_bytes_total": 1000,
         "corrupted_requests_total": 1,
+        "session_reloads_total": 1,
+        "canary_divergence_nats_sum": 0.25,
     }.items():
         assert value(metrics, f"hope:{name}") == expected
     assert value(metrics, "hope:request_success_total", finished_reason="stop") == 1
@@ -174,6 +193,13 @@ def test_what_is_done_to_sessions_is_counted(metrics: Metrics) -> None:
     for outcome, expected in {"acquired": 1, "refused": 1, "released": 0, "lost": 1}.items():
         assert value(metrics, "hope:session_leases_total", outcome=outcome) == expected
     assert value(metrics, "hope:session_leases_held") == 0
+
+
+def test_fall_backs_are_counted_from_nought(metrics: Metrics) -> None:
+    metrics.declare_operations(["memory_step", "choose_tokens"])
+    metrics.on_kernel_fallback("memory_step", RuntimeError("no compiler"))
+    assert value(metrics, "hope:kernel_fallbacks_total", operation="memory_step") == 1
+    assert value(metrics, "hope:kernel_fallbacks_total", operation="choose_tokens") == 0
 
 
 def test_connections_are_read_from_the_http_server(metrics: Metrics) -> None:

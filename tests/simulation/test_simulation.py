@@ -22,7 +22,12 @@ from hope_server.sessions.session import Fence, Head
 def added(reports: Iterator[Report]) -> Counter[str]:
     totals: Counter[str] = Counter()
     for report in reports:
-        own = {"acknowledged": report.acknowledged, "crashes": report.crashes, "retries": report.retries}
+        own = {
+            "acknowledged": report.acknowledged,
+            "crashes": report.crashes,
+            "retries": report.retries,
+            "frozen": report.frozen,
+        }
         totals.update({**own, **report.faults})
     return totals
 

@@ -31,6 +31,9 @@ LEAVE_RATE = 0.3
 PAUSE_S = 0.01
 LEASE_S = 0.2
 LIFE_S = 1000.0
+FREEZE = -1
+REFUSED = tuple(range(0, VOCAB, 2))
+"""Tokens whose write is refused: of the answers' three in a row often are."""
 MOST_TRIES = 400
 
 
@@ -45,6 +48,7 @@ class Report:
     acknowledged: int = 0
     crashes: int = 0
     retries: int = 0
+    frozen: int = 0
     faults: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FATES, 0))
 
 
@@ -59,6 +63,15 @@ class Watched(MemoryStore):
 
     async def append(self, session: SessionKey, fence: Fence, *, expected: Head, **more: Any) -> Head:
         head = await super().append(session, fence, expected=expected, **more)
+        self._watch(session, fence, expected)
+        return head
+
+    async def freeze(self, session: SessionKey, fence: Fence, *, expected: Head, **more: Any) -> Head:
+        head = await super().freeze(session, fence, expected=expected, **more)
+        self._watch(session, fence, expected)
+        return head
+
+    def _watch(self, session: SessionKey, fence: Fence, expected: Head) -> None:
         writers = self.writers.setdefault(session, [fence])
         if (session, expected.seq) in self.written:
             self.violations.append(Violation(f"I3: two writes after {expected.seq} of {session}"))
@@ -68,17 +81,16 @@ class Watched(MemoryStore):
             self.violations.append(Violation(f"I3: {fence} wrote {session} after {writers[-1]}"))
         self.written.add((session, expected.seq))
         writers.append(fence)
-        return head
 
     async def tokens(self, session: SessionKey) -> list[int]:
-        """Every token of the journal; the one with sequence number n at n - 1."""
+        """Every token of the journal; the one with sequence number n at n - 1, and -1 for a freeze."""
         if self.violations:
             raise self.violations[0]
         try:
             records = await self.records(session, after=0, limit=10_000)
         except SessionCorrupted as error:
             raise Violation(f"I1: the journal of {session} cannot be read: {error}") from error
-        return [token for record in records for token in record.tokens]
+        return [token for record in records for token in record.tokens or (FREEZE,)]
 
 
 class Worker:
@@ -88,7 +100,7 @@ class Worker:
         self.connection = FaultyStore(store, rng, fault_rate=fault_rate)
         store_as_seen: Any = self.connection
         self.service = EngineService(
-            HashModel(),
+            HashModel(refuses=REFUSED),
             store_as_seen,
             EngineConfig(slots=2, threads=1, lease_ttl_s=LEASE_S, owner_nonce=f"{number:032x}"),
             slow_weights_hash=lambda: "5" * 64,
@@ -220,9 +232,14 @@ class World:
         for seq, token in self._acknowledged[session].items():
             if journal[seq - 1] != token:
                 raise Violation(f"I1: token {seq} of {session} was sent and is not in the journal any more")
+        frozen, freeze = journal.count(FREEZE), (await self.store.meta(session)).path.freeze
+        if frozen != (freeze is not None):
+            raise Violation(f"I4: learning of {session} ended {frozen} times, its head says {freeze}")
+        self.report.frozen += frozen
         for turn in range(TURNS):
             prompt = list(_prompt(session, turn))
-            times = sum(journal[at : at + len(prompt)] == prompt for at in range(len(journal)))
+            read = [token for token in journal if token != FREEZE]
+            times = sum(read[at : at + len(prompt)] == prompt for at in range(len(read)))
             if times != 1:
                 raise Violation(f"I4: turn {turn} of {session} was learned {times} times")
 

@@ -83,6 +83,10 @@ class AsyncConversations:
         """A page of the conversation's items."""
         return await self._client.call(requests.conversation_items(conversation_id, after, limit, order))
 
+    async def item(self, conversation_id: str, item_id: str) -> wire.Item:
+        """One item. Raises NotFoundError."""
+        return (await self._client.call(requests.conversation_item(conversation_id, item_id))).root
+
     async def add(self, conversation_id: str, items: Items) -> wire.ItemList:
         """Items that the next response reads."""
         return await self._client.call(requests.conversation_add(conversation_id, items))

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, Unpack
+from urllib.parse import quote
 
 from hope_client import wire
 from hope_client._call import Call, M, T, build
@@ -43,7 +44,7 @@ class GenerationOptions(TypedDict, total=False):
     include_usage: bool
     continuous_usage: bool
     user: str | None
-    learn: wire.Learn
+    learn: wire.Learn | None
 
 
 class CompletionOptions(GenerationOptions, total=False):
@@ -130,6 +131,11 @@ def models() -> Call[wire.ModelList]:
     return Call("GET", "/v1/models", wire.ModelList, repeatable=True)
 
 
+def model(name: str) -> Call[wire.Model]:
+    """GET /v1/models/{name}."""
+    return Call("GET", f"/v1/models/{quote(name, safe='')}", wire.Model, repeatable=True)
+
+
 def tokenize(given: Messages, model: str | None, return_token_strs: bool) -> Call[wire.Tokenized]:
     """POST /tokenize: a text, or messages."""
     content = {"prompt": given} if isinstance(given, str) else {"messages": list(given)}
@@ -147,6 +153,11 @@ def detokenize(tokens: Sequence[int], model: str | None) -> Call[wire.Detokenize
 def tokenizer_info() -> Call[wire.TokenizerInfo]:
     """GET /tokenizer_info."""
     return Call("GET", "/tokenizer_info", wire.TokenizerInfo, repeatable=True)
+
+
+def ready() -> Call[wire.Ready]:
+    """GET /ready."""
+    return Call("GET", "/ready", wire.Ready, repeatable=True)
 
 
 def health() -> Call[wire.Health]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, Unpack
 from urllib.parse import quote
 
+from pydantic import RootModel
+
 from hope_client import wire
 from hope_client._call import Call, T, build, path_of
 
@@ -35,7 +37,7 @@ class ResponseOptions(TypedDict, total=False):
     parallel_tool_calls: bool | None
     text: wire.TextConfig | Mapping[str, object] | None
     metadata: Mapping[str, str] | None
-    learn: wire.Learn
+    learn: wire.Learn | None
 
 
 def response(
@@ -98,6 +100,16 @@ def conversation_items(
     """GET /v1/conversations/{id}/items."""
     path = f"{path_of('conversations', conversation_id)}/items"
     return Call("GET", path, wire.ItemList, repeatable=True, params=_page(after, limit, order))
+
+
+class OneItem(RootModel[wire.Item]):
+    """One item of a conversation."""
+
+
+def conversation_item(conversation_id: str, item_id: str) -> Call[OneItem]:
+    """GET /v1/conversations/{id}/items/{item}."""
+    path = f"{path_of('conversations', conversation_id)}/items/{quote(item_id, safe='')}"
+    return Call("GET", path, OneItem, repeatable=True)
 
 
 def conversation_add(conversation_id: str, items: Items) -> Call[wire.ItemList]:

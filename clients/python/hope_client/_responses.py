@@ -83,6 +83,10 @@ class Conversations:
         """A page of the conversation's items."""
         return self._client.call(requests.conversation_items(conversation_id, after, limit, order))
 
+    def item(self, conversation_id: str, item_id: str) -> wire.Item:
+        """One item. Raises NotFoundError."""
+        return self._client.call(requests.conversation_item(conversation_id, item_id)).root
+
     def add(self, conversation_id: str, items: Items) -> wire.ItemList:
         """Items that the next response reads."""
         return self._client.call(requests.conversation_add(conversation_id, items))

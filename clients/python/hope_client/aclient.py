@@ -104,6 +104,10 @@ class AsyncClient:
         """The models that the server serves."""
         return await self.call(requests.models())
 
+    async def model(self, name: str) -> wire.Model:
+        """One model. Raises NotFoundError for any but the served one."""
+        return await self.call(requests.model(name))
+
     async def tokenize(
         self, given: Messages, *, model: str | None = None, return_token_strs: bool = False
     ) -> wire.Tokenized:
@@ -117,6 +121,10 @@ class AsyncClient:
     async def tokenizer_info(self) -> wire.TokenizerInfo:
         """What the server tells of its tokenizer."""
         return await self.call(requests.tokenizer_info())
+
+    async def ready(self) -> wire.Ready:
+        """That the server takes requests. Raises UnavailableError while it does not."""
+        return await self.call(requests.ready())
 
     async def health(self) -> wire.Health:
         """Whether the server is alive."""

@@ -1,15 +1,16 @@
 """`hope chat`: its arguments, and the connection it talks over. The server's command line mounts it."""
 
 import argparse
-import contextlib
 import io
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hope_client import wire
 from hope_client._command import add_url, connect
-from hope_client._requests import GenerationOptions
+from hope_client._requests import ChatOptions
 from hope_client._transport import DEFAULT_URL
 from hope_client.client import Client
 from hope_client.errors import HopeClientError
@@ -17,6 +18,7 @@ from hope_client.errors import HopeClientError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hope_client._chat_input import ReadLine
     from hope_client._command import Subparsers
 
 
@@ -37,6 +39,9 @@ def add_chat_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest share of mass P")
     parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
     parser.add_argument("--seed", type=int, metavar="N", help="sample the same answer to the same history")
+    parser.add_argument("--learn", choices=("on", "off"), help="off: turns teach the session nothing")
+    parser.add_argument("--plain", action="store_true", help="text as it is: no Markdown, no editor")
+    parser.add_argument("--no-history", action="store_true", help="forget what was typed")
     parser.set_defaults(run_command=run_chat)
     return parser
 
@@ -45,29 +50,35 @@ def run_chat(
     args: argparse.Namespace,
     *,
     console: "Console | None" = None,
-    read_line: Callable[[str], str] | None = None,
+    read_line: "ReadLine | None" = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Run the chat until the user leaves. Returns the exit status: 0, or 1 when it could not begin."""
-    from hope_client._chat import ChatLoop, printable
+    from hope_client._chat import COMMANDS, ChatLoop
+    from hope_client._chat_input import history_file, line_reader
+    from hope_client._chat_screen import Screen
 
-    console = console or _terminal()
-    read_line = read_line or _line_reader()
+    screen = Screen(console or _terminal(), plain=args.plain)
+    if read_line is None:
+        names, history = [name for name, _, _ in COMMANDS], None if args.no_history else history_file()
+        read_line = line_reader(names, history=history, plain=args.plain)
     try:
         with connect(args) as client:
             session = _session(client, args)
             return ChatLoop(
                 client,
                 session,
-                console,
-                options=_turn_options(args, session),
+                screen,
+                options=_turn_options(args),
                 system=args.system,
-                resume_command=_resume_command(args.url, session.id),
+                resume_command=partial(_resume_command, args.url),
                 read_line=read_line,
+                sleep=sleep,
             ).run()
     except KeyboardInterrupt:
         return 1
     except HopeClientError as error:
-        console.print(f"hope chat: {printable(str(error))}", style="red", markup=False, highlight=False)
+        screen.fail(f"hope chat: {error}")
         return 1
 
 
@@ -78,18 +89,6 @@ def _terminal() -> "Console":
         # An answer may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="replace")
     return Console()
-
-
-def _line_reader() -> Callable[[str], str]:
-    """`input` with line editing at a terminal, without a prompt elsewhere."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # Invalid text then arrives marked, and the request is refused instead of the program failing.
-        sys.stdin.reconfigure(errors="surrogateescape")
-    if not sys.stdin.isatty():
-        return lambda _prompt: input()
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (importing it gives input() line editing and history)
-    return input
 
 
 def _session(client: Client, args: argparse.Namespace) -> wire.Session:
@@ -106,15 +105,15 @@ def _session(client: Client, args: argparse.Namespace) -> wire.Session:
     return session
 
 
-def _turn_options(args: argparse.Namespace, session: wire.Session) -> GenerationOptions:
+def _turn_options(args: argparse.Namespace) -> ChatOptions:
     return {
-        "session_id": session.id,
         "model": args.model,
         "max_tokens": args.max_tokens,
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
         "seed": args.seed,
+        "learn": args.learn,
     }
 
 

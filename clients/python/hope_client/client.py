@@ -103,6 +103,10 @@ class Client:
         """The models that the server serves."""
         return self.call(requests.models())
 
+    def model(self, name: str) -> wire.Model:
+        """One model. Raises NotFoundError for any but the served one."""
+        return self.call(requests.model(name))
+
     def tokenize(
         self, given: Messages, *, model: str | None = None, return_token_strs: bool = False
     ) -> wire.Tokenized:
@@ -116,6 +120,10 @@ class Client:
     def tokenizer_info(self) -> wire.TokenizerInfo:
         """What the server tells of its tokenizer."""
         return self.call(requests.tokenizer_info())
+
+    def ready(self) -> wire.Ready:
+        """That the server takes requests. Raises UnavailableError while it does not."""
+        return self.call(requests.ready())
 
     def health(self) -> wire.Health:
         """Whether the server is alive."""

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -39,9 +40,10 @@ def add_session_parser(subparsers: "Subparsers") -> argparse.ArgumentParser:
     diff.add_argument("--from", dest="from_seq", type=int, default=0, metavar="N", help="the first (0)")
     diff.add_argument("--to", dest="to_seq", type=int, metavar="N", help="the second (the last one)")
     export = _add(actions, "export", _export, "write a session to a file", "ID")
-    export.add_argument("--out", type=Path, metavar="FILE", required=True, help="the file to write")
+    export.add_argument("--out", type=Path, metavar="FILE", help="the file to write (default: ID.hope)")
     _add(actions, "import", _import, "a new session from such a file; prints its id", "FILE")
-    _add(actions, "rm", _rm, "delete a session with all that it learned", "ID")
+    rm = _add(actions, "rm", _rm, "delete sessions with all that they learned")
+    rm.add_argument("ids", metavar="ID", nargs="+")
     parser.set_defaults(run_command=run_session)
     return parser
 
@@ -70,23 +72,29 @@ def run_session(args: argparse.Namespace) -> int:
 
 
 def _ls(client: Client, args: argparse.Namespace) -> None:
-    after = None
+    after, found = None, False
     while True:
         page = client.sessions.list(after=after)
         for session in page.data:
             print(_line(session))
+            found = True
         if not page.has_more:
-            return
+            break
         after = page.last_id
+    if not found:
+        print("no sessions yet: hope chat makes one", file=sys.stderr)
 
 
 def _show(client: Client, args: argparse.Namespace) -> None:
-    print(_line(client.sessions.get(args.id)))
+    session = client.sessions.get(args.id)
+    print(_line(session))
+    if session.learning == "frozen":
+        print("  learning has ended: writes were refused; a rollback to before that begins it again")
     for level in client.sessions.levels(args.id).levels:
         period = "frozen" if level.period is None else f"every {level.period}"
         print(
-            f"  {level.name:12}  {period:10}  {level.writes} writes  drift {level.drift_ratio:.4g}  "
-            f"{level.bytes} bytes"
+            f"  {level.name:12}  {period:10}  {level.writes:>9,} writes  {level.refused} refused  "
+            f"drift {level.drift_ratio:<8.4g}  {level.bytes:>11,} bytes"
         )
 
 
@@ -114,7 +122,7 @@ def _diff(client: Client, args: argparse.Namespace) -> None:
 
 def _export(client: Client, args: argparse.Namespace) -> None:
     """A file of that name appears whole or not at all, readable by its owner alone."""
-    out: Path = args.out
+    out: Path = args.out or Path(f"{args.id}.hope")
     with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
         try:
             size = client.sessions.export_to(args.id, file)
@@ -132,7 +140,8 @@ def _import(client: Client, args: argparse.Namespace) -> None:
 
 
 def _rm(client: Client, args: argparse.Namespace) -> None:
-    client.sessions.delete(args.id)
+    for session_id in args.ids:
+        client.sessions.delete(session_id)
 
 
 def _line(session: wire.Session) -> str:

@@ -17,6 +17,7 @@ def _steps(
     gradient: Tensor,
     last_key: Tensor,
     slots: Tensor,
+    learns: Tensor,
     base: Tensor,
     key: Tensor,
     value: Tensor,
@@ -24,7 +25,7 @@ def _steps(
 ) -> bool:
     floats = (delta, gradient, last_key, base, key, value, rate)
     return (
-        on_gpu(slots, *floats)
+        on_gpu(slots, learns, *floats)
         and len(base) <= MAX_FUSED_WIDTH
         and all(x.element_size() == 4 and x.is_contiguous() for x in floats[:4])
     )

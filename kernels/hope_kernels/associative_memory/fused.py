@@ -16,6 +16,7 @@ def associative_step(
     gradient: Tensor,
     last_key: Tensor,
     slots: Tensor,
+    learns: Tensor,
     base: Tensor,
     key: Tensor,
     value: Tensor,
@@ -33,6 +34,7 @@ def associative_step(
         gradient,
         last_key,
         slots,
+        learns,
         base,
         key.contiguous(),
         value.contiguous(),
@@ -54,6 +56,7 @@ def step_rows(
     gradient,
     last_key,
     slots,
+    learns,
     base,
     key,
     value,
@@ -81,5 +84,6 @@ def step_rows(
     tl.store(reading + i_row * M + lines, tl.sum(b_memory * b_key[None, :], axis=1), mask=lines < M)
     b_error = tl.load(rate + i_row) * (tl.sum(b_memory * b_last[None, :], axis=1) - b_value)
     p_gradient = gradient + slot * M * M + at
-    b_gradient = tl.load(p_gradient, mask=inside, other=0.0) + b_error[:, None] * b_last[None, :]
-    tl.store(p_gradient, b_gradient, mask=inside)
+    if tl.load(learns + i_row) != 0:
+        b_gradient = tl.load(p_gradient, mask=inside, other=0.0) + b_error[:, None] * b_last[None, :]
+        tl.store(p_gradient, b_gradient, mask=inside)

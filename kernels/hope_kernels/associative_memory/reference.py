@@ -23,6 +23,7 @@ def associative_step(
     gradient: Tensor,
     last_key: Tensor,
     slots: Tensor,
+    learns: Tensor,
     base: Tensor,
     key: Tensor,
     value: Tensor,
@@ -34,6 +35,7 @@ def associative_step(
         delta, gradient: slabs ``[S, M, M]``; the memory is ``base [M, M] + delta``.
         last_key: slab ``[S, M]``, key of the token before; :func:`associative_write` replaces it.
         slots: ``[B]`` int64, distinct; -1 for a padded row.
+        learns: ``[B]`` bool; the gradient of a row where it is false stays.
         key, value: ``[B, M]``. rate: ``[B]``.
 
     Returns:
@@ -42,7 +44,8 @@ def associative_step(
     memory, before = base + gather_rows(delta, slots), gather_rows(last_key, slots)
     recalled = torch.matmul(memory, torch.stack((key, before), dim=-1))
     error = rate[:, None] * (recalled[..., 1] - value)
-    scatter_rows(gradient, slots, gather_rows(gradient, slots) + error[:, :, None] * before[:, None, :])
+    gathered = gather_rows(gradient, slots) + error[:, :, None] * before[:, None, :]
+    scatter_rows(gradient, torch.where(learns, slots, -1), gathered)
     return torch.where((slots >= 0)[:, None], recalled[..., 0], 0)
 
 

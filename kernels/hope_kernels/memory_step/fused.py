@@ -16,6 +16,7 @@ def memory_step(
     projections_next: Tensor,
     slots: Tensor,
     due: Tensor,
+    learns: Tensor,
     z: Tensor,
     q: Tensor,
     memory_initial: Tensor,
@@ -41,6 +42,7 @@ def memory_step(
         projections_next,
         slots,
         due,
+        learns,
         z.contiguous(),
         q.contiguous(),
         memory_initial,
@@ -73,6 +75,7 @@ def step_head(
     projections_next,
     slots,
     due,
+    learns,
     z,
     q,
     memory_initial,
@@ -105,6 +108,7 @@ def step_head(
         tl.store(projected + i_unit, False)
         return
     ends = tl.load(due + i_row) != 0
+    writes = tl.load(learns + i_row) != 0
     b_z = tl.load(z + i_unit * K + axis, mask=inside, other=0.0)
     p_first = projections_initial + i_head * (2 * K + 2) * K
     p_anchor = projections + (slot * HEADS + i_head) * (2 * K + 2) * K
@@ -147,7 +151,7 @@ def step_head(
     delta = alpha * delta + b_u[:, None] * b_k[None, :]
     if ends:
         delta = delta * bound(tl.sum(tl.sum(delta * delta, axis=1), axis=0), MAX_NORM)
-    fine = all_finite(delta)
+    fine = all_finite(delta) & writes
     tl.store(wrote + i_unit, fine)
     if fine:
         tl.store(p_own + at, delta, mask=square)
@@ -178,14 +182,14 @@ def step_head(
             new_keep * factor,
         )
     fine = all_finite(new_k) & all_finite(new_v)
-    fine = fine & all_finite(new_rate[None, :]) & all_finite(new_keep[None, :])
+    fine = fine & all_finite(new_rate[None, :]) & all_finite(new_keep[None, :]) & writes
     tl.store(projected + i_unit, fine)
     if fine:
         tl.store(p_pending + at, new_k, mask=square)
         tl.store(p_pending + K * K + at, new_v, mask=square)
         tl.store(p_pending + rates_at, new_rate, mask=inside)
         tl.store(p_pending + keeps_at, new_keep, mask=inside)
-    if ends:  # a refused write leaves what was pending, which the next chunk reads
+    if ends & writes:  # a refused write leaves what was pending, which the next chunk reads
         tl.store(p_anchor + at, tl.where(fine, new_k, pend_k), mask=square)
         tl.store(p_anchor + K * K + at, tl.where(fine, new_v, pend_v), mask=square)
         tl.store(p_anchor + rates_at, tl.where(fine, new_rate, pend_rate), mask=inside)

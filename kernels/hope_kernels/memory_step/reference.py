@@ -13,7 +13,8 @@ from hope_kernels.slab_rows.reference import gather_rows, scatter_rows
 
 class Stepped(NamedTuple):
     """``read [B, H, K]``; ``wrote`` and ``projected [B, H]`` bool: whether a head took its write, of the
-    memory and of the pending projections. Padded rows read zeros and write nothing.
+    memory and of the pending projections. Padded rows read zeros; they and rows that do not learn write
+    nothing.
     """
 
     read: Tensor
@@ -27,6 +28,7 @@ def memory_step(
     projections_next: Tensor,
     slots: Tensor,
     due: Tensor,
+    learns: Tensor,
     z: Tensor,
     q: Tensor,
     memory_initial: Tensor,
@@ -47,6 +49,7 @@ def memory_step(
             differences to ``projections_initial [H, 2K + 2, K]``. Rows make keys, values, rate, retention.
         slots: ``[B]`` int64, distinct; -1 for a padded row.
         due: ``[B]`` bool, whether the token ends its chunk: norms are bounded and the pending write is taken.
+        learns: ``[B]`` bool; a row where it is false is read and not written.
         z: ``[B, H, K]`` what the memories read.
         q: ``[B, H, K]`` unit queries.
         rate_bias, retention_bias, projection_rate, projection_retention: ``[H]``, before their sigmoids.
@@ -65,11 +68,12 @@ def memory_step(
     ends = due[:, None, None, None]
     new, wrote = _kept(torch.where(ends, bounded(new, max_norm), new), own)
     new_pending, projected = _kept(torch.where(ends, bounded(new_pending, max_norm), new_pending), pending)
-    scatter_rows(memory, slots, new)
-    scatter_rows(projections, slots, torch.where(ends, new_pending, anchor))
-    scatter_rows(projections_next, slots, new_pending)
-    there = present[:, None]
-    return Stepped(torch.where(there[..., None], read + q, 0), wrote & there, projected & there)
+    written = torch.where(learns, slots, -1)
+    scatter_rows(memory, written, new)
+    scatter_rows(projections, written, torch.where(ends, new_pending, anchor))
+    scatter_rows(projections_next, written, new_pending)
+    writes = (present & learns)[:, None]
+    return Stepped(torch.where(present[:, None, None], read + q, 0), wrote & writes, projected & writes)
 
 
 def _terms(

@@ -1,5 +1,6 @@
 """The memory step, declared for tests, compilation and timings."""
 
+import torch
 from torch import Tensor
 
 from hope_kernels.memory_step import memory_step
@@ -16,6 +17,7 @@ def _make(maker: Maker, sizes: Sizes) -> Arguments:
         "projections_next": maker.slab(*made) * scale,
         "slots": maker.slots(),
         "due": maker.alternate(first=True),
+        "learns": maker.integers(*(index % 4 != 2 for index in range(maker.rows)), dtype=torch.bool),
         "z": maker.normal(maker.rows, heads, width),
         "q": maker.unit(maker.rows, heads, width),
         "memory_initial": maker.normal(heads, width, width) * scale,
@@ -45,7 +47,7 @@ SUBJECTS = (
         32,
         # Read; at one token in 64 also written.
         state={"memory": 2, "projections": 1 + 1 / 64, "projections_next": 2},
-        by_row=("due", "z", "q"),
+        by_row=("due", "learns", "z", "q"),
         again=_again,
     ),
 )

@@ -22,6 +22,7 @@ from hope_model.attention.memory import (
 )
 from hope_model.attention.rotary import Rotary, Turn, rotate
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
+from hope_model.streaks import counter_specs
 
 Keys = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 """``(layer, k, v [B, T, G, K])``, positions applied -> keys and values to look at, ``[B, G, S, K]``; or those
@@ -285,9 +286,7 @@ def _spec(config: HopeAttentionConfig) -> StateSpec:
     memory = config.memory
     levels = tuple(LevelSpec(level.name, level.period) for level in memory.levels)
     tensors = [
-        TensorSpec("position", COUNTERS, (), torch.int64),
-        TensorSpec("writes", COUNTERS, (len(levels),), torch.int64),
-        TensorSpec("refused", COUNTERS, (len(levels),), torch.int64),
+        *counter_specs(len(levels)),
         TensorSpec("window", COUNTERS, (memory.window,), torch.int32),
         TensorSpec("window_teaches", COUNTERS, (memory.window,), torch.uint8),
         TensorSpec("prefix", COUNTERS, (memory.prefix,), torch.int32),

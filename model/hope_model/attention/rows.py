@@ -17,9 +17,10 @@ from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
 from hope_model.attention.lesson import NOTHING, gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.write import Write, step_together
+from hope_model.attention.write import Write, Written, step_together
 from hope_model.errors import StateError
 from hope_model.state import State
+from hope_model.streaks import LIMIT, Frozen
 
 PINNED = ("system", "template")
 """Origins of the leading tokens that stay in sight as the prefix."""
@@ -41,6 +42,7 @@ class _Session:
     encoding: Encoding | None = None
     boundary: State | None = None
     update_norms: dict[str, float] | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,12 @@ class SessionRows:
                 encoding.step()
             self._cache.copy(row, encoding.cache, 0)
             self._begin_writes(row, encoding)
+
+    @torch.inference_mode()
+    def freeze(self, row: int) -> None:
+        """The row learns no more from its position on, a boundary, as its journal says."""
+        self._state["frozen"][row] = int(Frozen.JOURNAL)
+        self._sessions[row].write = None
 
     def room(self, row: int) -> int:
         """Tokens that one read may hold: those up to the next multiple of GRID."""
@@ -232,7 +240,7 @@ class SessionRows:
         return cache, {name: tensor.clone() for name, tensor in deltas.items()}
 
     def teaching_tokens(self, origins: Sequence[str], learn: Sequence[bool] = ()) -> int:
-        """How many tokens of these origins are learned from; ``learn`` as :meth:`read` has it."""
+        """How many tokens of these origins a row that learns is taught; ``learn`` as :meth:`read` has it."""
         flags = self._teaching(origins, learn) if self.learn else []
         return sum(flag != NOTHING for flag in flags)
 
@@ -242,6 +250,20 @@ class SessionRows:
     def counts(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Writes applied and refused, per level."""
         return tuple(self._state["writes"][row].tolist()), tuple(self._state["refused"][row].tolist())
+
+    def frozen(self, row: int) -> Frozen:
+        """Whether the row learns, and why it does not."""
+        return Frozen(int(self._state["frozen"][row]))
+
+    def good(self, row: int) -> int:
+        """The last boundary at which no streak of refused writes was open."""
+        return int(self._state["good"][row])
+
+    def take_divergence(self, row: int) -> float | None:
+        """Nats by which a canary's answers moved, once after a write that was judged."""
+        session = self._sessions[row]
+        divergence, session.divergence = session.divergence, None
+        return divergence
 
     def take_update_norms(self, row: int) -> dict[str, float] | None:
         """Norm of each level's last change, once after a write."""
@@ -312,6 +334,8 @@ class SessionRows:
         if encoded:
             self._apply_encoding(row)
         if session.position % memory.block == 0:
+            if self._learns(row) and not bool(self._state["streaks"][row].any()):
+                self._state["good"][row] = session.position
             session.boundary = self.state(row)
             session.encoding = self._new_encoding(row)
         else:
@@ -322,7 +346,7 @@ class SessionRows:
         session, memory = self._sessions[row], self.model.config.memory
         start = session.position if encoding is None else encoding.boundary
         levels = [level for level in memory.levels if start % level.period == 0]
-        if not self.learn or not levels:
+        if not self._learns(row) or not levels:
             return
         reach = min(max(level.period for level in levels), start)
         recent = session.recent if encoding is None else encoding.recent
@@ -355,11 +379,23 @@ class SessionRows:
                     squares[spec.level] += float((tensor - self._state[spec.name][row]).square().sum())
                 self._state[spec.name][row].copy_(tensor)
         session.update_norms = {level: square**0.5 for level, square in squares.items()}
-        names = [level.name for level in self.model.config.memory.levels]
-        for level, applied in written.applied.items():
-            self._state["writes" if applied else "refused"][row, names.index(level)] += 1
+        session.divergence = written.divergence
+        self._count(row, written)
         session.learned = self._learned(row)
         self._refresh(row)
+
+    def _count(self, row: int, written: Written) -> None:
+        names = [level.name for level in self.model.config.memory.levels]
+        streaks = self._state["streaks"][row]
+        for level, applied in written.applied.items():
+            index = names.index(level)
+            self._state["writes" if applied else "refused"][row, index] += 1
+            streaks[index] = 0 if applied else streaks[index] + 1
+        if int(streaks.max()) >= LIMIT:
+            self._state["frozen"][row] = int(written.refusal)
+
+    def _learns(self, row: int) -> bool:
+        return self.learn and self.frozen(row) is Frozen.NO
 
     def _finish_encoding(self, row: int) -> None:
         encoding = self._sessions[row].encoding

@@ -1,7 +1,7 @@
 """A write (E27): what a period teaches goes into the memory, in rounds, slice by slice."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Question, Tangent, tangents_of
 from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
+from hope_model.streaks import Frozen
 
 GUARDED = 4
 """Every so many writes, one is judged by a canary text."""
@@ -22,10 +23,16 @@ TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Written:
-    """The state tensors that a write replaces, and which due levels applied it."""
+    """The state tensors that a write replaces, and which due levels applied it.
+
+    refusal: why the guards refused it; NO if they did not. divergence: nats by which a canary's answers
+    moved, where one was asked.
+    """
 
     state: State
     applied: dict[str, bool]
+    refusal: Frozen = Frozen.NO
+    divergence: float | None = None
 
 
 class Write:
@@ -58,7 +65,8 @@ class Write:
         self._round = 0
         self._rounds = max(map(self._teaching.rounds, self._levels))
         self._held: dict[str, Tensor] | None = None
-        self._fine = True
+        self._refusal = Frozen.NO
+        self._divergence: float | None = None
 
     @property
     def slices(self) -> int:
@@ -103,9 +111,11 @@ class Write:
 
     def result(self) -> Written:
         """What was learned; when the write is refused, every level keeps what it had."""
-        held = self._held if self._fine and self._held is not None else {}
+        fine = self._refusal is Frozen.NO
+        held = self._held if fine and self._held is not None else {}
         state = self._before | {f"{name}.delta": delta[None] for name, delta in held.items()}
-        return Written(state, {level.name: self._fine for level in self._levels})
+        applied = {level.name: fine for level in self._levels}
+        return Written(state, applied, self._refusal, self._divergence)
 
     @torch.no_grad()
     def _look(self, where: slice) -> None:
@@ -124,8 +134,8 @@ class Write:
         """Weigh what was news against the whole lesson."""
         losses = torch.cat([part.losses for part in self._survey])
         news = torch.cat([part.losses[part.news] for part in self._survey])
-        self._fine = bool(losses.isfinite().all())
-        worth = self._teaching.worth(losses) if self._fine else 0.0
+        fine = self._require_finite([losses])
+        worth = self._teaching.worth(losses) if fine else 0.0
         self._weights = self._teaching.weights(news, worth)
         self._rounds = math.ceil(self._rounds * worth)
         if not bool(self._weights.any()):
@@ -156,14 +166,24 @@ class Write:
             names = [site.name for site in self._sites if site.level == level]
             moved = {name: self._before[f"{name}.delta"][0] + self._moved[name] for name in names}
             held |= self._bounded(level, moved)
-        self._fine = self._fine and all(bool(delta.isfinite().all()) for delta in held.values())
         self._held = held
         number, canaries = int(self._before["writes"].sum()), self._model.canaries
-        if self._fine and canaries and number % GUARDED == GUARDED - 1:
+        if self._require_finite(held.values()) and canaries and number % GUARDED == GUARDED - 1:
             canary = canaries[number // GUARDED % len(canaries)]
             deltas = {name: delta[None] for name, delta in held.items()}
-            strayed = canary.divergence(self._model, self._cast(self._all_before() | deltas))
-            self._fine = bool(strayed[0] <= self._model.config.memory.canary)
+            self._judge(float(canary.divergence(self._model, self._cast(self._all_before() | deltas))[0]))
+
+    def _judge(self, divergence: float) -> None:
+        if math.isfinite(divergence):
+            self._divergence = divergence
+        if not divergence <= self._model.config.memory.canary:
+            self._refusal = Frozen.CANARY
+
+    def _require_finite(self, tensors: Iterable[Tensor]) -> bool:
+        """Refuse the write, unless it is refused already or all of ``tensors`` are finite."""
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            self._refusal = Frozen.NON_FINITE
+        return self._refusal is Frozen.NO
 
     def _bounded(self, level: MemoryLevel, held: dict[str, Tensor]) -> dict[str, Tensor]:
         """Within the level's norm, or within what it had before if that was more."""

@@ -89,7 +89,14 @@ class PhiRows:
         }
 
     def step(
-        self, x: Tensor, span: slice, active: Tensor, rows: Tensor, runs: Tensor, chunks: Tensor
+        self,
+        x: Tensor,
+        span: slice,
+        active: Tensor,
+        rows: Tensor,
+        runs: Tensor,
+        chunks: Tensor,
+        learns: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """One token of each row of ``span``; only ``active`` ones are written.
 
@@ -97,6 +104,7 @@ class PhiRows:
             x: ``[N, D]`` normed input of the rows of ``span``.
             active: ``[B]`` places in ``span``; rows: the same in the slab.
             runs, chunks: ``[B]`` tokens since the last run and the last chunk ended.
+            learns: ``[B]`` bool; of a row that does not, the token's write is left out.
 
         Returns:
             ``(y [N, D], wrote [B, H] bool)``: whether each head's write is finite; another is left out.
@@ -116,7 +124,7 @@ class PhiRows:
         u = found[:, :, 1] + rate * (v - k)
         wrote = torch.isfinite(u.sum(-1) + log_alpha)
         kept = torch.cat((kv.flatten(-2), rate), dim=-1)[active]
-        self._keep(u[active], kept, log_alpha[active], wrote[active], rows, runs, chunks)
+        self._keep(u[active], kept, log_alpha[active], wrote[active] & learns[:, None], rows, runs, chunks)
         y = rms(found[:, :, 0] + q).view(count, -1) * self.rule.output_gain * silu(gate)
         return self._output(y), wrote[active]
 

@@ -24,6 +24,7 @@ from hope_model.decoding.weights import Joined, rms, silu
 from hope_model.hope import Hope
 from hope_model.rules.delta import DeltaRule
 from hope_model.state import State
+from hope_model.streaks import LIMIT, Frozen
 
 REFINED = 64
 """Likeliest tokens whose logits are computed in fp32: those of bf16 tie."""
@@ -31,16 +32,19 @@ REFINED = 64
 
 @dataclass(slots=True)
 class Row:
-    """What a row has read and counted. run, chunk, kept: tokens that φ's run, its chunk and each CMS level's
-    gradient are behind.
+    """What a row has read and counted, see ``hope_model.streaks``. run, chunk, kept: tokens that φ's run, its
+    chunk and each CMS level's gradient are behind.
     """
 
     position: int
     writes: list[int]
     refused: list[int]
+    streaks: list[int]
     run: int
     chunk: int
     kept: list[int]
+    frozen: Frozen = Frozen.NO
+    good: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class DecodeRows:
         own = self._rows[row]
         own.position = int(state["position"][0])
         own.writes, own.refused = state["writes"][0].tolist(), state["refused"][0].tolist()
+        own.streaks, own.good = state["streaks"][0].tolist(), int(state["good"][0])
+        own.frozen = Frozen(int(state["frozen"][0]))
         for index, block in enumerate(self._blocks):
             block.phi.load(row, _part(state, f"layers.{index}.phi."))
             for level in block.levels:
@@ -121,6 +127,9 @@ class DecodeRows:
             "position": torch.tensor([own.position]),
             "writes": torch.tensor([own.writes]),
             "refused": torch.tensor([own.refused]),
+            "streaks": torch.tensor([own.streaks]),
+            "frozen": torch.tensor([int(own.frozen)]),
+            "good": torch.tensor([own.good]),
         }
         for index, block in enumerate(self._blocks):
             phi = block.phi.state(row, own.run, own.chunk)
@@ -155,10 +164,10 @@ class DecodeRows:
             start += len(group)
         return torch.cat(logits) if len(logits) > 1 else logits[0]
 
-    def counts(self, row: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        """Tokens read; writes applied and refused, per learning level."""
+    def counts(self, row: int) -> tuple[int, tuple[int, ...], tuple[int, ...], Frozen, int]:
+        """Tokens read; writes applied and refused, by level; why it does not learn; its good boundary."""
         own = self._rows[row]
-        return own.position, tuple(own.writes), tuple(own.refused)
+        return own.position, tuple(own.writes), tuple(own.refused), own.frozen, own.good
 
     def _step(self, rows: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]) -> Tensor:
         """Computes all rows from the first to the last, since a slice of a slab costs no copy; what lies
@@ -170,9 +179,10 @@ class DecodeRows:
         ids = torch.zeros(count, dtype=torch.int64).index_copy_(0, active, torch.tensor(tokens))
         behind = torch.tensor([[own.run, own.chunk, *own.kept] for own in map(self._rows.__getitem__, rows)])
         runs, chunks, *kept = behind.unbind(1)
+        learns = torch.tensor([self._rows[row].frozen is Frozen.NO for row in rows])
         x, wrote = F.embedding(ids, self._embedding) * self._scale, []
         for block in self._blocks:
-            y, heads = block.phi.step(rms(x, block.phi_gain), span, active, index, runs, chunks)
+            y, heads = block.phi.step(rms(x, block.phi_gain), span, active, index, runs, chunks, learns)
             x = x + y
             wrote.append(heads)
             for level, own in zip(block.levels, kept, strict=True):
@@ -196,7 +206,10 @@ class DecodeRows:
         levels keep nothing: what they have put down for it is overwritten.
         """
         own, config = self._rows[row], self.model.config
-        own.position, own.run, own.chunk = own.position + 1, own.run + 1, own.chunk + 1
+        own.position += 1
+        if own.frozen is not Frozen.NO:
+            return
+        own.run, own.chunk = own.run + 1, own.chunk + 1
         self._count(own, 0, applied)
         chunk_ends = own.position % config.chunk == 0
         if chunk_ends or own.run == self._blocks[0].phi.run:
@@ -217,6 +230,8 @@ class DecodeRows:
             if period_ends:
                 finite = [block.levels[number].write(row) for block in self._blocks]
                 self._count(own, 2 + number, all(map(bool, finite)))
+        if own.position % config.block == 0 and not any(own.streaks):
+            own.good = own.position
 
     def _slabs(self) -> Iterator[Tensor]:
         for block in self._blocks:
@@ -228,10 +243,14 @@ class DecodeRows:
     def _count(own: Row, level: int, applied: bool) -> None:
         counters = own.writes if applied else own.refused
         counters[level] += 1
+        own.streaks[level] = 0 if applied else own.streaks[level] + 1
+        if own.streaks[level] >= LIMIT:
+            own.frozen = Frozen.NON_FINITE
 
     def _fresh(self) -> Row:
         learning = len(self.model.state_spec.learning_levels)
-        return Row(0, [0] * learning, [0] * learning, 0, 0, [0] * len(self.model.config.levels))
+        writes, refused, streaks = ([0] * learning for _ in range(3))
+        return Row(0, writes, refused, streaks, 0, 0, [0] * len(self.model.config.levels))
 
 
 def can_decode(model: Hope) -> bool:

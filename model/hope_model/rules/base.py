@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from hope_model.config import HopeConfig
+from hope_model.guards import keep_rows
 from hope_model.rules.options import Option, chosen_options
 from hope_model.state import LevelSpec, State, TensorSpec, gather_state, scatter_state
 
@@ -17,7 +19,13 @@ class MemoryRule(nn.Module, ABC):
     State is passed in and returned; the module holds slow weights only. ``step`` takes rows at different
     positions; ``forward`` takes rows at the same position modulo :attr:`phase_period` and any number of
     tokens, and equals that many steps. Both report which writes were applied, ``{level: [B] int64}``, and
-    refuse a write that is not finite.
+    refuse a write that is not finite; ``forward`` may say it of each that was due, ``[B, n]`` bool, which
+    tells when the refused ones came: else they count as the last.
+    """
+
+    CONTEXT: ClassVar[tuple[str, ...]] = ("window", "last_", "seen", "keys-", "values-")
+    """How names of state tensors begin that hold what was read last: they move on in a row that does not
+    learn.
     """
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {}
@@ -58,6 +66,40 @@ class MemoryRule(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
         """``x [B, T, D]``, ``phase`` = position modulo the period -> ``(y [B, T, D], state', applied)``."""
+
+    def held_step(
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """:meth:`step` that leaves the memory of rows alone where ``learns [B]`` (bool) is false."""
+        y, after, applied = self.step(x, state, position)
+        return y, self._held(state, after, learns), applied
+
+    def held_step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`step_rows` as :meth:`held_step` has it."""
+        y, after, applied = self.held_step(x, gather_state(slab, slots), position, learns)
+        scatter_state(slab, slots, after)
+        return y, applied
+
+    def held_forward(
+        self, x: Tensor, state: State, phase: int, learns: Tensor
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """:meth:`forward` as :meth:`held_step` has it: rows that do not learn are read token by token."""
+        y, after, applied = self.forward(x, state, phase)
+        held, readings = state, []
+        for place, token in enumerate(x.unbind(1)):
+            position = torch.full((len(x),), phase + place, device=x.device)
+            reading, held, _ = self.held_step(token, held, position, torch.zeros_like(learns))
+            readings.append(reading)
+        rows = {name: keep_rows(learns, tensor, held[name]) for name, tensor in after.items()}
+        return keep_rows(learns, y, torch.stack(readings, dim=1)), rows, applied
+
+    def _held(self, before: State, after: State, learns: Tensor) -> State:
+        return {
+            name: tensor if name.startswith(self.CONTEXT) else keep_rows(learns, tensor, before[name])
+            for name, tensor in after.items()
+        }
 
     @abstractmethod
     def reference_norms(self) -> dict[str, Tensor]:

@@ -11,7 +11,14 @@ from hope_kernels.memory_step import memory_step
 from hope_kernels.slab_rows import gather_rows, scatter_rows
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
-from hope_model.guards import bound_norm, full_precision, keep_finite_heads, l2_normalize
+from hope_model.guards import (
+    bound_norm,
+    full_precision,
+    keep_finite_heads,
+    keep_learning,
+    keep_rows,
+    l2_normalize,
+)
 from hope_model.rules.base import MemoryRule
 from hope_model.schedule import run_lengths
 from hope_model.state import LevelSpec, State, TensorSpec
@@ -72,7 +79,9 @@ class DeltaRule(MemoryRule):
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         return {"phi": ("memory",), "projections": ("projections",)}
 
-    def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def step(
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None = None
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
         inner, window = self.convolution.step(self.inputs(x), state["window"])
         q, gate = l2_normalize(self._heads(self.query(inner))), self.gate(x)
         parts = self._project(self._heads(inner), state["projections"])
@@ -93,17 +102,18 @@ class DeltaRule(MemoryRule):
         memory, pending = self._bounded(memory, due), self._bounded(pending, due)
         memory, wrote = keep_finite_heads(memory, state["memory"])
         pending, projected = keep_finite_heads(pending, state["projections_next"])
+        anchor = torch.where(due[:, None, None, None], pending, state["projections"])
         state = {
-            "memory": memory,
+            "memory": keep_learning(learns, memory, state["memory"]),
             "window": window,
-            "projections": torch.where(due[:, None, None, None], pending, state["projections"]),
-            "projections_next": pending,
+            "projections": keep_learning(learns, anchor, state["projections"]),
+            "projections_next": keep_learning(learns, pending, state["projections_next"]),
         }
         applied = {"phi": wrote.long(), "projections": (projected & due).long()}
         return self._emit(read + q, gate), state, applied
 
     def step_rows(
-        self, x: Tensor, slab: State, slots: Tensor, position: Tensor
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         inner, window = self.convolution.step(self.inputs(x), gather_rows(slab["window"], slots))
         scatter_rows(slab["window"], slots, window)
@@ -114,6 +124,7 @@ class DeltaRule(MemoryRule):
             slab["projections_next"],
             slots,
             due,
+            torch.ones_like(due) if learns is None else learns,
             self._heads(inner),
             l2_normalize(self._heads(self.query(inner))),
             self.memory_initial,
@@ -128,39 +139,66 @@ class DeltaRule(MemoryRule):
         applied = {"phi": wrote.all(1).long(), "projections": (projected.all(1) & due).long()}
         return self._emit(read, self.gate(x)), applied
 
-    def forward(self, x: Tensor, state: State, phase: int) -> tuple[Tensor, State, dict[str, Tensor]]:
-        rows, tokens = x.shape[:2]
-        sizes = run_lengths(phase, tokens, self.config.chunk)
+    def forward(
+        self, x: Tensor, state: State, phase: int, learns: Tensor | None = None
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        sizes = run_lengths(phase, x.shape[1], self.config.chunk)
         inner, window = self.convolution(self.inputs(x), state["window"])
         inputs = self._heads(inner.to(state["memory"].dtype))
         q, gate = l2_normalize(self._heads(self.query(inner).to(inputs.dtype))), self.gate(x)
         memory, anchor, pending = state["memory"], state["projections"], state["projections_next"]
-        wrote = torch.zeros(rows, dtype=torch.long, device=x.device)
-        projected = torch.zeros_like(wrote)
+        wrote, projected = [], [x.new_zeros(len(x), 0, dtype=torch.bool)]
         reads, read_tokens = [], 0
         for part, q_part in zip(inputs.split(sizes, dim=2), q.split(sizes, dim=2), strict=True):
             with full_precision(x):
-                read, new_memory, new_pending = self._chunk(part, q_part, memory, anchor, pending)
+                read, new_memory, new_pending = self._chunk(part, q_part, memory, anchor, pending, learns)
             read_tokens += part.shape[2]
             due = (phase + read_tokens) % self.config.chunk == 0
             if due:
                 new_memory, new_pending = _bound(new_memory), _bound(new_pending)
-            memory, kept = keep_finite_heads(new_memory, memory)
-            pending, kept_projections = keep_finite_heads(new_pending, pending)
-            wrote = wrote + kept.long() * part.shape[2]
+            new_memory, kept = keep_finite_heads(new_memory, memory)
+            new_pending, kept_projections = keep_finite_heads(new_pending, pending)
+            memory = keep_learning(learns, new_memory, memory)
+            pending = keep_learning(learns, new_pending, pending)
+            wrote.append(kept[:, None].expand(-1, part.shape[2]))
             if due:
-                anchor, projected = pending, projected + kept_projections.long()
+                anchor = keep_learning(learns, pending, anchor)
+                projected.append(kept_projections[:, None])
             reads.append(read)
         if anchor is pending:
             anchor = pending.clone()  # no two state tensors may share storage
         state = {"memory": memory, "window": window, "projections": anchor, "projections_next": pending}
         y = self._emit((torch.cat(reads, dim=2) + q).transpose(1, 2).flatten(2), gate)
-        return y, state, {"phi": wrote, "projections": projected}
+        return y, state, {"phi": torch.cat(wrote, dim=1), "projections": torch.cat(projected, dim=1)}
+
+    def held_step(
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        return self.step(x, state, position, learns)
+
+    def held_step_rows(
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.step_rows(x, slab, slots, position, learns)
+
+    def held_forward(
+        self, x: Tensor, state: State, phase: int, learns: Tensor
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        return self.forward(x, state, phase, learns)
 
     def _chunk(
-        self, inputs: Tensor, q: Tensor, memory: Tensor, anchor: Tensor, pending: Tensor
+        self,
+        inputs: Tensor,
+        q: Tensor,
+        memory: Tensor,
+        anchor: Tensor,
+        pending: Tensor,
+        learns: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         parts = self._project(inputs, anchor)
+        if learns is not None:  # no token of a chunk reads what one before it would have written
+            unwritten = {name: torch.zeros_like(parts[name]) for name in ("a", "w", "log_alpha")}
+            parts |= {name: keep_rows(learns, parts[name], none) for name, none in unwritten.items()}
         read, memory = delta_chunk(
             memory,
             self.memory_initial,

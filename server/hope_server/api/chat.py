@@ -111,11 +111,12 @@ async def _refuse_learned(sessions: TenantSessions, session_id: str, key: str) -
 
 
 async def last_token(sessions: TenantSessions, meta: SessionMeta) -> LastToken | None:
-    """The session's last token, None after a reset."""
-    records, _ = await sessions.events(meta.session_id, after=meta.seq - 1, limit=1)
-    if not records or not records[-1].tokens:
+    """The last token that the session's state has read, None after a reset."""
+    if not meta.position:
         return None
-    return LastToken(records[-1].tokens[-1], records[-1].origin)
+    seq = meta.path.seq(meta.position)
+    (record, *_), _ = await sessions.events(meta.session_id, after=seq - 1, limit=1)
+    return LastToken(record.tokens[seq - record.first_seq], record.origin)
 
 
 class _Shape:

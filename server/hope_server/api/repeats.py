@@ -63,7 +63,8 @@ async def refuse_repeated(sessions: TenantSessions, session_id: str, fingerprint
             break
         records += page
         after = page[-1].last_seq
-    turn = list(takewhile(lambda record: record.request == name, reversed(records)))
+    asked = (record for record in reversed(records) if record.kind != "freeze")
+    turn = list(takewhile(lambda record: record.request == name, asked))
     if turn:
         raise already_learned(turn[-1].first_seq, turn[0].last_seq)
 

@@ -97,6 +97,7 @@ async def levels(session_id: str, sessions: SessionsOf) -> Levels:
                 period=level.period,
                 tokens=level.tokens,
                 writes=level.writes,
+                refused=level.refused,
                 frequency=level.frequency,
                 drift_ratio=level.drift_ratio,
                 bytes=level.bytes,
@@ -159,4 +160,5 @@ def described(runtime: Runtime, meta: SessionMeta) -> Session:
         model=runtime.model_name if own else meta.model,
         seq=meta.seq,
         tokens=meta.position,
+        learning="on" if meta.path.freeze is None else "frozen",
     )

@@ -53,6 +53,7 @@ async def tokenizer_info(runtime: RuntimeOf, _: SessionsOf) -> TokenizerInfo:
         eos_token=None if eos is None else runtime.tokenizer.added_text(eos),
         bos_token=None if bos is None else runtime.tokenizer.added_text(bos),
         add_bos_token=bos is not None,
+        chat_template=runtime.chat_format.source,
     )
 
 

@@ -254,6 +254,7 @@ class _Answer:
             learned_tokens=figures.learned_tokens,
             level_writes=figures.level_writes,
             drift=figures.drift,
+            learning="frozen" if figures.frozen else "on",
         )
 
     def stop_check(self, token: int) -> bool:

@@ -61,6 +61,11 @@ class ChatFormat(Protocol):
         """How the model is told of tools and calls them; None for one that cannot."""
         ...
 
+    @property
+    def source(self) -> str | None:
+        """The whole format as a Jinja template, for clients that write chats themselves; None without one."""
+        ...
+
     def render(self, messages: Sequence[Message], *, after: LastToken | None) -> tuple[PromptPart, ...]:
         """The prompt for `messages`, at least one; it ends with what opens the model's answer.
 

@@ -40,6 +40,7 @@ class JinjaFormat:
         tokenizer: The checkpoint's.
         add_bos: Whether plain texts begin with the tokenizer's `bos_id`; in a chat the template says so.
         tools: How the model is told of tools and calls them, if it can.
+        source: The checkpoint's template.
         clock: For templates that tell the model the date.
     """
 
@@ -50,12 +51,14 @@ class JinjaFormat:
         *,
         add_bos: bool,
         tools: ToolFormat | None = None,
+        source: str | None = None,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._template = template
         self._tokenizer = tokenizer
         self._clock = clock
         self.tools = tools
+        self.source = source
         self._encode_gap = lru_cache(maxsize=_KEPT_GAPS)(tokenizer.encode_template)
         self.stop_token_ids = tokenizer.eos_ids
         self.text_start = () if not add_bos or tokenizer.bos_id is None else (tokenizer.bos_id,)

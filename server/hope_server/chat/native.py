@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -29,6 +30,19 @@ class NativeFormat:
     def __init__(self, tokenizer: NativeTokenizer) -> None:
         self._tokenizer = tokenizer
         self.stop_token_ids = frozenset({tokenizer.eos_id, tokenizer.end_id})
+
+    @property
+    def source(self) -> str:
+        """See `ChatFormat`; written with the names of the special tokens."""
+        tokenizer = self._tokenizer
+        opens = {role: tokenizer.added_text(tokenizer.role_id(role)) for role in ORIGINS}
+        end = json.dumps(tokenizer.added_text(tokenizer.end_id))
+        each = f"{{{{ opens[message.role] + message.content + {end} }}}}"
+        return (
+            f"{{% set opens = {json.dumps(opens)} %}}"
+            f"{{% for message in messages %}}{each}{{% endfor %}}"
+            "{% if add_generation_prompt %}{{ opens.assistant }}{% endif %}"
+        )
 
     def render(self, messages: Sequence[Message], *, after: LastToken | None) -> tuple[PromptPart, ...]:
         """See `ChatFormat`; every sequence of messages has a place."""

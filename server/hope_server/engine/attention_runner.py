@@ -9,6 +9,7 @@ from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.rows import SessionRows
 from hope_model.state import State
+from hope_model.streaks import Frozen
 from hope_server.engine.runner import Backlog, Counts, Output, Parked
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.units import TokenRun, Unit, cut_to_grid, learn_flags
@@ -51,6 +52,10 @@ class AttentionRunner:
         self._forget_boundary(slot)
         self._rows.load(slot, row)
 
+    def freeze(self, slot: int) -> None:
+        """The slot's row learns no more."""
+        self._rows.freeze(slot)
+
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a run of tokens, or one step."""
         logits = self._rows.read(slot, unit.tokens, unit.origins, unit.learn)
@@ -91,7 +96,8 @@ class AttentionRunner:
         self._rows.unpark(slot, parked.content)
 
     def counts(self, slot: int) -> Counts:
-        return Counts(self._rows.position(slot), *self._rows.counts(slot))
+        rows = self._rows
+        return Counts(rows.position(slot), *rows.counts(slot), rows.frozen(slot), rows.good(slot))
 
     def drift(self, slot: int) -> dict[str, float]:
         """Norm of what was learned over the norm of the weights it changes, per level."""
@@ -111,11 +117,19 @@ class AttentionRunner:
         if slot in self._new_boundary:
             self._new_boundary.remove(slot)
             boundary = self._boundaries[slot][0]
-        return Output(logits, finite, self.counts(slot), boundary, self._rows.take_update_norms(slot))
+        return Output(
+            logits,
+            finite,
+            self.counts(slot),
+            boundary,
+            self._rows.take_update_norms(slot),
+            divergence=self._rows.take_divergence(slot),
+        )
 
     def _keep_boundary(self, slot: int, position: int, state: State) -> None:
-        self._boundaries[slot] = (position, state)
-        self._new_boundary.add(slot)
+        if int(state["frozen"]) == Frozen.JOURNAL or int(state["good"]) == position:
+            self._boundaries[slot] = (position, state)
+            self._new_boundary.add(slot)
 
     def _forget_boundary(self, slot: int) -> None:
         """Of the session before, which may have failed before it could name it."""

@@ -79,5 +79,5 @@ async def _state(desk: Desk, meta: SessionMeta, name: str, point: Point) -> Stat
     then = replace(meta, head=Head(point.seq, ""), path=point.path)
     row, seq = await newest_snapshot(desk.store, desk.spec, then, lambda error: None)
     runs = runs_between(desk.store, meta.key, point.path, after=seq, head=point.seq)
-    start = Restored(row, point.path.position(seq) if seq else 0, [run async for run in runs])
+    start = Restored.on(point.path, row, seq, [run async for run in runs])
     return await state_after(desk, name, start)

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from hope_model.state import State
-from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Sampled, Scored
+from hope_model.streaks import Frozen
+from hope_server.engine.events import (
+    Boundary,
+    Done,
+    Event,
+    Failed,
+    Granted,
+    Halted,
+    HaltReason,
+    Sampled,
+    Scored,
+)
 from hope_server.engine.host_tier import HostTier
 from hope_server.engine.jobs import Generation, Job, Row
 from hope_server.engine.logprobs import PromptScores, score
@@ -25,6 +36,9 @@ from hope_server.errors import HopeError, InternalError, SessionCorrupted
 log = logging.getLogger(__name__)
 
 Sink = Callable[[list[tuple[str, Event]]], None]
+
+REFUSALS: dict[Frozen, HaltReason] = {Frozen.NON_FINITE: "non_finite", Frozen.CANARY: "canary"}
+"""A row that the guards froze, which its journal does not say yet."""
 
 
 class Engine:
@@ -105,21 +119,40 @@ class Engine:
         position: int,
         runs: Sequence[TokenRun],
         scores: PromptScores | None = None,
+        *,
+        freeze_at: int | None = None,
+        halts: bool = False,
     ) -> None:
         """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
         and replay ``runs``; answered by Boundary events, Scored ones if ``scores`` asks for them (then no run
         may be of steps), and Done, or Failed.
+
+        freeze_at: the boundary from which nothing is learned. halts: the row may be Halted on the way.
         """
-        slot = self._rows[session].slot
-        if row is None:
-            self._runner.clear(slot)
-        else:
-            self._runner.load(slot, row)
-        self._rows[session] = Row(slot, self._runner.counts(slot), position)
-        self._begin(session, Job.replay(self._runner.cut(runs, position=position), scores))
+        self._place(session, row, position)
+        units = self._runner.cut(runs, position=position)
+        self._begin(session, Job.replay(units, scores, freeze_at=freeze_at, halts=halts))
+
+    def resume(
+        self,
+        session: str,
+        row: State | None,
+        position: int,
+        runs: Sequence[TokenRun],
+        *,
+        freeze_at: int | None = None,
+    ) -> None:
+        """As :meth:`load`, for a session that was Halted: its job goes on where the runs end. Nothing happens
+        if the job is over.
+        """
+        job = self._jobs.get(session)
+        if job is not None and job.halted:
+            self._place(session, row, position)
+            job.resume(self._runner.cut(runs, position=position), position=position, freeze_at=freeze_at)
+            self._go_on(session)
 
     def start(self, session: str, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
-        """Read ``runs`` and generate; answered by Sampled and Boundary events and Done, or Failed."""
+        """Read ``runs`` and generate; answered by Sampled, Boundary and Halted events and Done, or Failed."""
         units = self._runner.cut(runs, position=self._rows[session].position)
         self._begin(session, Job.turn(units, generation, durable=durable))
 
@@ -140,7 +173,7 @@ class Engine:
                 self._emit(session, Done(0))
             return
         job.sampling_over = True
-        if job.decoding or len(job.units) == 1:
+        if not job.halted and (job.decoding or len(job.units) == 1):
             self._queue(session)
         else:
             self._finish_job(session)
@@ -152,7 +185,7 @@ class Engine:
         """
         if self._scheduler.phase(session) is not None:
             row = self._rows.get(session)
-            idle = row is not None and session not in self._jobs and row.position == committed
+            idle = row is not None and row.fit and session not in self._jobs and row.position == committed
             if row is not None:
                 row.head = head
             self._forget(session, keep=idle)
@@ -166,7 +199,8 @@ class Engine:
     def position(self, session: str) -> int | None:
         """Tokens read by the session's resident row, None without one or while it is being restored."""
         row, job = self._rows.get(session), self._jobs.get(session)
-        return None if row is None or (job is not None and job.generation is None) else row.position
+        restoring = job is not None and job.generation is None
+        return None if row is None or not row.fit or restoring else row.position
 
     def standing(self, session: str) -> tuple[int, str] | None:
         """Position and journal hash of a row that is kept while its session does nothing."""
@@ -205,6 +239,7 @@ class Engine:
             slots_used=self._slots.pinned + self._slots.idle,
             resident_active=self._slots.pinned,
             resident_idle=self._slots.idle,
+            frozen=sum(row.counts.frozen is not Frozen.NO for row in self._rows.values()),
             host_rows=self._host.stats.rows,
             host_bytes=self._host.stats.bytes,
             host_hits=self._host.stats.hits,
@@ -320,17 +355,20 @@ class Engine:
     def _advance(self, session: str, output: Output) -> None:
         """The session has read its first unit: check, count, and queue what follows."""
         row, job = self._rows[session], self._jobs[session]
-        unit = job.units.popleft()
-        row.position += len(unit.tokens)
-        job.learned_tokens += self._runner.teaching_tokens(unit)
         if not output.finite:
             self._observer.on_corrupted()
-            return self._fail(
-                session, SessionCorrupted(f"non-finite values after token {row.position}; state dropped")
-            )
-        self._count(session, row, job, output)
-        if output.every is not None and job.scores is not None:
-            self._emit(session, Scored(job.scores.read(unit.tokens, output.every)))
+            return self._spoiled(session)
+        scores = job.scores
+        unit, fresh = job.take()
+        row.position += len(unit.tokens)
+        new = fresh == len(unit.tokens)
+        if new and row.counts.frozen is Frozen.NO:
+            job.learned_tokens += self._runner.teaching_tokens(unit)
+        self._count(session, row, job, output, new=new)
+        if output.every is not None and scores is not None:
+            self._emit(session, Scored(scores.read(unit.tokens[-fresh:], output.every[-fresh:])))
+        if self._must_halt(session):
+            return None
         if job.units:
             return self._queue(session)
         if job.sampling_over or job.generation is None:
@@ -359,13 +397,16 @@ class Engine:
             self._observer.on_inter_token(now - generation.sampled_at)
         generation.sampled_at = now
 
-    def _count(self, session: str, row: Row, job: Job, output: Output) -> None:
+    def _count(self, session: str, row: Row, job: Job, output: Output, *, new: bool) -> None:
         before, row.counts = row.counts, output.counts
-        if job.generation is not None:
-            self._tally.add(before, output.counts)
         if output.boundary is not None and job.durable:
             self._emit(session, Boundary(output.boundary, self._runner.boundary(row.slot)))
-        if output.update_norm is None or job.generation is None:
+        if job.generation is None or not new:
+            return
+        self._tally.add(before, output.counts)
+        if output.divergence is not None:
+            self._observer.on_canary(output.divergence)
+        if output.update_norm is None or output.counts.frozen is not Frozen.NO:
             return
         for level, norm in output.update_norm.items():
             self._observer.on_update_norm(level, norm)
@@ -375,10 +416,50 @@ class Engine:
     def _begin(self, session: str, job: Job) -> None:
         self._jobs[session] = job
         job.counts = self._rows[session].counts
-        if job.units:
+        self._go_on(session)
+
+    def _go_on(self, session: str) -> None:
+        if self._must_halt(session):
+            return
+        if self._jobs[session].units:
             self._queue(session)
         else:
             self._finish_job(session)
+
+    def _place(self, session: str, row: State | None, position: int) -> None:
+        slot = self._rows[session].slot
+        if row is None:
+            self._runner.clear(slot)
+        else:
+            self._runner.load(slot, row)
+        self._rows[session] = Row(slot, self._runner.counts(slot), position)
+
+    def _must_halt(self, session: str) -> bool:
+        """Freeze the row where its job says so; halt the job where the guards did."""
+        row, job = self._rows[session], self._jobs[session]
+        if job.freeze_at == row.position:
+            self._runner.freeze(row.slot)
+            row.counts, job.freeze_at = self._runner.counts(row.slot), None
+        reason = REFUSALS.get(row.counts.frozen) if job.halts else None
+        if reason is not None:
+            self._halt(session, reason)
+        return reason is not None
+
+    def _halt(self, session: str, reason: HaltReason) -> None:
+        """The row is taken out of every batch and emptied; the session keeps its slot."""
+        row, job = self._rows[session], self._jobs[session]
+        job.halt(row.position)
+        self._runner.clear(row.slot)
+        self._rows[session] = Row(row.slot, self._runner.counts(row.slot), fit=False)
+        self._emit(session, Halted(reason, row.counts.good))
+
+    def _spoiled(self, session: str) -> None:
+        row, job = self._rows[session], self._jobs[session]
+        if job.halts:
+            self._halt(session, "output")
+        else:
+            found = f"non-finite values after token {row.position + len(job.units[0].tokens)}; state dropped"
+            self._fail(session, SessionCorrupted(found))
 
     def _queue(self, session: str) -> None:
         job = self._jobs[session]

@@ -1,7 +1,7 @@
 """What the engine tells the service, in order, per session at work. No torch at run time."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hope_server.engine.request import FinishReason, TokenLogprob
 from hope_server.errors import HopeError
@@ -45,6 +45,22 @@ class Boundary:
     row: "State"
 
 
+HaltReason = Literal["non_finite", "canary", "output"]
+"""Why the guards refused a level's writes until they refused the third in a row; "output": what the model
+answered was not finite.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The job waits, its row is empty, until ``Engine.resume``. ``good``: tokens read up to the last boundary
+    at which no level had a write refused.
+    """
+
+    reason: HaltReason
+    good: int
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """The job is over: the state stands at ``position`` and nothing more is computed until the next job.
@@ -65,4 +81,4 @@ class Failed:
     error: HopeError
 
 
-Event = Granted | Sampled | Scored | Boundary | Done | Failed
+Event = Granted | Sampled | Scored | Boundary | Halted | Done | Failed

@@ -47,19 +47,24 @@ async def export_session(store: SessionStore, session: SessionKey) -> AsyncGener
 
 async def _preface(store: SessionStore, meta: SessionMeta) -> Preface:
     snapshot = await usable_snapshot(store, meta, meta.seq)
-    if snapshot is None or not meta.path.holds(snapshot.seq):
+    if snapshot is None or not meta.path.keeps(snapshot.seq):
         return Preface(meta.model, meta.name, 0, {})
     return Preface(meta.model, meta.name, snapshot.seq, snapshot.parts)
 
 
-async def open_export(desk: Desk, data: Buffer, *, vocab_size: int) -> Importable:
+async def open_export(desk: Desk, data: Buffer, *, vocab_size: int, block: int) -> Importable:
     """Check all of ``data``, of which nothing is stored yet.
 
     Raises InvalidRequest for a file that is none, ModelNotFound for one of other slow weights.
     """
     spec = desk.spec
     opened = await asyncio.to_thread(
-        Opened, desk.store.keys, data, part_names=part_names(spec), max_part_bytes=max_part_bytes(spec)
+        Opened,
+        desk.store.keys,
+        data,
+        part_names=part_names(spec),
+        max_part_bytes=max_part_bytes(spec),
+        block=block,
     )
     preface = opened.preface
     desk.check_model("the session", preface.model)

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Row:
-    """A session's place in the slab, and what its state has read and counted."""
+    """A session's place in the slab, and what its state has read and counted. Not ``fit``: it is empty, and
+    its session has to be loaded.
+    """
 
     slot: int
     counts: "Counts"
     position: int = 0
     head: str = ""
     """Hash of the journal that the row stands at, as said when it was released."""
+    fit: bool = True
 
 
 @dataclass(slots=True)
@@ -64,6 +67,8 @@ class Job:
     replay.
 
     durable: boundaries are worth a snapshot. sampling_over: nothing more is sampled once the units are read.
+    halts: it waits for help where the row cannot go on. freeze_at: position from which nothing is learned, if
+    that is still ahead. repeated: tokens that are read once more before there is anything new.
     """
 
     units: deque[Unit]
@@ -73,19 +78,54 @@ class Job:
     learned_tokens: int = 0
     counts: "Counts | None" = None
     """Of the row when the job began."""
+    halts: bool = True
+    freeze_at: int | None = None
+    repeated: int = 0
+    halted_at: int | None = None
     replay_scores: "PromptScores | None" = None
 
     @classmethod
-    def replay(cls, units: Iterable[Unit], scores: "PromptScores | None" = None) -> "Job":
+    def replay(
+        cls,
+        units: Iterable[Unit],
+        scores: "PromptScores | None" = None,
+        *,
+        freeze_at: int | None = None,
+        halts: bool = False,
+    ) -> "Job":
         """Restores a session from its journal; ``scores``: what to report of all its tokens, if anything."""
         job = cls(deque(units), durable=True, generation=None, sampling_over=True)
-        job.replay_scores = scores
+        job.replay_scores, job.freeze_at, job.halts = scores, freeze_at, halts
         return job
 
     @classmethod
     def turn(cls, units: Iterable[Unit], generation: Generation, *, durable: bool) -> "Job":
         """Reads a prompt and answers it."""
         return cls(deque(units), durable, generation, sampling_over=generation.params.max_tokens == 0)
+
+    def halt(self, position: int) -> None:
+        """Nothing is left to do until :meth:`resume`; the row had read ``position`` tokens."""
+        self.units.clear()
+        self.halted_at = position
+
+    def resume(self, units: Iterable[Unit], *, position: int, freeze_at: int | None) -> None:
+        """Go on with ``units``, which begin at ``position``."""
+        assert self.halted_at is not None
+        self.units.extend(units)
+        self.repeated, self.halted_at, self.freeze_at = self.halted_at - position, None, freeze_at
+        if freeze_at is not None and self.counts is not None:
+            self.learned_tokens = min(self.learned_tokens, max(0, freeze_at - self.counts.position))
+
+    def take(self) -> tuple[Unit, int]:
+        """The unit that was read, and how many of its tokens, the last ones, were new."""
+        unit = self.units.popleft()
+        fresh = max(0, len(unit.tokens) - self.repeated)
+        self.repeated = max(0, self.repeated - len(unit.tokens))
+        return unit, fresh
+
+    @property
+    def halted(self) -> bool:
+        return self.halted_at is not None
 
     @property
     def decoding(self) -> bool:
@@ -97,7 +137,8 @@ class Job:
         """What to report of the unit that is next: of a turn only the prompt's are scored."""
         if self.generation is None:
             return self.replay_scores
-        return None if self.decoding else self.generation.scores
+        seen = self.decoding or self.repeated >= len(self.units[0].tokens)
+        return None if seen else self.generation.scores
 
     @property
     def phase(self) -> Phase:

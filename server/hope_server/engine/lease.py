@@ -3,22 +3,24 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from hope_model.state import StateSpec
 from hope_server.engine.engine import Engine
-from hope_server.engine.events import Boundary, Done, Event, Failed, Granted
+from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Halted
 from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.ownership import Ownership
-from hope_server.engine.restore import restore
+from hope_server.engine.recovery import Recovery, end_learning
+from hope_server.engine.restore import Restored, restore
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.units import TokenRun
 from hope_server.errors import ModelNotFound, SessionCorrupted, ShuttingDown
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.refusals import quarantined
-from hope_server.sessions.session import Fence, SessionMeta
+from hope_server.sessions.session import Fence, JournalRecord, SessionMeta
 from hope_server.sessions.store import SessionStore
 
 _CLOSED = "the server is shutting down; the request did not come to its end"
@@ -107,6 +109,7 @@ class Lease:
         self._mailbox: asyncio.Queue[Event] = asyncio.Queue()
         self._cancelled = False
         self._granted = Granted(None)
+        self._recovery = Recovery()
 
     @property
     def cancelled(self) -> bool:
@@ -128,18 +131,63 @@ class Lease:
         self._granted = event
         self.check_cancelled()
 
-    async def bring(self, meta: SessionMeta, fence: Fence | None = None) -> None:
+    async def bring(self, meta: SessionMeta, fence: Fence | None = None) -> SessionMeta:
         """Bring the row to the head that ``meta`` names, unless it still stands there. With a ``fence``,
-        boundaries on the way are stored, and a session whose journal is damaged is quarantined.
+        boundaries on the way are stored, a session whose journal is damaged is quarantined, and one whose
+        learning has to end is frozen: the result is ``meta``, or what it is then.
 
         Raises:
             SessionCorrupted: the journal is damaged, or its replay gives non-finite values.
         """
         found = self._granted
         resident = (found.position, found.head) == (meta.position, meta.head.sha256)
-        if not resident and (found.position, meta.position) != (None, 0):
-            await self._restore(meta, fence)
+        untouched = found.position is None and meta.position == 0 and meta.path.freeze is None
+        if not resident and not untouched:
+            meta = await self._restore(meta, fence)
         self.check_cancelled()
+        return meta
+
+    async def recover(
+        self, halted: Halted, meta: SessionMeta, fence: Fence, request: str = ""
+    ) -> SessionMeta:
+        """Let a halted row go on, from the store; its learning may end by that, as the result says.
+
+        Raises:
+            SessionCorrupted: nothing helps.
+        """
+        desk = self._desk
+        if self._recovery.ends_learning(halted, frozen=meta.path.freeze is not None):
+            meta = await end_learning(desk.store, meta, fence, halted, request)
+            desk.observer.on_learning_rollback(halted.reason)
+        else:
+            desk.observer.on_reload()
+        stored = await desk.store.meta(meta.key)
+        meta = replace(meta, snapshot_seq=stored.snapshot_seq)
+        self.resume(await restore(desk.store, desk.spec, meta, desk.observer.on_snapshot_failed))
+        return meta
+
+    def recover_ephemeral(
+        self, halted: Halted, runs: Sequence[JournalRecord], freeze_at: int | None
+    ) -> int | None:
+        """As :meth:`recover`, for a session that has read ``runs`` and nothing else; where learning ends."""
+        if self._recovery.ends_learning(halted, frozen=freeze_at is not None):
+            freeze_at = halted.good
+            self._desk.observer.on_learning_rollback(halted.reason)
+        else:
+            self._desk.observer.on_reload()
+        self.resume(Restored(None, 0, list(runs), freeze_at))
+        return freeze_at
+
+    def resume(self, found: Restored) -> None:
+        """A halted job goes on where ``found`` ends."""
+        resume = partial(self._desk.engine.resume, freeze_at=found.freeze_at)
+        self._desk.thread.post(partial(resume, self._session, found.row, found.position, found.runs))
+
+    def offer(self, boundary: Boundary, meta: SessionMeta, fence: Fence) -> None:
+        """Store a boundary's state, if the session's path keeps one there."""
+        seq = meta.path.seq(boundary.position)
+        if meta.path.keeps(seq):
+            self._desk.snapshots.offer(meta.key, fence, seq, boundary.row, meta.head)
 
     def start(self, runs: Sequence[TokenRun], generation: Generation, *, durable: bool) -> None:
         """Read ``runs`` and generate; :meth:`take` yields what comes of it."""
@@ -183,7 +231,7 @@ class Lease:
         await self._desk.thread.call(partial(self._desk.engine.release, self._session, committed, head))
         del self._desk.mailboxes[self._session]
 
-    async def _restore(self, meta: SessionMeta, fence: Fence | None) -> None:
+    async def _restore(self, meta: SessionMeta, fence: Fence | None) -> SessionMeta:
         desk, started = self._desk, self._desk.clock()
         try:
             found = await restore(desk.store, desk.spec, meta, desk.observer.on_snapshot_failed)
@@ -192,13 +240,17 @@ class Lease:
                 await desk.store.quarantine(meta.key, fence)
             raise
         self.check_cancelled()
-        desk.thread.post(partial(desk.engine.load, self._session, found.row, found.position, found.runs))
+        load = partial(desk.engine.load, freeze_at=found.freeze_at, halts=fence is not None)
+        desk.thread.post(partial(load, self._session, found.row, found.position, found.runs))
         while not isinstance(event := await self._next(), Done):
-            if isinstance(event, Boundary) and fence is not None:
-                seq = meta.path.seq(event.position)
-                if seq > meta.snapshot_seq:
-                    desk.snapshots.offer(meta.key, fence, seq, event.row, meta.head)
+            if fence is None:
+                continue
+            if isinstance(event, Halted):
+                meta = await self.recover(event, meta, fence)
+            elif isinstance(event, Boundary) and meta.path.seq(event.position) > meta.snapshot_seq:
+                self.offer(event, meta, fence)
         desk.observer.on_load(desk.clock() - started, replayed_tokens=found.tokens)
+        return meta
 
     async def _next(self) -> Event:
         event = await self._mailbox.get()

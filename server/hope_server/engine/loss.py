@@ -13,7 +13,7 @@ from hope_server.engine.events import Done, Scored
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.request import SessionLoss
-from hope_server.engine.restore import newest_snapshot, runs_between
+from hope_server.engine.restore import Restored, newest_snapshot, runs_between
 from hope_server.sessions.session import JournalRecord, Origin, SessionMeta
 
 LEAD_TOKENS = 16
@@ -38,7 +38,7 @@ async def loss(desk: Desk, meta: SessionMeta, name: str, *, tokens: int) -> Sess
         return SessionLoss(seq, seq, 0, None, None)
     rows = (row, forgotten(desk.spec, row))
     with_memory, without = [
-        await _mean(desk, name, one, meta.path.position(seq), runs, counts) for one in rows
+        await _mean(desk, name, Restored.on(meta.path, one, seq, runs), counts) for one in rows
     ]
     return SessionLoss(seq, runs[-1].last_seq, sum(counts), with_memory, without)
 
@@ -86,15 +86,14 @@ async def _runs(desk: Desk, meta: SessionMeta, seq: int, tokens: int) -> list[Jo
     return runs
 
 
-async def _mean(
-    desk: Desk, name: str, row: State, position: int, runs: list[JournalRecord], counts: list[bool]
-) -> float:
-    """Nats per counted token when ``runs`` are read from ``row``, in a slot that is given back."""
+async def _mean(desk: Desk, name: str, start: Restored, counts: list[bool]) -> float:
+    """Nats per counted token when the runs are read from ``start``, in a slot that is given back."""
     lease = Lease(desk, name)
     nats: list[float] = []
     try:
         await lease.seat()
-        desk.thread.post(partial(desk.engine.load, name, row, position, runs, PromptScores(0)))
+        load = partial(desk.engine.load, freeze_at=start.freeze_at)
+        desk.thread.post(partial(load, name, start.row, start.position, start.runs, PromptScores(0)))
         done = False
         while not done:
             for event in await lease.take():

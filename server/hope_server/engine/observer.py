@@ -6,6 +6,8 @@ not raise.
 
 from typing import Literal, Protocol
 
+from hope_server.engine.events import HaltReason
+
 TurnOutcome = Literal["stop", "length", "abort", "error"]
 SessionOperation = Literal["create", "delete", "reset", "rollback", "fork", "export", "import", "verify"]
 LeaseOutcome = Literal["acquired", "refused", "released", "lost"]
@@ -61,6 +63,15 @@ class EngineObserver(Protocol):
     def on_corrupted(self) -> None:
         """A session's row gave a non-finite result and was dropped."""
 
+    def on_reload(self) -> None:
+        """The state of such a row is made again inside its turn."""
+
+    def on_learning_rollback(self, reason: HaltReason) -> None:
+        """A session goes back to its last good boundary and learns no more."""
+
+    def on_canary(self, nats: float) -> None:
+        """A write was judged: answers to a canary text have moved this far from the slow weights' own."""
+
     def on_session(self, operation: SessionOperation) -> None:
         """Something was done to a session, and has succeeded (an export: has begun)."""
 
@@ -93,6 +104,9 @@ class NullObserver:
         self, outcome: TurnOutcome, *, prompt_tokens: int, generated_tokens: int, seconds: float
     ) -> None: ...
     def on_corrupted(self) -> None: ...
+    def on_reload(self) -> None: ...
+    def on_learning_rollback(self, reason: HaltReason) -> None: ...
+    def on_canary(self, nats: float) -> None: ...
     def on_session(self, operation: SessionOperation) -> None: ...
     def on_eviction(self) -> None: ...
     def on_lease(self, outcome: LeaseOutcome, *, held: int) -> None: ...

@@ -10,6 +10,7 @@ from torch import Tensor
 from hope_model.decoding import DecodeRows, can_decode
 from hope_model.hope import Hope
 from hope_model.state import State, StateSpec
+from hope_model.streaks import Frozen
 from hope_server.engine.runner import Counts
 from hope_server.engine.slab import LiveRows
 
@@ -141,7 +142,8 @@ def previews_of(model: StepModel, *, slots: int, group: int) -> Previews[Any]:
 
 def counts_of(state: State) -> list[Counts]:
     """Each row's own counters."""
-    columns = zip(
-        state["position"].tolist(), state["writes"].tolist(), state["refused"].tolist(), strict=True
-    )
-    return [Counts(position, tuple(writes), tuple(refused)) for position, writes, refused in columns]
+    columns = (state[name].tolist() for name in ("position", "writes", "refused", "frozen", "good"))
+    return [
+        Counts(position, tuple(writes), tuple(refused), Frozen(frozen), good)
+        for position, writes, refused, frozen, good in zip(*columns, strict=True)
+    ]

@@ -71,13 +71,15 @@ class TurnFigures:
     """What a turn did to its session.
 
     seq: the journal's last number, None for an ephemeral session. learned_tokens: those read that teach.
-    level_writes: writes by level. drift: by level, as it stands after the turn.
+    level_writes: writes by level. drift: by level, as it stands after the turn. frozen: the session learns no
+    more.
     """
 
     seq: int | None
     learned_tokens: int
     level_writes: dict[str, int]
     drift: dict[str, float]
+    frozen: bool = False
 
 
 class Constraint(Protocol):
@@ -231,7 +233,7 @@ class SessionLoss:
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A moment of the engine. ``running`` turns hold a slot; ``waiting`` turns, at most ``max_waiting``,
-    queue for one.
+    queue for one. ``frozen``: sessions in slots that learn no more.
 
     host_rows, host_bytes: what is kept in the host's memory; host_hits, host_misses, host_evictions: seats
     that found their session's row there or did not, and rows given up for others, since the start.
@@ -244,6 +246,7 @@ class EngineStats:
     slots_used: int = 0
     resident_active: int = 0
     resident_idle: int = 0
+    frozen: int = 0
     host_rows: int = 0
     host_bytes: int = 0
     host_hits: int = 0

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Self
 
 from hope_model.state import State, StateSpec
+from hope_model.streaks import Frozen
 from hope_server.errors import EncryptionKeyMissing, HopeError, SnapshotCorrupt
 from hope_server.sessions.codec import decode_row
 from hope_server.sessions.history import part_of
@@ -17,11 +19,20 @@ from hope_server.sessions.store import SessionStore, journal
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A row at a boundary after ``position`` tokens (None: the initial state) and the runs that follow."""
+    """A row at a boundary after ``position`` tokens (None: the initial state) and the runs that follow,
+    learned up to ``freeze_at``, if that is not behind.
+    """
 
     row: State | None
     position: int
     runs: list[JournalRecord]
+    freeze_at: int | None = None
+
+    @classmethod
+    def on(cls, path: Path, row: State | None, seq: int, runs: list[JournalRecord]) -> Self:
+        """Of ``path``, with the state after token ``seq`` (0: the initial one)."""
+        position, freeze_at = path.position(seq) if seq else 0, path.frozen_position
+        return cls(row, position, runs, freeze_at if freeze_at is None or position <= freeze_at else None)
 
     @property
     def tokens(self) -> int:
@@ -44,7 +55,7 @@ async def restore(
     row, seq = await newest_snapshot(store, spec, meta, on_corrupt)
     runs = [run async for run in runs_between(store, meta.key, meta.path, after=seq, head=meta.seq)]
     await _check_head(store, meta)
-    return Restored(row, meta.path.position(seq) if seq else 0, runs)
+    return Restored.on(meta.path, row, seq, runs)
 
 
 async def runs_between(
@@ -88,7 +99,7 @@ async def newest_snapshot(
 
 async def _decoded(store: SessionStore, spec: StateSpec, meta: SessionMeta, snapshot: Snapshot) -> State:
     """The row, of this journal and after as many tokens as it says; raises ``SnapshotCorrupt``."""
-    if not meta.path.holds(snapshot.seq):
+    if not meta.path.keeps(snapshot.seq):
         raise SnapshotCorrupt(f"the session has left the history of its snapshot at {snapshot.seq}")
     (record,) = await store.records(meta.key, after=snapshot.seq - 1, limit=1)
     if record.chain != snapshot.chain:
@@ -97,4 +108,7 @@ async def _decoded(store: SessionStore, spec: StateSpec, meta: SessionMeta, snap
     expected = meta.path.position(snapshot.seq)
     if int(row["position"]) != expected:
         raise SnapshotCorrupt(f"expected a state after {expected} tokens, found {int(row['position'])}")
+    frozen = Frozen.NO if meta.path.learns_at(snapshot.seq) else Frozen.JOURNAL
+    if int(row["frozen"]) != frozen:
+        raise SnapshotCorrupt(f"expected a state marked {int(frozen)}, found {int(row['frozen'])}")
     return row

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hope_model.attention.model import HopeAttention
 from hope_model.state import State, StateSpec
+from hope_model.streaks import Frozen
 from hope_server.engine.request import EngineConfig
 from hope_server.engine.units import TokenRun, Unit
 
@@ -33,11 +34,13 @@ class ServedModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A row's own counters; the tuples follow ``spec.learning_levels``."""
+    """A row's own counters, see ``hope_model.streaks``; the tuples follow ``spec.learning_levels``."""
 
     position: int
     writes: tuple[int, ...]
     refused: tuple[int, ...]
+    frozen: Frozen = Frozen.NO
+    good: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,9 @@ class Output:
     """What a launch made of one row: ``logits [vocab]`` after its last token, and its counters.
 
     every: ``[n, vocab]`` after each token of the unit, from :meth:`Runner.run_every`. boundary: position of a
-    boundary whose state is now worth storing. update_norm: per level, the norm of what was written; None when
-    nothing was.
+    boundary whose state is now worth storing: no level had a write refused there, or nothing is learned.
+    update_norm: per level, the norm of what was written; None when nothing was. divergence: nats by which a
+    canary's answers moved, where a write was judged by one.
     """
 
     logits: Tensor
@@ -55,6 +59,7 @@ class Output:
     boundary: int | None = None
     update_norm: dict[str, float] | None = None
     every: Tensor | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class Runner(Protocol):
         ...
 
     def teaching_tokens(self, unit: Unit) -> int:
-        """How many of a unit's tokens the model learns from."""
+        """How many of a unit's tokens a row that learns is taught."""
         ...
 
     def clear(self, slot: int) -> None:
@@ -99,6 +104,10 @@ class Runner(Protocol):
 
     def load(self, slot: int, row: State) -> None:
         """The slot's row becomes ``row`` (``[1, ...]``), a state at a boundary."""
+        ...
+
+    def freeze(self, slot: int) -> None:
+        """The slot's row, at a boundary, learns no more."""
         ...
 
     def run(self, slot: int, unit: Unit) -> Output:

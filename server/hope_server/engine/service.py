@@ -227,7 +227,8 @@ class EngineService:
         Raises InvalidRequest for a file that is none, ModelNotFound for one of other slow weights.
         """
         self._admit()
-        return await open_export(self._desk, data, vocab_size=self._model.config.vocab_size)
+        config = self._model.config
+        return await open_export(self._desk, data, vocab_size=config.vocab_size, block=config.block)
 
     async def import_session(self, tenant: str, found: Importable) -> SessionMeta:
         """A new session of ``tenant`` from an exported one; its state is that of its journal, bit for bit.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hope_model.state import COUNTERS, State, StateSpec
+from hope_model.streaks import Frozen
 from hope_server.engine.previews import counts_of, previews_of
 from hope_server.engine.runner import Counts, ModelShape, Output, Parked
 from hope_server.engine.sampling import finite_rows
@@ -103,6 +104,13 @@ class StateRunner:
         self._tails[slot].clear()
 
     @torch.inference_mode()
+    def freeze(self, slot: int) -> None:
+        """The slot's rows, both at a boundary, learn no more."""
+        row = self._boundary.view(slot)
+        row["frozen"].fill_(int(Frozen.JOURNAL))
+        self._live.write(slot, row)
+
+    @torch.inference_mode()
     def block(self, slot: int, tokens: Sequence[int], learn: Sequence[bool] = ()) -> Output:
         """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
         before = self._boundary.view(slot)
@@ -110,7 +118,8 @@ class StateRunner:
         norms = self._change(before, state)
         finite = finite_rows(logits)[0] and all(map(math.isfinite, norms.values()))
         counts = counts_of(state)[0]
-        output = Output(logits[0], finite, counts, counts.position, norms)
+        worth = counts.frozen is Frozen.JOURNAL or counts.good == counts.position
+        output = Output(logits[0], finite, counts, counts.position if worth else None, norms)
         self._boundary.write(slot, state)
         self._live.write(slot, state)
         return output

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from hope_server.engine.events import Boundary, Done, Failed, Sampled, Scored
+from hope_server.engine.events import Boundary, Done, Failed, Halted, Sampled, Scored
 from hope_server.engine.jobs import Generation
 from hope_server.engine.lease import Cancelled, Desk, Lease
 from hope_server.engine.logprobs import PromptScores
@@ -54,6 +54,9 @@ class Turn:
         self._meta: SessionMeta | None = None
         self._fence: Fence | None = None
         self._head: Head | None = None  # where the journal is known to end; None when in doubt
+        self._first_seq = 1
+        self._read: list[JournalRecord] = []  # of an ephemeral session: what stands in for its journal
+        self._freeze_at: int | None = None  # of an ephemeral session: where its learning ended
         self._seed = 0
         self._learning = False  # something was sent to the journal
         self._spans = TurnSpans(request.span)
@@ -134,8 +137,8 @@ class Turn:
         with self._spans.load():
             self._fence, self._meta = await self._desk.ownership.acquire(session)
             self._desk.check(self._meta)
-            await self._lease.bring(self._meta, self._fence)
-        self._head = self._meta.head
+            self._meta = await self._lease.bring(self._meta, self._fence)
+        self._head, self._first_seq = self._meta.head, self._meta.seq + 1
 
     async def _release(self) -> None:
         """The slot first: whoever takes the session over finds nothing of it at work here."""
@@ -162,6 +165,8 @@ class Turn:
                     size = _append_size(records[start:])
                     await self._append(records[start : start + size])
                     start += size
+        else:
+            self._read += records
         self._desk.observer.on_prompt(self._request.prompt_tokens)
         return records
 
@@ -206,31 +211,51 @@ class Turn:
                     self._request.scored(event.logprobs)
                 elif isinstance(event, Boundary) and self._meta is not None:
                     assert self._fence is not None
-                    assert self._head is not None
-                    seq = self._meta.path.seq(event.position)
-                    self._desk.snapshots.offer(self._meta.key, self._fence, seq, event.row, self._head)
+                    self._lease.offer(event, self._meta_now(), self._fence)
+                elif isinstance(event, Halted):
+                    await self._recover(event)
                 elif isinstance(event, Failed):
                     raise event.error
                 elif isinstance(event, Done):
                     self._tell_figures(event)
                     return
 
+    async def _recover(self, halted: Halted) -> None:
+        if self._meta is None:
+            self._freeze_at = self._lease.recover_ephemeral(halted, self._read, self._freeze_at)
+            return
+        assert self._fence is not None
+        meta, self._head = self._meta_now(), None
+        self._meta = await self._lease.recover(halted, meta, self._fence, self._request_name)
+        self._head = self._meta.head
+
+    def _meta_now(self) -> SessionMeta:
+        """The session with its head where the journal is known to end."""
+        assert self._meta is not None
+        assert self._head is not None
+        return replace(self._meta, head=self._head)
+
     def _tell_figures(self, done: Done) -> None:
         if self._request.finished is not None:
             seq = None if self._meta is None else self._seq
-            figures = TurnFigures(seq, done.learned_tokens, done.level_writes, done.drift)
+            freeze = self._freeze_at if self._meta is None else self._meta.path.freeze
+            figures = TurnFigures(
+                seq, done.learned_tokens, done.level_writes, done.drift, frozen=freeze is not None
+            )
             self._request.finished(figures)
 
     async def _commit_sampled(self, sampled: list[Sampled]) -> None:
         first_seq = self._seq + 1
-        count = sampled[-1].index + 1
-        if self._meta is not None:
+        count, tokens = sampled[-1].index + 1, tuple(event.token for event in sampled)
+        if self._meta is None:
+            self._read.append(JournalRecord(first_seq, "step", "model", tokens))
+        else:
             answered = self._request.answered
             record = JournalRecord(
                 first_seq,
                 "step",
                 "model",
-                tuple(event.token for event in sampled),
+                tokens,
                 sampler=Sampler(self._seed, self._seq - self._meta.path.base_seq),
                 request=self._request_name,
                 transcript=None if answered is None else answered(count),
@@ -273,7 +298,7 @@ class Turn:
     def _turn_key(self) -> TurnKey | None:
         key = self._request.idempotency_key
         assert self._meta is not None
-        return None if key is None else TurnKey(key, self._meta.seq + 1)
+        return None if key is None else TurnKey(key, self._first_seq)
 
     @property
     def _seq(self) -> int:

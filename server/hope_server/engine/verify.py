@@ -35,7 +35,7 @@ async def verify(desk: Desk, meta: SessionMeta, name: str) -> Verification:
     """
     await _check_journal(desk, meta)
     runs = [run async for run in runs_between(desk.store, meta.key, meta.path, after=0, head=meta.seq)]
-    replayed = await state_after(desk, name, Restored(None, 0, runs))
+    replayed = await state_after(desk, name, Restored.on(meta.path, None, 0, runs))
     failed: list[HopeError] = []
     found = await restore(desk.store, desk.spec, meta, failed.append)
     restored = await state_after(desk, name, found)
@@ -75,7 +75,8 @@ async def state_after(desk: Desk, name: str, start: Restored) -> State:
     lease = Lease(desk, name)
     try:
         await lease.seat()
-        desk.thread.post(partial(desk.engine.load, name, start.row, start.position, start.runs))
+        load = partial(desk.engine.load, freeze_at=start.freeze_at)
+        desk.thread.post(partial(load, name, start.row, start.position, start.runs))
         await lease.done()
         return await desk.thread.call(partial(desk.engine.live_row, name))
     finally:

@@ -19,7 +19,6 @@ from typing import Final
 
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.history import History
-from hope_server.sessions.path import MAX_SPANS
 from hope_server.sessions.reading import Buffer, Reader
 from hope_server.sessions.records import decode_record, encode_record
 from hope_server.sessions.sealing import Keyring
@@ -79,9 +78,13 @@ class Opened:
     """A file whose checksum holds. Its records are decoded from ``data``, which must not change."""
 
     def __init__(
-        self, keys: Keyring, data: Buffer, *, part_names: Sequence[str], max_part_bytes: int
+        self, keys: Keyring, data: Buffer, *, part_names: Sequence[str], max_part_bytes: int, block: int
     ) -> None:
-        """Raises ``InvalidRequest`` for a file that is damaged, or of other parts than ``part_names``."""
+        """``block``: tokens between two boundaries; learning ends at one.
+
+        Raises ``InvalidRequest`` for a file that is damaged, or of other parts than ``part_names``.
+        """
+        self._block = block
         try:
             self.preface = self._open(keys, data, part_names, max_part_bytes)
         except ValueError as error:
@@ -123,10 +126,12 @@ class Opened:
                 raise ValueError(f"expected a record that starts at {seq + 1}, found {record.first_seq}")
             history.read(record)
             seq = record.last_seq
+            path = history.at(seq).path
+            if record.kind == "freeze" and (path.frozen_position or 0) % self._block:
+                raise ValueError(f"its learning ends after {path.frozen_position} tokens, at no boundary")
             if record.kind == "rollback":
-                kept = len(history.at(seq).path.closed)
-                spans += kept
-                if kept > MAX_SPANS or spans > MAX_KEPT_SPANS:
+                spans += len(path.closed)
+                if path.overfull or spans > MAX_KEPT_SPANS:
                     raise ValueError("it has rolled back too often")
             yield record
         reader.end()

@@ -63,7 +63,7 @@ async def build(store: SessionStore, target: SessionKey, plan: Blueprint, *, non
 
 
 class _Filling:
-    """Appends records in large commits; a rollback is one of its own, for it needs the path it leads to."""
+    """Appends records in large commits; a rollback or a freeze is one of its own, for it needs a path."""
 
     def __init__(self, store: SessionStore, target: SessionKey, fence: Fence) -> None:
         self._store, self._target, self._fence = store, target, fence
@@ -78,6 +78,16 @@ class _Filling:
                 to = self._history.at(record.target_seq)
                 self._head = await self._store.rollback(
                     self._target, self._fence, expected=self._head, to=to, request=record.request
+                )
+            elif record.kind == "freeze":
+                await self._flush()
+                self._head = await self._store.freeze(
+                    self._target,
+                    self._fence,
+                    expected=self._head,
+                    path=self._history.at(self._head.seq).path,
+                    good_seq=record.target_seq,
+                    request=record.request,
                 )
             else:
                 await self._add(record)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from hope_server.errors import InvalidRequest
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.path import MAX_SPANS, Path
+from hope_server.sessions.path import MAX_SPANS, Freeze, Path
 from hope_server.sessions.records import corrupt
 from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.session import NO_TRANSCRIPT, JournalRecord, Point, Transcript
@@ -24,12 +24,16 @@ class History:
         self._transcripts: list[tuple[int, Transcript]] = [(0, NO_TRANSCRIPT)]
 
     def read(self, record: JournalRecord) -> None:
-        """The next record; raises ``ValueError`` for a rollback to a number that is not before it."""
+        """The next record; raises ``ValueError`` for a rollback to a number that is not before it, and for a
+        freeze of what the path does not hold.
+        """
         if record.kind in ("reset", "rollback"):
             if not 0 <= record.target_seq < record.first_seq:
                 raise ValueError(f"a rollback at {record.first_seq} cannot lead to {record.target_seq}")
             path = path_after(record, self.at(record.target_seq).path)
             self._paths.append((record.last_seq, path))
+        if record.kind == "freeze":
+            self._paths.append((record.last_seq, frozen_path(record, self._paths[-1][1])))
         transcript = last_transcript([record])
         if transcript is not None:
             self._transcripts.append((record.last_seq, transcript))
@@ -65,7 +69,20 @@ def path_after(record: JournalRecord, target: Path) -> Path:
     """The path once a reset or a rollback is read; ``target``: the path at the point that it leads to."""
     if record.kind == "reset":
         return Path(record.last_seq)
-    return Path(record.last_seq, target.upto(record.target_seq))
+    return Path(record.last_seq, target.upto(record.target_seq), target.freeze)
+
+
+def frozen_path(record: JournalRecord, path: Path) -> Path:
+    """The path once a freeze is read: all of ``path``, of which the tokens after its target were not learned.
+
+    Raises ``ValueError`` for a path that is frozen, or does not hold the target.
+    """
+    good, seq = record.target_seq, record.first_seq
+    if path.freeze is not None:
+        raise ValueError(f"learning ended at {path.freeze.seq}, it cannot end again at {seq}")
+    if not good < seq or not (good == path.seq(0) or path.holds(good)):
+        raise ValueError(f"a freeze at {seq} cannot keep what was learned up to {good}")
+    return Path(seq, path.upto(seq - 1), Freeze(good, seq))
 
 
 def part_of(record: JournalRecord, first: int, last: int) -> JournalRecord:
@@ -115,9 +132,18 @@ def rollback_record(expected_seq: int, to: Point, request: str) -> tuple[Journal
         transcript=to.transcript,
     )
     path = path_after(record, to.path)
-    if len(path.closed) > MAX_SPANS:
+    if path.overfull:
         raise InvalidRequest(f"a session keeps at most {MAX_SPANS} rollbacks: fork it to go on", param="seq")
     return record, path
+
+
+def freeze_record(expected_seq: int, path: Path, good_seq: int, request: str) -> tuple[JournalRecord, Path]:
+    """The record after ``expected_seq`` that ends the learning of ``path``, and the path from there on.
+
+    Raises ``ValueError`` as :func:`frozen_path` does.
+    """
+    record = JournalRecord(expected_seq + 1, "freeze", "system", (), target_seq=good_seq, request=request)
+    return record, frozen_path(record, path)
 
 
 def _last(changes: Sequence[tuple[int, T]], seq: int) -> T:

@@ -67,6 +67,16 @@ local function on_path(start, spans, seq)
   return false
 end
 
+-- Whether a snapshot after token seq is of the path. frozen is '' or the last number that was learned and that
+-- of the record that says so: tokens between the two were read anew, and get no snapshot.
+local function keeps(start, spans, frozen, seq)
+  local good, said = string.match(frozen or '', '^(%d+)-(%d+)$')
+  if good and tonumber(good) < seq and seq < tonumber(said) then
+    return false
+  end
+  return on_path(start, spans, seq)
+end
+
 local function drop_newest_snapshot(meta)
   local at = redis.call('HMGET', meta, 'snap_chunks', 'prev_seq', 'prev_manifest', 'prev_chunks', 'prev_chain')
   unlink_chunks(meta, at[1], ids_in(at[4]))
@@ -79,11 +89,11 @@ local function drop_newest_snapshot(meta)
   end
 end
 
--- Both generations lie on the path in order, so what a rollback leaves behind is at the end.
-local function drop_snapshots_off_path(meta, start, spans)
+-- Both generations lie on the path in order, so what a rollback or a freeze leaves behind is at the end.
+local function drop_snapshots_off_path(meta, start, spans, frozen)
   for _ = 1, 2 do
     local seq = tonumber(redis.call('HGET', meta, 'snap_seq'))
-    if seq > 0 and not on_path(start, spans, seq) then
+    if seq > 0 and not keeps(start, spans, frozen, seq) then
       drop_newest_snapshot(meta)
     end
   end
@@ -107,7 +117,8 @@ local function create(keys, args)
     return { found[1] == args[1] and found[2] == args[2] and 'OK' or 'TAKEN' }
   end
   redis.call('HSET', meta, 'v', 2, 'created_us', args[1], 'model', args[2], 'seq', 0,
-    'head', string.rep('0', 2 * CHAIN_BYTES), 'start_seq', 0, 'spans', '', 'snap_seq', 0, 'state', args[4],
+    'head', string.rep('0', 2 * CHAIN_BYTES), 'start_seq', 0, 'spans', '', 'frozen_seq', '', 'snap_seq', 0,
+    'state', args[4],
     'fence', 0, 'nonce', '', 'lease_until', 0)
   if args[3] ~= '' then
     redis.call('HSET', meta, 'name', args[3])
@@ -186,20 +197,20 @@ local function known_turn(turns, names)
   end
 end
 
--- ARGV: fence, nonce, expected seq and head, new seq and head, new start_seq or '', new spans, sealed
--- transcript or '', names of the turn's key separated by blanks (the newest encryption key's first), the
+-- ARGV: fence, nonce, expected seq and head, new seq and head, new start_seq or '', new spans, new frozen_seq,
+-- sealed transcript or '', names of the turn's key separated by blanks (the newest encryption key's first), the
 -- turn's first seq, then (last seq, entry) of each record
 local function commit(keys, args)
   local meta, journal, turns = keys[1], keys[2], keys[3]
-  local at = redis.call('HMGET', meta, 'seq', 'head', 'state')
+  local at = redis.call('HMGET', meta, 'seq', 'head', 'state', 'frozen_seq')
   if at[1] == args[5] and at[2] == args[6] then
     -- the same commit sent twice: no other one has this hash
     return { 'OK' }
   end
-  local name, range = known_turn(turns, args[10])
+  local name, range = known_turn(turns, args[11])
   if name then
     local first, last = string.match(range, '^(%d+) (%d+)$')
-    if first ~= args[11] then
+    if first ~= args[12] then
       return { 'KNOWN', first, last }
     end
   end
@@ -209,19 +220,22 @@ local function commit(keys, args)
   if at[1] ~= args[3] or at[2] ~= args[4] then
     return { 'SEQ', at[1] }
   end
-  for i = 12, #args, 2 do
+  if string.match(args[9], '(%d+)$') == args[5] and at[4] and at[4] ~= '' then
+    return { 'FROZEN' }
+  end
+  for i = 13, #args, 2 do
     redis.call('XADD', journal, args[i] .. '-0', 'r', args[i + 1])
   end
   redis.call('HSET', meta, 'seq', args[5], 'head', args[6])
   if args[7] ~= '' then
-    redis.call('HSET', meta, 'start_seq', args[7], 'spans', args[8])
-    drop_snapshots_off_path(meta, tonumber(args[7]), args[8])
-  end
-  if args[9] ~= '' then
-    redis.call('HSET', meta, 'transcript', args[9], 'transcript_seq', args[5])
+    redis.call('HSET', meta, 'start_seq', args[7], 'spans', args[8], 'frozen_seq', args[9])
+    drop_snapshots_off_path(meta, tonumber(args[7]), args[8], args[9])
   end
   if args[10] ~= '' then
-    remember_turn(turns, name or string.match(args[10], '%x+'), name, args[11], args[5])
+    redis.call('HSET', meta, 'transcript', args[10], 'transcript_seq', args[5])
+  end
+  if args[11] ~= '' then
+    remember_turn(turns, name or string.match(args[11], '%x+'), name, args[12], args[5])
   end
   keep_alive(keys)
   return { 'OK' }
@@ -277,8 +291,9 @@ end
 local function publish_snapshot(keys, args)
   local meta, seq = keys[1], tonumber(args[3])
   local at = redis.call('HMGET', meta, 'seq', 'start_seq', 'spans', 'snap_seq', 'snap_manifest', 'snap_chunks',
-    'snap_chain', 'prev_chunks', 'state')
-  if seq < 1 or seq > tonumber(at[1]) or seq < tonumber(at[4]) or not on_path(tonumber(at[2]), at[3], seq) then
+    'snap_chain', 'prev_chunks', 'state', 'frozen_seq')
+  local fits = keeps(tonumber(at[2]), at[3], at[10], seq)
+  if seq < 1 or seq > tonumber(at[1]) or seq < tonumber(at[4]) or not fits then
     return { 'SEQ', at[1], at[4] }
   end
   local known = redis.call('XRANGE', keys[2], args[6] .. '-0', args[6] .. '-0')[1]
@@ -357,6 +372,7 @@ redis.register_function('hope_v1_acquire', acquire)
 redis.register_function('hope_v1_renew', fenced(renew))
 redis.register_function('hope_v1_commit', fenced(commit))
 redis.register_function('hope_v1_rollback', fenced(commit))
+redis.register_function('hope_v1_freeze', fenced(commit))
 redis.register_function('hope_v1_missing', fenced(missing))
 redis.register_function('hope_v1_publish_snapshot', fenced(publish_snapshot))
 redis.register_function('hope_v1_quarantine', fenced(quarantine))

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from hope_server.sessions.documents import open_document, seal_document
-from hope_server.sessions.history import last_transcript, reset_path, rollback_record
+from hope_server.sessions.history import freeze_record, last_transcript, reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.manifest import Manifest, cut, join, open_chunk, seal_chunk
 from hope_server.sessions.path import Path
 from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, upto_record, write_entries
 from hope_server.sessions.refusals import (
+    already_frozen,
     already_learned,
     fenced,
     lease_held,
@@ -167,16 +168,31 @@ class MemoryStore:
             raise quarantined(session)
         if entry.meta.head != expected:
             raise moved_on(expected.seq, entry.meta.seq)
+        if records[0].kind == "freeze" and entry.meta.path.freeze is not None:
+            raise already_frozen(session)
         entry.journal += entries
         entry.meta = replace(entry.meta, head=head)
         if path is not None:
             entry.meta = replace(entry.meta, path=path)
-            _keep_generations(entry, [one for one in entry.generations if path.holds(one[0].seq)])
+            _keep_generations(entry, [one for one in entry.generations if path.keeps(one[0].seq)])
         if (transcript := last_transcript(records)) is not None:
             entry.meta = replace(entry.meta, transcript=transcript)
         if turn is not None:
             _remember(entry, turn, head.seq)
         return head
+
+    async def freeze(
+        self,
+        session: SessionKey,
+        fence: Fence,
+        *,
+        expected: Head,
+        path: Path,
+        good_seq: int,
+        request: str = "",
+    ) -> Head:
+        record, frozen = freeze_record(expected.seq, path, good_seq, request)
+        return self._commit(session, fence, expected, [record], None, frozen)
 
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
         return self._session(session).turns.get(turn_key)
@@ -205,7 +221,7 @@ class MemoryStore:
         manifest, chunks = cut(self.keys, session, seq, parts)
         entry = self._session(session, fence)
         meta = entry.meta
-        if not max(1, meta.snapshot_seq) <= seq <= meta.seq or not meta.path.holds(seq):
+        if not max(1, meta.snapshot_seq) <= seq <= meta.seq or not meta.path.keeps(seq):
             raise outside(seq, head=meta.seq, last=meta.snapshot_seq)
         known = {last: stored[:CHAIN_BYTES].hex() for last, stored in entry.journal}
         if head.seq < seq or known.get(head.seq) != head.sha256:

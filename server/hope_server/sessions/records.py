@@ -44,6 +44,7 @@ _COUNT = struct.Struct("<I")
 _HAS_TARGET, _HAS_SAMPLER, _HAS_REQUEST, _HAS_TRANSCRIPT, _LEARN_OFF = 1, 2, 4, 8, 16
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _ORIGINS: tuple[Origin, ...] = get_args(Origin)
+_TARGETED: Final = ("rollback", "freeze")
 _DIGEST = re.compile(rb"[0-9a-f]{0,64}")
 
 
@@ -54,7 +55,7 @@ def encode_record(record: JournalRecord) -> bytes:
         raise ValueError(f"a token is 0 to {MAX_TOKEN}, found {min(tokens)} to {max(tokens)}")
     kind, origin = _KINDS.index(record.kind), _ORIGINS.index(record.origin)
     has, parts = 0, b""
-    if record.kind == "rollback":
+    if record.kind in _TARGETED:
         has, parts = _HAS_TARGET, _TARGET.pack(record.target_seq)
     if record.sampler is not None:
         has, parts = has | _HAS_SAMPLER, parts + _SAMPLER.pack(record.sampler.seed, record.sampler.counter)
@@ -76,7 +77,7 @@ def decode_record(data: bytes) -> JournalRecord:
         raise ValueError(f"expected record version {_VERSION}, found {data[:4].hex()}")
     if count > MAX_APPEND_TOKENS or (_KINDS[kind] in ("run", "step")) != (count > 0):
         raise ValueError(f"a {_KINDS[kind]} record cannot hold {count} tokens")
-    if not 1 <= first_seq <= MAX_SEQ - count or (_KINDS[kind] == "rollback") != bool(has & _HAS_TARGET):
+    if not 1 <= first_seq <= MAX_SEQ - count or (_KINDS[kind] in _TARGETED) != bool(has & _HAS_TARGET):
         raise ValueError(f"a {_KINDS[kind]} record at {first_seq} cannot have the parts {has}")
     if has & _LEARN_OFF and not count:
         raise ValueError(f"a {_KINDS[kind]} record has no tokens that could teach")

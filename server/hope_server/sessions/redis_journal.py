@@ -10,6 +10,7 @@ from hope_server.sessions.records import CHAIN_BYTES, check_page, read_entries, 
 from hope_server.sessions.redis_link import Link
 from hope_server.sessions.redis_meta import (
     check_reply,
+    encode_freeze,
     encode_spans,
     fence_args,
     journal_key,
@@ -18,7 +19,7 @@ from hope_server.sessions.redis_meta import (
     seal_transcript,
     turns_key,
 )
-from hope_server.sessions.refusals import already_learned, moved_on, not_found
+from hope_server.sessions.refusals import already_frozen, already_learned, moved_on, not_found
 from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.session import (
     GENESIS,
@@ -49,7 +50,7 @@ class RedisJournal:
         """Append checked ``records`` by ``function``; ``path``: where its path turns to, if it does."""
         entries, head = write_entries(self._keys, session, expected, records)
         args: list[Any] = [*fence_args(fence), expected.seq, expected.sha256, head.seq, head.sha256]
-        args += ["", ""] if path is None else [path.start_seq, encode_spans(path)]
+        args += ["", "", ""] if path is None else [path.start_seq, encode_spans(path), encode_freeze(path)]
         transcript = last_transcript(records)
         args.append("" if transcript is None else seal_transcript(self._keys, session, head.seq, transcript))
         args += ["", ""] if turn is None else [" ".join(self._turn_names(session, turn.key)), turn.first_seq]
@@ -96,5 +97,7 @@ def _check_commit(session: SessionKey, expected: Head, reply: list[Any]) -> None
     match reply:
         case [b"KNOWN", first, last]:
             raise already_learned(int(first), int(last))
+        case [b"FROZEN"]:
+            raise already_frozen(session)
         case [b"SEQ", seq]:
             raise moved_on(expected.seq, int(seq))

@@ -6,7 +6,7 @@ from typing import Any
 
 from hope_server.errors import SessionCorrupted
 from hope_server.sessions.key import SessionKey
-from hope_server.sessions.path import MAX_SPANS, Path
+from hope_server.sessions.path import Freeze, Path
 from hope_server.sessions.records import decode_transcript, encode_transcript
 from hope_server.sessions.refusals import fenced, lease_held, not_found, quarantined
 from hope_server.sessions.sealing import Keyring, Tampered
@@ -34,6 +34,7 @@ META_FIELDS = (
     "name",
     "transcript",
     "transcript_seq",
+    "frozen_seq",
 )
 _HEX = re.compile(rb"[0-9a-f]{64}")
 _SPANS = re.compile(rb"([0-9]+-[0-9]+( [0-9]+-[0-9]+)*)?")
@@ -70,7 +71,7 @@ def keys_of(session: SessionKey) -> list[str]:
 
 def decode_meta(keys: Keyring, session: SessionKey, values: Sequence[bytes | None]) -> SessionMeta:
     """The meta from the values of ``META_FIELDS``; raises ``SessionCorrupted`` if they make none."""
-    *required, name, transcript, transcript_seq = values
+    *required, name, transcript, transcript_seq, frozen_seq = values
     if required[0] != VERSION or None in required:
         raise _unfit(session, f"meta version {VERSION.decode()}", required[0])
     created_us, seq, start_seq, snapshot_seq = (_number(session, value) for value in required[1:5])
@@ -83,7 +84,7 @@ def decode_meta(keys: Keyring, session: SessionKey, values: Sequence[bytes | Non
         model=model.decode(errors="replace"),
         name=None if name is None else _unsealed(keys, session, "name", 0, name).decode(),
         head=Head(seq, head.decode()),
-        path=Path(start_seq, _decode_spans(session, spans)),
+        path=_decode_path(session, start_seq, spans, frozen_seq or b""),
         snapshot_seq=snapshot_seq,
         transcript=_decode_transcript(keys, session, transcript, transcript_seq),
         quarantined=state == b"quarantined",
@@ -117,8 +118,21 @@ def check_reply(session: SessionKey, reply: Sequence[Any]) -> None:
             raise lease_held(session, int(milliseconds) / 1000)
 
 
+def encode_freeze(path: Path) -> str:
+    """Empty for a path that learns."""
+    return "" if path.freeze is None else f"{path.freeze.good_seq}-{path.freeze.seq}"
+
+
+def _decode_path(session: SessionKey, start_seq: int, spans: bytes, frozen_seq: bytes) -> Path:
+    closed, freezes = _decode_spans(session, spans), _decode_spans(session, frozen_seq)
+    path = Path(start_seq, closed, Freeze(*freezes[0]) if freezes else None)
+    if path.overfull or len(freezes) > 1:
+        raise _unfit(session, "spans", spans[:64])
+    return path
+
+
 def _decode_spans(session: SessionKey, spans: bytes) -> tuple[tuple[int, int], ...]:
-    if not _SPANS.fullmatch(spans) or spans.count(b" ") >= MAX_SPANS:
+    if not _SPANS.fullmatch(spans):
         raise _unfit(session, "spans", spans[:64])
     pairs = [span.split(b"-") for span in spans.split()]
     return tuple((int(first), int(last)) for first, last in pairs)

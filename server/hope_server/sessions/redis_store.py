@@ -12,8 +12,9 @@ from typing import Any, Self
 
 from hope_server.errors import SessionCorrupted, StoreConfigError, StoreUnavailable
 from hope_server.sessions.documents import RedisDocuments
-from hope_server.sessions.history import reset_path, rollback_record
+from hope_server.sessions.history import freeze_record, reset_path, rollback_record
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.path import Path
 from hope_server.sessions.redis_check import check_fsync, check_policy, check_server
 from hope_server.sessions.redis_journal import RedisJournal
 from hope_server.sessions.redis_link import LOST, REFUSED, Link
@@ -220,6 +221,20 @@ class RedisStore:
     ) -> Head:
         record, path = rollback_record(expected.seq, to, request)
         work = self._journal.commit("rollback", session, fence, expected, [record], None, path)
+        return await self._link.owned(work)
+
+    async def freeze(
+        self,
+        session: SessionKey,
+        fence: Fence,
+        *,
+        expected: Head,
+        path: Path,
+        good_seq: int,
+        request: str = "",
+    ) -> Head:
+        record, frozen = freeze_record(expected.seq, path, good_seq, request)
+        work = self._journal.commit("freeze", session, fence, expected, [record], None, frozen)
         return await self._link.owned(work)
 
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:

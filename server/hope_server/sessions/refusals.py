@@ -65,5 +65,9 @@ def no_such_seq(seq: int, head: int) -> InvalidRequest:
     return InvalidRequest(f"expected a sequence number from 0 to {head}, found {seq}", param="seq")
 
 
+def already_frozen(session: SessionKey) -> SequenceConflict:
+    return SequenceConflict(f"expected session {session.session} to learn, found that its learning has ended")
+
+
 def taken(session: SessionKey) -> SequenceConflict:
     return SequenceConflict(f"expected a new session id, found session {session.session}")

@@ -13,7 +13,7 @@ from hope_server.sessions.path import WHOLE, Path
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
 """Whose tokens they are; "template": what a chat template writes around messages; "text": plain
 text, no chat. Stored as its place here."""
-Kind = Literal["run", "step", "reset", "rollback"]
+Kind = Literal["run", "step", "reset", "rollback", "freeze"]
 
 MAX_APPEND_TOKENS = 220_000
 """Tokens in one append: with headers, seals and hashes the command stays under 1 MiB."""
@@ -87,8 +87,9 @@ class Sampler:
 class JournalRecord:
     """One run of tokens as it was computed; token i has sequence number ``first_seq + i``.
 
-    A ``run`` is one forward over all its tokens, a ``step`` record is as many single-token steps. A ``reset``
-    and a ``rollback`` (to ``target_seq``) have no tokens and take one sequence number. Numbers start at 1.
+    A ``run`` is one forward over all its tokens, a ``step`` record is as many single-token steps. A
+    ``reset``, a ``rollback`` (to ``target_seq``) and a ``freeze`` (of what was learned up to ``target_seq``)
+    have no tokens and take one sequence number. Numbers start at 1.
 
     request: 32 hex digits that stand for the request that brought it, empty for none. transcript: the chat
     up to and including the record, where that is known. learn: False for tokens of a turn that teaches
@@ -193,6 +194,8 @@ def check_append(expected: Head, records: Sequence[JournalRecord], turn: TurnKey
     for record in records:
         if record.first_seq != seq + 1:
             raise ValueError(f"expected a record that starts at {seq + 1}, found {record.first_seq}")
+        if record.kind in ("rollback", "freeze"):
+            raise ValueError(f"a {record.kind} is a commit of its own")
         if (record.kind in ("run", "step")) != bool(record.tokens):
             raise ValueError(f"a {record.kind} record cannot hold {len(record.tokens)} tokens")
         seq = record.last_seq

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hope_server.errors import SessionCorrupted
 from hope_server.sessions.key import SessionKey
+from hope_server.sessions.path import Path
 from hope_server.sessions.sealing import Keyring
 from hope_server.sessions.session import (
     MAX_APPEND_RECORDS,
@@ -117,6 +118,24 @@ class SessionStore(Protocol):
         """
         ...
 
+    async def freeze(
+        self,
+        session: SessionKey,
+        fence: Fence,
+        *,
+        expected: Head,
+        path: Path,
+        good_seq: int,
+        request: str = "",
+    ) -> Head:
+        """Append a freeze record: of ``path``, which leads to ``expected``, tokens after ``good_seq`` are not
+        learned, and neither is what follows. No token is lost.
+
+        Snapshots beyond ``good_seq`` are forgotten, and tokens up to the record get none any more. Raises as
+        ``append`` does, ``SequenceConflict`` also if learning has ended already.
+        """
+        ...
+
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
         """The first and last sequence number of the turn that used ``turn_key``, if it is remembered."""
         ...
@@ -142,7 +161,7 @@ class SessionStore(Protocol):
         tokens under the same numbers by now, and their state is another one.
 
         Parts are addressed by content: one that equals a stored one is not sent again. Raises
-        ``SequenceConflict`` unless the session's path holds ``seq``, at or above the last snapshot, and the
+        ``SequenceConflict`` unless the session's path keeps ``seq``, at or above the last snapshot, and the
         journal still leads through ``head``.
         """
         ...

@@ -144,6 +144,15 @@ class ScriptedEngine:
         await self.store.rollback(session, fence, expected=meta.head, to=to)
         return await self.store.meta(session)
 
+    async def freeze(self, session_id: str, good_seq: int) -> None:
+        """The session of the tenant that needs no key learns no more."""
+        session = SessionKey(DEFAULT_TENANT, session_id)
+        fence, meta = await self.store.acquire(session, nonce=NONCE, ttl_s=60)
+        await self.store.freeze(session, fence, expected=meta.head, path=meta.path, good_seq=good_seq)
+
+    async def _frozen(self, session: SessionKey | None) -> bool:
+        return session is not None and (await self.store.meta(session)).path.freeze is not None
+
     async def fork_session(
         self, session: SessionKey, *, seq: int | None = None, name: str | None = None
     ) -> SessionMeta:
@@ -190,7 +199,7 @@ class ScriptedEngine:
                 raise self.export_failure
 
     async def open_export(self, data: Buffer) -> Importable:
-        opened = Opened(self.store.keys, data, part_names=["head"], max_part_bytes=1024)
+        opened = Opened(self.store.keys, data, part_names=["head"], max_part_bytes=1024, block=4)
         return Importable(opened, max((record.last_seq for record in opened.records()), default=0))
 
     async def import_session(self, tenant: str, found: Importable) -> SessionMeta:
@@ -208,7 +217,7 @@ class ScriptedEngine:
     async def levels(self, session: SessionKey) -> list[LevelStatus]:
         tokens = (await self.store.meta(session)).position
         return [
-            LevelStatus("phi", 1, tokens, tokens, 0, 0.5, 1024),
+            LevelStatus("phi", 1, tokens, tokens, 1, 0.5, 1024),
             LevelStatus("slow", None, tokens, 0, 0, 0.0, 4096),
         ]
 
@@ -259,7 +268,9 @@ class ScriptedEngine:
                 done = ended or full
                 if done and request.finished is not None:
                     read = sum(len(part.tokens) for part in request.prompt) + index + 1
-                    request.finished(TurnFigures(seq, read, {"phi": read}, {"phi": 0.5}))
+                    frozen = await self._frozen(request.session)
+                    figures = TurnFigures(seq, read, {"phi": read}, {"phi": 0.5}, frozen=frozen)
+                    request.finished(figures)
                 reason: FinishReason | None = "stop" if ended else "length" if full else None
                 top = request.sampling.logprobs
                 yield TokenEvent(token, index, seq, reason, None if top is None else scored(token, top))

@@ -168,6 +168,23 @@ async def test_a_conversation_without_a_new_message_is_refused(http: httpx.Async
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "empty_prompt")
 
 
+@pytest.mark.parametrize("action", ["freeze", "rollback"])
+async def test_what_has_no_token_hides_no_answer_that_was_cut(
+    http: httpx.AsyncClient, engine: ScriptedEngine, session: str, action: str
+) -> None:
+    """The chat's last token is that which the state has read last."""
+    body = {"messages": [{"role": "user", "content": "a"}], "session_id": session, "max_tokens": 2}
+    await http.post(URL, json=body)
+    head = (await engine.meta(session)).seq
+    if action == "freeze":
+        await engine.freeze(session, head)
+    else:
+        await http.post("/v1/completions", json={"prompt": "x", "session_id": session})
+        await http.post(f"/v1/sessions/{session}/rollback", json={"seq": head})
+    await http.post(URL, json={**body, "messages": [{"role": "user", "content": "b"}]})
+    assert engine.read() == [1, 3, 6 + ord("b"), 1, 4]
+
+
 async def test_an_answer_cut_by_its_length_is_ended_by_the_next_turn(
     http: httpx.AsyncClient, engine: ScriptedEngine, session: str
 ) -> None:

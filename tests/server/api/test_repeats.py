@@ -54,6 +54,16 @@ async def test_an_answer_that_got_lost_is_not_learned_again(
     assert (await engine.meta(session)).seq == 5
 
 
+async def test_the_end_of_learning_hides_no_turn(
+    http: httpx.AsyncClient, engine: ScriptedEngine, session: str
+) -> None:
+    body = {"prompt": "ab", "max_tokens": 3, "session_id": session}
+    assert (await http.post(TEXT, json=body, headers=attempt(0))).is_success
+    await engine.freeze(session, 2)
+    again = await http.post(TEXT, json=body, headers=attempt(1))
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "already_learned")
+
+
 async def test_who_says_it_twice_is_heard_twice(
     http: httpx.AsyncClient, engine: ScriptedEngine, session: str
 ) -> None:

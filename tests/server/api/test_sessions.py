@@ -58,7 +58,15 @@ async def test_levels(http: httpx.AsyncClient, session: str) -> None:
     answer = await http.get(f"{URL}/{session}/levels")
     phi, slow = answer.json()["levels"]
     assert phi.pop("name") == "phi"
-    assert phi == {"period": 1, "tokens": 4, "writes": 4, "frequency": 1.0, "drift_ratio": 0.5, "bytes": 1024}
+    assert phi == {
+        "period": 1,
+        "tokens": 4,
+        "writes": 4,
+        "refused": 1,
+        "frequency": 1.0,
+        "drift_ratio": 0.5,
+        "bytes": 1024,
+    }
     assert slow["period"] is None
     assert slow["frequency"] == 0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from jinja2 import Environment
 
 from hope_server.api.runtime import Runtime
 
@@ -42,6 +44,22 @@ async def test_what_lm_eval_asks_of_a_tokenizer(http: httpx.AsyncClient) -> None
     assert (await http.post("/tokenize", json=asked)).json()["tokens"] == [0]
     within = {"prompt": f"a{info['eos_token']}", "add_special_tokens": False}
     assert (await http.post("/tokenize", json=within)).json()["count"] == 6
+
+
+async def test_the_chat_template_writes_what_a_chat_reads(http: httpx.AsyncClient) -> None:
+    """lm-eval renders it with jinja2; names of special tokens stand for their ids."""
+    messages = [{"role": role, "content": f"a{role}"} for role in ("system", "user", "assistant", "tool")]
+    template = (await http.get("/tokenizer_info")).json()["chat_template"]
+    text = Environment().from_string(template).render(messages=messages, add_generation_prompt=True)
+    read = (await http.post("/tokenize", json={"messages": messages})).json()["tokens"]
+    name = re.compile(r"<\|(\d+)\|>")
+    pieces = [name.fullmatch(piece) or piece for piece in re.split(r"(<\|\d+\|>)", text) if piece]
+    found = [
+        token
+        for piece in pieces
+        for token in ([6 + byte for byte in piece.encode()] if isinstance(piece, str) else [int(piece[1])])
+    ]
+    assert found == read
 
 
 @pytest.mark.parametrize("begin", [True, False])

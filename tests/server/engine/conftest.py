@@ -1,7 +1,7 @@
 """A tiny model whose every bit depends on all tokens and on their cut, and services over it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest_asyncio
 import torch
 from torch import Tensor
 
-from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
+from hope_model.state import LevelSpec, State, StateSpec, TensorSpec
+from hope_model.streaks import Frozen, Outcome, counted, counter_specs
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import (
     EngineConfig,
@@ -40,17 +41,19 @@ class HashConfig:
 class HashModel:
     """Follows the protocol of Hope, but learns whatever ``learn`` says. ``digest`` hashes all tokens and,
     inside a block, how they were cut.
+
+    refuses: tokens whose write of the fast level is refused. fails: tokens after which logits are NaN, as
+    long as the row learns.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, refuses: Sequence[int] = (), fails: Sequence[int] = ()) -> None:
+        self._refuses, self._fails = torch.tensor(refuses), torch.tensor(fails)
         self.config = HashConfig()
         self.state_spec = StateSpec(
             tensors=(
                 TensorSpec("memory", "fast", (3, 2)),
                 TensorSpec("digest", "slower", (), torch.int64),
-                TensorSpec("position", COUNTERS, (), torch.int64),
-                TensorSpec("writes", COUNTERS, (2,), torch.int64),
-                TensorSpec("refused", COUNTERS, (2,), torch.int64),
+                *counter_specs(2),
             ),
             levels=(LevelSpec("fast", 1), LevelSpec("slower", 4), LevelSpec("slow", None)),
         )
@@ -81,21 +84,22 @@ class HashModel:
         return {"fast": norm, "slower": torch.zeros_like(norm)}
 
     def _read(self, tokens: Tensor, state: State, how: int) -> tuple[Tensor, State]:
-        digest, memory = state["digest"], state["memory"]
-        for token in tokens.unbind(1):
+        digest, memory, learns = state["digest"], state["memory"], state["frozen"] == Frozen.NO
+        fast = ~torch.isin(tokens, self._refuses)
+        for token, applied in zip(tokens.unbind(1), fast.unbind(1), strict=True):
             digest = _mix(digest, token)
-            memory = 0.75 * memory + (token + 1).float()[:, None, None] / VOCAB
-        digest = _mix(digest, torch.full_like(digest, how))
-        before, after = state["position"], state["position"] + tokens.shape[1]
-        due = torch.stack([after - before, after // 4 - before // 4], dim=1)
-        after_state = {
-            "memory": memory,
-            "digest": digest,
-            "position": after,
-            "writes": state["writes"] + due,
-            "refused": state["refused"],
-        }
-        return self._logits(after_state), after_state
+            new = 0.75 * memory + (token + 1).float()[:, None, None] / VOCAB
+            memory = torch.where((applied & learns)[:, None, None], new, memory)
+        digest = _mix(digest, how + 2 * (~learns).long())
+        position = state["position"][:, None] + torch.arange(1, tokens.shape[1] + 1)
+        outcomes = [
+            Outcome(fast, torch.ones_like(fast)),
+            Outcome(torch.ones_like(fast), position % 4 == 0),
+        ]
+        after = {"memory": memory, "digest": digest}
+        after |= counted(state, outcomes, tokens=tokens.shape[1], block=BLOCK)
+        failed = torch.isin(tokens[:, -1], self._fails) & learns
+        return torch.where(failed[:, None], torch.nan, self._logits(after)), after
 
     def _logits(self, state: State) -> Tensor:
         vocabulary = torch.arange(VOCAB)
@@ -134,14 +138,21 @@ class GatedStore(MemoryStore):
         await super().renew(session, fence, ttl_s=ttl_s)
 
     async def append(self, session: SessionKey, fence: Fence, **arguments: Any) -> Head:
+        await self._may_commit("append")
+        return await super().append(session, fence, **arguments)
+
+    async def freeze(self, session: SessionKey, fence: Fence, **arguments: Any) -> Head:
+        await self._may_commit("freeze")
+        return await super().freeze(session, fence, **arguments)
+
+    async def _may_commit(self, call: str) -> None:
         self.appends += 1
         error = self.broken(self.appends)
         await self.gate.wait()
         await asyncio.sleep(0)
         if error is not None:
             raise error
-        self.calls.append("append")
-        return await super().append(session, fence, **arguments)
+        self.calls.append(call)
 
 
 @dataclass
@@ -156,6 +167,9 @@ class Recorder(NullObserver):
     snapshots: int = 0
     corrupted: int = 0
     drifts: list[str] = field(default_factory=list)
+    reloads: int = 0
+    rollbacks: list[str] = field(default_factory=list)
+    canaries: list[float] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
     leases: list[tuple[str, int]] = field(default_factory=list)
     evictions: int = 0
@@ -178,6 +192,15 @@ class Recorder(NullObserver):
 
     def on_corrupted(self) -> None:
         self.corrupted += 1
+
+    def on_reload(self) -> None:
+        self.reloads += 1
+
+    def on_learning_rollback(self, reason: str) -> None:
+        self.rollbacks.append(reason)
+
+    def on_canary(self, nats: float) -> None:
+        self.canaries.append(nats)
 
     def on_drift(self, level: str, ratio: float) -> None:
         self.drifts.append(level)

@@ -59,7 +59,7 @@ def pack(keys: Keyring, session: Exported) -> bytes:
 
 
 def read(keys: Keyring, data: bytes) -> Exported:
-    opened = Opened(keys, bytearray(data), part_names=NAMES, max_part_bytes=8)
+    opened = Opened(keys, bytearray(data), part_names=NAMES, max_part_bytes=8, block=2)
     found = opened.preface
     records = list(opened.records())
     assert list(opened.records()) == records, "they can be read again"

@@ -27,7 +27,7 @@ from hope_server.sessions.copying import fork
 from hope_server.sessions.history import part_of, point_at
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.memory_store import MemoryStore
-from hope_server.sessions.path import Path
+from hope_server.sessions.path import Freeze, Path
 from hope_server.sessions.session import (
     GENESIS,
     MAX_APPEND_RECORDS,
@@ -379,6 +379,70 @@ async def test_rollback_goes_back_and_keeps_the_journal(writer: Writer) -> None:
     assert len(await writer.records()) == 4
 
 
+async def test_a_freeze_keeps_every_token_and_ends_learning(writer: Writer) -> None:
+    """Snapshots of what was learned since are forgotten, and tokens up to the record get none any more."""
+    await writer.append(replace(run(1, *range(6)), transcript=Transcript(1, "aa", "ff")))
+    await writer.snapshot(2, a=b"two")
+    await writer.snapshot(5, a=b"five")
+    await writer.freeze(4)
+    meta = await writer.meta()
+    assert (meta.seq, meta.position) == (7, 6)
+    assert meta.path == Path(7, ((1, 6),), Freeze(4, 7))
+    assert (meta.transcript, meta.snapshot_seq) == (Transcript(1, "aa", "ff"), 2)
+    assert await writer.found() == (2, {"a": b"two"})
+    (last,) = await writer.records(after=6)
+    assert (last.kind, last.first_seq, last.target_seq) == ("freeze", 7, 4)
+    await writer.read(9, 9)
+    with pytest.raises(SequenceConflict):
+        await writer.snapshot(5, a=b"five")
+    await writer.snapshot(8, a=b"eight")
+    meta = await writer.meta()
+    assert (meta.position, meta.snapshot_seq, meta.path.frozen_position) == (8, 8, 4)
+
+
+async def test_a_session_is_frozen_once(writer: Writer) -> None:
+    """Whoever takes the path to be another one changes nothing, and whoever comes late is told."""
+    await writer.read(1, 2, 3)
+    for good in (4, 5, -1):
+        with pytest.raises(ValueError, match="cannot keep"):
+            await writer.freeze(good)
+    before = writer.head
+    await writer.freeze(0)
+    with pytest.raises(ValueError, match="cannot end again"):
+        await writer.freeze(0)
+    for expected in (writer.head, before):
+        with pytest.raises(SequenceConflict):
+            await writer.store.freeze(
+                writer.session, writer.fence, expected=expected, path=Path(), good_seq=1
+            )
+    stranger = Writer(writer.store, writer.session, Fence(1, "f" * 32), writer.head)
+    with pytest.raises(Fenced):
+        await stranger.store.freeze(
+            stranger.session, stranger.fence, expected=stranger.head, path=Path(), good_seq=1
+        )
+    with pytest.raises(ValueError, match="commit of its own"):
+        await writer.append(JournalRecord(5, "freeze", "system", (), target_seq=1))
+    assert (await writer.meta()).path == Path(4, ((1, 3),), Freeze(0, 4))
+
+
+async def test_a_rollback_to_before_a_freeze_learns_again_and_one_to_after_it_does_not(
+    writer: Writer,
+) -> None:
+    await writer.read(1, 2, 3, 4)
+    await writer.snapshot(2, a=b"two")
+    await writer.freeze(2)
+    await writer.read(6, 7)
+    await writer.rollback(6)
+    assert (await writer.meta()).path == Path(8, ((1, 4), (6, 6)), Freeze(2, 5))
+    await writer.rollback(3)
+    assert (await writer.meta()).path == Path(9, ((1, 3),))
+    await writer.rollback(8)
+    assert (await writer.meta()).path == Path(10, ((1, 4), (6, 6)), Freeze(2, 5))
+    assert (await writer.found()) == (2, {"a": b"two"})
+    await writer.append(reset(11))
+    assert (await writer.meta()).path == Path(11)
+
+
 async def test_rollback_reaches_what_was_rolled_back_or_reset(writer: Writer) -> None:
     await writer.append(replace(run(1, 1, 2), transcript=Transcript(1, "aa", "ff")))
     await writer.append(reset(3))
@@ -422,8 +486,10 @@ async def test_a_fork_at_every_number_is_the_session_as_it_stood(writer: Writer)
     await writer.read(5, 6)
     await writer.rollback(2)
     await writer.append(replace(run(8, 8), sampler=Sampler(7, 2), request="ab" * 16))
+    await writer.freeze(2)
+    await writer.read(10)
     source, records = await writer.meta(), await writer.records()
-    for seq in range(9):
+    for seq in range(11):
         target = sibling(writer.session, seq)
         made = await fork(writer.store, source, target, seq=seq, name="twin", nonce="a" * 32)
         point = await point_at(writer.store, writer.session, seq)

@@ -30,6 +30,7 @@ NAMES = (
     "keyed",
     "reset",
     "rollback",
+    "freeze",
     "records",
     "put",
     "put",
@@ -79,6 +80,8 @@ async def _call(writer: Writer, operation: Operation) -> object:
             return await writer.append(JournalRecord(at + 1, "reset", "user", ()), after)
         case "rollback":
             return await writer.rollback(at * number // 6)
+        case "freeze":
+            return await _freeze(writer, at, number)
         case "records":
             return await writer.records(after=at // (number + 1), limit=number)
         case "put":
@@ -100,6 +103,20 @@ async def _call(writer: Writer, operation: Operation) -> object:
         case "delete" if number == 1:
             await writer.delete()
     return await writer.meta()
+
+
+async def _freeze(writer: Writer, at: int, number: int) -> object:
+    """Of the path as it is, or (number 6) as another caller takes it to be: one that still learns."""
+    found = (await writer.meta()).path
+    path = replace(found, freeze=None) if number == 6 else found
+    good = path.seq(at * number // 6) if path.freeze is None else 0
+    try:
+        writer.head = await writer.store.freeze(
+            writer.session, writer.fence, expected=writer.head, path=path, good_seq=good
+        )
+    except ValueError as error:
+        return str(error)
+    return writer.head
 
 
 async def _writer(store: SessionStore, session: SessionKey) -> Writer:

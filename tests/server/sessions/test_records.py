@@ -43,10 +43,10 @@ FULL = st.builds(
     learn=st.booleans(),
 )
 RESETS = st.builds(JournalRecord, st.integers(1, 2**50), st.just("reset"), st.just("user"), st.just(()))
-ROLLBACKS = st.builds(
+RETURNS = st.builds(
     JournalRecord,
     st.integers(2**30, 2**50),
-    st.just("rollback"),
+    st.sampled_from(["rollback", "freeze"]),
     st.just("system"),
     st.just(()),
     target_seq=st.integers(0, 2**29),
@@ -54,7 +54,7 @@ ROLLBACKS = st.builds(
 DIGESTS = st.from_regex(r"[0-9a-f]{0,64}", fullmatch=True)
 RECORDS = st.builds(
     replace,
-    FULL | RESETS | ROLLBACKS,
+    FULL | RESETS | RETURNS,
     sampler=st.none() | st.builds(Sampler, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
     request=st.just("") | st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
     transcript=st.none() | st.builds(Transcript, st.integers(0, 2**32 - 1), DIGESTS, DIGESTS),

@@ -47,6 +47,13 @@ class Writer:
         self.head = await self.store.rollback(self.session, self.fence, expected=self.head, to=point)
         return self.head
 
+    async def freeze(self, good_seq: int) -> Head:
+        path = (await point_at(self.store, self.session, self.head.seq)).path
+        self.head = await self.store.freeze(
+            self.session, self.fence, expected=self.head, path=path, good_seq=good_seq
+        )
+        return self.head
+
     async def snapshot(self, seq: int, **parts: bytes) -> None:
         await self.store.put_snapshot(self.session, self.fence, seq=seq, parts=parts, head=self.head)
 

@@ -37,6 +37,8 @@ MessageRole = Literal["system", "user", "tool", "assistant", "text"]
 """Whose a message of a session is; "text": a plain text, no chat."""
 Origin = Literal["system", "user", "tool", "model", "template", "text"]
 Learn = Literal["on", "off"]
+Learning = Literal["on", "frozen"]
+"""frozen: the session learns no more, since its writes were refused; it goes on reading and answering."""
 """Whether a turn's tokens teach. Those of a turn with "off" are read and journaled like all others."""
 FinishReason = Literal["stop", "length", "tool_calls"]
 

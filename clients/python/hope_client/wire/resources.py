@@ -7,6 +7,7 @@ from pydantic import Field
 from hope_client.wire.base import (
     MAX_NAME_CHARS,
     Learn,
+    Learning,
     MessageRole,
     Origin,
     Request,
@@ -58,7 +59,9 @@ class ModelList(Response):
 
 
 class Session(Response):
-    """A session. `seq`: its last committed journal entry; `tokens`: those its state has read."""
+    """A session. `seq`: its last committed journal entry; `tokens`: those its state has read; `learning`:
+    "frozen" once it learns no more, which a rollback to before that entry, or a reset, undoes.
+    """
 
     id: str
     object: Literal["session"] = "session"
@@ -67,6 +70,7 @@ class Session(Response):
     model: str
     seq: int
     tokens: int
+    learning: Learning = "on"
 
 
 class SessionList(Response):
@@ -129,12 +133,15 @@ class Diff(Response):
 
 
 class LevelStatus(Response):
-    """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level."""
+    """One level: `frequency` = writes / tokens, both counted; `period` is None for a frozen level. `refused`:
+    writes that the guards did not let through.
+    """
 
     name: str
     period: int | None
     tokens: int
     writes: int
+    refused: int = 0
     frequency: float
     drift_ratio: float
     bytes: int
@@ -163,13 +170,14 @@ class SessionLoss(Response):
 
 
 class Event(Response):
-    """One journal entry: a token read or written, or (without token and text) a reset or a rollback.
+    """One journal entry: a token read or written, or (without token and text) a reset, a rollback or a
+    freeze, the end of the session's learning.
 
     `learn` is "off" for a token of a turn that teaches nothing.
     """
 
     seq: int
-    kind: Literal["run", "step", "reset", "rollback"]
+    kind: Literal["run", "step", "reset", "rollback", "freeze"]
     token: int | None = None
     text: str | None = None
     origin: Origin

@@ -68,7 +68,9 @@ class Detokenized(Response):
 class TokenizerInfo(Response):
     """GET /tokenizer_info. `eos_token` ends an answer, `bos_token` begins a text (none for most models).
 
-    add_bos_token: whether a text sent to /v1/completions gets it.
+    add_bos_token: whether a text sent to /v1/completions gets it. chat_template: how the model's chats are
+    written, in Jinja. The server reads a special token's name inside a text as plain characters: to have the
+    tokens of a chat, send /tokenize its `messages`.
     """
 
     tokenizer_class: str
@@ -77,3 +79,4 @@ class TokenizerInfo(Response):
     eos_token: str | None
     bos_token: str | None = None
     add_bos_token: bool
+    chat_template: str | None = None
