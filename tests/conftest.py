@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads of one would wait for the other's
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(  # a busy machine is not a failure; a fixture for all examples is meant
     "hope",

@@ -82,10 +82,10 @@ def test_packages_import_in_one_direction(package: str) -> None:
 
 
 def test_the_client_needs_httpx_and_pydantic_alone() -> None:
-    """`hope chat` draws with rich, imported when it runs."""
-    chat = {"cli.py", "_chat.py"}
+    """`hope chat` draws with rich and reads lines with prompt_toolkit, imported when it runs."""
     for path in sources(PACKAGES["hope_client"]):
-        extra = {"rich"} if path.name in chat else set()
+        at_terminal = path.name == "cli.py" or path.name.startswith("_chat")
+        extra = {"rich", "prompt_toolkit"} if at_terminal else set()
         allowed = CLIENT_NEEDS | extra | {"hope_client"} | sys.stdlib_module_names
         assert not wrong(path, lambda module, allowed=allowed: top(module) in allowed)
 

@@ -22,6 +22,7 @@ Observer = Callable[[str, BaseException], None]
 _log = logging.getLogger(__name__)
 _observers: list[Observer] = []
 _given_up: dict[str, BaseException] = {}
+_names: list[str] = []
 
 
 class Dispatch(Generic[P, R]):
@@ -36,6 +37,7 @@ class Dispatch(Generic[P, R]):
 
     def __init__(self, name: str, reference: Callable[P, R], fused: str, serves: Callable[P, bool]) -> None:
         self.name = name
+        _names.append(name)
         self.reference = reference
         self.serves = serves
         self._fused = fused
@@ -61,6 +63,11 @@ def observe_fallbacks(observer: Observer) -> None:
     for name, error in _given_up.items():
         observer(name, error)
     _observers.append(observer)
+
+
+def operations() -> tuple[str, ...]:
+    """Names of all operations whose packages have been imported."""
+    return tuple(_names)
 
 
 def fallbacks() -> tuple[str, ...]:

@@ -202,6 +202,11 @@ class Metrics:
     def on_corrupted(self) -> None:
         self._corrupted.inc()
 
+    def declare_operations(self, names: Iterable[str]) -> None:
+        """Count each from nought: an alert sees a first fall-back only if there was a zero before it."""
+        for name in names:
+            self._fallbacks.labels(*self._values, name)
+
     def on_reload(self) -> None:
         self._reloads.inc()
 

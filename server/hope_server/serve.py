@@ -16,7 +16,7 @@ import socket
 import time
 from hashlib import sha256
 
-from hope_kernels.dispatch import observe_fallbacks
+from hope_kernels.dispatch import observe_fallbacks, operations
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
@@ -79,6 +79,7 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
         engine_config = _engine_config(config)
         device = served.model.initial_state(1)["position"].device
         check_fits(engine_config, slot_bytes(served.model), free_bytes(device))
+        metrics.declare_operations(operations())
         observe_fallbacks(metrics.on_kernel_fallback)
         engine = EngineService(
             served.model, store, engine_config, slow_weights_hash=served.digest, observer=metrics

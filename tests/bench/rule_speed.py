@@ -3,16 +3,15 @@
 
     python tests/bench/rule_speed.py [RULE[:OPTION=VALUE,...] ...] [--parameters N] [--json FILE]
 
-Every round takes one step of each, ``delta`` first, so that what else the machine does meets all. The models
-have CMS levels only with ``--levels``. The share comes first; it holds on other machines, absolute figures
-do not.
+A step of each rule follows one of ``delta``, so that what else the machine does meets both; a rule's line is
+printed when it is measured. The models have CMS levels only with ``--levels``. The share comes first; it
+holds on other machines, absolute figures do not.
 """
 
 import argparse
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 import torch
 from tests.bench.train_speed import WARM_UP, enter, machine, random_batch, take_step
@@ -22,6 +21,8 @@ from hope_model.rules import RULES
 from hope_model.train.machine import keep_freed_memory
 from hope_model.train.processes import Processes
 from hope_model.train.settings import PRECISIONS, TrainSettings
+
+BASE = "delta"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,12 +43,17 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
-    names = args.rules or [rule for rule in RULES if rule != "delta"]
-    settings = {name: settings_of(name, args) for name in ("delta", *names)}
-    figures = measure(settings, args.repeats)
+    names = args.rules or [rule for rule in RULES if rule != BASE]
+    base = settings_of(BASE, args)
+    print(f"{base.rows} rows, windows of {base.window} tokens. Machine: {described()}.\n")
+    print("| rule | share of delta's | tokens/s | parameters | state, KiB |\n|---|---|---|---|---|")
+    figures = {}
+    for name in names:
+        figures[name] = measure(base, settings_of(name, args), args.repeats)
+        print(row(name, figures[name]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(table(figures))
+        content = {"machine": described(), "rows": base.rows, "window": base.window, "rules": figures}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def settings_of(name: str, args: argparse.Namespace) -> TrainSettings:
@@ -64,42 +70,34 @@ def settings_of(name: str, args: argparse.Namespace) -> TrainSettings:
     )
 
 
-def measure(settings: dict[str, TrainSettings], repeats: int) -> dict[str, Any]:
-    """Medians of ``repeats`` steps of each, in turn, by name."""
+def measure(base: TrainSettings, settings: TrainSettings, repeats: int) -> dict[str, float]:
+    """Medians of ``repeats`` steps of a rule, each after one of the base."""
     torch.manual_seed(1)
     processes = Processes.join()
-    first = next(iter(settings.values()))
-    batches = [random_batch(first) for _ in range(WARM_UP + repeats)]
-    entered = {name: enter(own.model, own, processes, batches[0]) for name, own in settings.items()}
+    batches = [random_batch(settings) for _ in range(WARM_UP + repeats)]
+    pair = [(own, enter(own.model, own, processes, batches[0])) for own in (base, settings)]
     for batch in batches:
-        for name, one in entered.items():
-            take_step(one, settings[name], processes, batch)
-    medians = {name: statistics.median(one.seconds[WARM_UP:]) for name, one in entered.items()}
+        for own, one in pair:
+            take_step(one, own, processes, batch)
+    slow, own_time = (statistics.median(one.seconds[WARM_UP:]) for _, one in pair)
+    state = pair[1][1].state
     return {
-        "machine": f"{machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
-        "rows": first.rows,
-        "window": first.window,
-        "rules": {
-            name: {
-                "share": medians["delta"] / medians[name],
-                "tokens_per_s": first.rows * first.window / medians[name],
-                "parameters": one.parameters,
-                "state_bytes": sum(t.numel() * t.element_size() for t in one.state.values()) // first.rows,
-            }
-            for name, one in entered.items()
-        },
+        "share": slow / own_time,
+        "tokens_per_s": settings.rows * settings.window / own_time,
+        "parameters": pair[1][1].parameters,
+        "state_bytes": sum(t.numel() * t.element_size() for t in state.values()) // settings.rows,
     }
 
 
-def table(figures: dict[str, Any]) -> str:
-    lines = ["| rule | share of delta's | tokens/s | parameters | state, KiB |", "|---|---|---|---|---|"]
-    lines += [
+def row(name: str, own: dict[str, float]) -> str:
+    return (
         f"| {name} | {own['share']:.2f} | {own['tokens_per_s']:,.0f} | {own['parameters']:,} | "
         f"{own['state_bytes'] / 1024:,.0f} |"
-        for name, own in figures["rules"].items()
-    ]
-    shape = f"{figures['rows']} rows, windows of {figures['window']} tokens"
-    return "\n".join(lines) + f"\n\n{shape}. Machine: {figures['machine']}."
+    )
+
+
+def described() -> str:
+    return f"{machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_killed_away_and_stopped(person: Make, serve: Any) -> None:
     server = serve()
     expect(notice).to_contain_text("nothing was learned twice")
     ada.hear(2)
-    assert ada.texts()[1].split()[:2] == seen.split()[:2]
+    assert ada.texts()[1].startswith(seen.strip()[:4])
     assert len(set(ada.keys)) == 1 < len(ada.keys)
     assert said(ada.url, ada.session, "A long story, please.") == 1
     with page.expect_request(CHAT):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.prometheus
 Query = Any  # its class lives in conftest, which tests cannot import
 
 SELECTOR = re.compile(r"(?<![\w:])(?:(?:hope|instance|model|level):[\w:]+|process_\w+|up)(?:\{[^}]*\})?")
-SCRAPES = 8
+SCRAPES = 6
 TALE = "Once upon a time there was a little girl who had a red ball. " * 22
 
 

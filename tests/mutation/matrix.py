@@ -71,7 +71,7 @@ def _failures(tests: Iterable[str], tree: Path) -> Iterator[str]:
     paths = os.pathsep.join(str(tree / package) for package in PACKAGES)
     env = {**os.environ, "PYTHONPATH": paths}
     run = partial(subprocess.run, cwd=tree, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
-    options = ["-q", "-x", "-rfE", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+    options = ["-n0", "-q", "-x", "-rfE", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
     for test in tests:
         command = [sys.executable, "-m", "pytest", *options, test]
         try:

@@ -310,7 +310,7 @@ MUTATIONS = (
         "model/hope_model/streaks.py",
         "longest.amax(1) >= LIMIT",
         "longest.amax(1) > LIMIT",
-        ("tests/model/test_streaks.py", FROZEN),
+        (FROZEN, "tests/model/test_streaks.py"),
     ),
     Mutation(
         "a state with an open streak is stored",

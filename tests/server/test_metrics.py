@@ -195,6 +195,13 @@ def test_what_is_done_to_sessions_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "hope:session_leases_held") == 0
 
 
+def test_fall_backs_are_counted_from_nought(metrics: Metrics) -> None:
+    metrics.declare_operations(["memory_step", "choose_tokens"])
+    metrics.on_kernel_fallback("memory_step", RuntimeError("no compiler"))
+    assert value(metrics, "hope:kernel_fallbacks_total", operation="memory_step") == 1
+    assert value(metrics, "hope:kernel_fallbacks_total", operation="choose_tokens") == 0
+
+
 def test_connections_are_read_from_the_http_server(metrics: Metrics) -> None:
     metrics.watch_connections(lambda: Connections(open=7, most=100))
     assert value(metrics, "hope:http_connections") == 7

@@ -159,6 +159,24 @@ def _safety() -> list[Builder[Panel]]:
             about="Of sessions, which all go on from their journals.",
         ),
         graph(
+            "Learning ended, by reason",
+            Line(rate("learning_rollbacks_total", by="reason"), "{{reason}}"),
+            unit="ops",
+            about="Sessions whose writes were refused again and again: they keep their last good state.",
+        ),
+        graph(
+            "Sessions that learn no more",
+            Line(gauge("sessions_frozen", by="instance"), "{{instance}}"),
+            unit="none",
+            about="On the device, by worker. They answer as before.",
+        ),
+        spread(
+            "Canary divergence",
+            rate("canary_divergence_nats_bucket", by="le"),
+            unit="none",
+            about="How far judged writes moved the answers to a canary text, in nats.",
+        ),
+        graph(
             "Slow weights as they were hashed",
             Line(gauge("slow_weights_ok", by="instance"), "{{instance}}"),
             unit="none",

@@ -236,6 +236,12 @@ def _saturation() -> list[Builder[Panel]]:
             about="Open, of those that the process may open.",
         ),
         graph(
+            "Kernels given up",
+            Line(gauge("kernel_fallbacks_total", by="operation"), "{{operation}}"),
+            unit="none",
+            about="Since the start. Of a kernel that does not compile the plain form runs, and is slower.",
+        ),
+        graph(
             "Turns at work",
             Line(gauge("num_requests_running", by="instance"), "{{instance}}"),
             unit="none",

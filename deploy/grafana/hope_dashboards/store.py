@@ -157,11 +157,23 @@ def _sessions() -> list[Builder[Panel]]:
             about="Many, with many restores: more sessions are active than there are slots.",
         ),
         graph(
+            "States in the host's memory",
+            Line(gauge("host_state_bytes", by="instance"), "{{instance}}"),
+            unit="bytes",
+            about="Of sessions that had to leave the device.",
+        ),
+        graph(
+            "Sessions looked for in the host's memory",
+            Line(rate("host_state_lookups_total", by="result"), "{{result}}"),
+            Line(rate("host_state_evictions_total"), "given up"),
+            unit="ops",
+            about="A hit goes on without the store. Many given up: raise host_state_bytes.",
+        ),
+        graph(
             "What is done to sessions",
             Line(rate("session_operations_total", by="operation"), "{{operation}}"),
             unit="ops",
             about="By operation.",
-            width=16,
         ),
         graph(
             "Tokens of a commit",
