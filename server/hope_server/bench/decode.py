@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 
 from hope_server.bench.figures import percentile
 from hope_server.engine.engine import Engine
-from hope_server.engine.events import Done, Event, Failed, Sampled
+from hope_server.engine.events import Done, Event, Failed, Halted, Sampled
 from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
 from hope_server.engine.runner import ServedModel, runner_for
+from hope_server.errors import SessionCorrupted
 from hope_server.sessions.session import JournalRecord
 
 
@@ -111,3 +112,7 @@ class _Bench(NullObserver):
                 self._done.add(session)
             elif isinstance(event, Failed):
                 raise event.error
+            elif isinstance(event, Halted):
+                raise SessionCorrupted(
+                    f"{session}: halted ({event.reason}), and a benchmark has no journal to go back to"
+                )

@@ -15,6 +15,7 @@ from hope_server.bench.decode import DecodeFigures, DecodeRun, measure
 from hope_server.bench.decode_report import decode_report, table
 from hope_server.bench.step_bytes import StepBytes, step_bytes
 from hope_server.cli import main
+from hope_server.errors import SessionCorrupted
 
 RUN = DecodeRun(prompt_tokens=3, tokens=20, temperature=1.0, threads=1)
 
@@ -38,7 +39,7 @@ def test_a_session_that_fails_ends_the_run() -> None:
     model = build(small_config(), torch.float32)
     with torch.no_grad():
         model.embedding.weight.fill_(float("nan"))
-    with pytest.raises(Exception, match="non-finite"):
+    with pytest.raises(SessionCorrupted, match="halted"):
         measure(model, RUN, 2)
 
 
