@@ -24,6 +24,7 @@ _SESSION = {
     "model": "m",
     "seq": 7,
     "tokens": 5,
+    "learning": "on",
 }
 _READ = {"role": "assistant", "text": "hé", "first_seq": 4, "last_seq": 6, "finished": True, "learn": "off"}
 _USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
@@ -327,6 +328,7 @@ _LEVEL = {
     "period": 1,
     "tokens": 9,
     "writes": 9,
+    "refused": 1,
     "frequency": 1.0,
     "drift_ratio": 0.5,
     "bytes": 64,

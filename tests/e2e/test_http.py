@@ -166,7 +166,9 @@ def test_levels_and_events_have_exactly_the_fields_that_are_promised(server: Any
     assert all(level.keys() == fields for level in levels["levels"])
     events = httpx.get(f"{base}/events", params={"after": 0}, timeout=60).json()
     assert events.keys() == {"events", "head"}
-    assert all(event.keys() == {"seq", "kind", "token", "text", "origin"} for event in events["events"])
+    assert all(
+        event.keys() == {"seq", "kind", "token", "text", "origin", "learn"} for event in events["events"]
+    )
     assert [event["seq"] for event in events["events"]] == list(range(1, events["head"] + 1))
 
 

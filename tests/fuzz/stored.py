@@ -75,9 +75,10 @@ def _manifest(data: bytes) -> Manifest:
 
 
 def _meta(data: bytes) -> object:
-    """Lines: the fields that are not sealed."""
+    """Lines: the fields that are not sealed, those of a frozen session with one more."""
     values: list[bytes | None] = [value if value != b"-" else None for value in data.split(b"\n")]
-    return decode_meta(KEYS, SESSION, [*values[:9], *[None] * (12 - min(len(values), 9))][:12])
+    *always, frozen_seq = [*values, *[None] * 10][:10]
+    return decode_meta(KEYS, SESSION, [*always, None, None, None, frozen_seq])
 
 
 def _entries(data: bytes) -> object:
@@ -107,7 +108,7 @@ TARGETS = (
         (write_entries(KEYS, SESSION, GENESIS, RECORDS[:1])[0][0][1],),
     ),
     Target("manifest", _manifest, (SnapshotCorrupt,), (_manifest_seed(),)),
-    Target("meta", _meta, (SessionCorrupted,), (META,)),
+    Target("meta", _meta, (SessionCorrupted,), (META, META + b"\n3-7")),
     Target("codec", _codec, (SnapshotCorrupt,), tuple(PARTS[name][:-32] for name in NAMES[1:2])),
     Target(
         "encryption-keys",

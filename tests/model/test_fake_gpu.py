@@ -45,7 +45,9 @@ def gpu(launched: list[str]) -> Iterator[Callable[[Any], Any]]:
 
 
 def attention_model(monkeypatch: pytest.MonkeyPatch) -> HopeAttention:
-    monkeypatch.setattr(packed, "can_pack", lambda _weight: False)  # weights stay as a GPU has them
+    monkeypatch.setattr(
+        packed, "can_pack", lambda _weight, *, single=False: False
+    )  # weights stay as a GPU has them
     return build_attention(attention_config())
 
 

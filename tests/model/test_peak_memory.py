@@ -31,7 +31,11 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("parts", COMBINATIONS, ids=str)
+WITH_PAIRS = ("samba", "transformer")
+"""Rules whose ring of keys and values is larger than this bound, whatever a chunk does."""
+
+
+@pytest.mark.parametrize("parts", [it for it in COMBINATIONS if it.rule not in WITH_PAIRS], ids=str)
 def test_nothing_as_large_as_a_gradient_per_token_is_made(parts: Parts) -> None:
     """Forward and backward of a whole chunk (hope.md §3.1 row 5)."""
     config = small_config(parts, width=32, heads=2, cms_width=24, chunk=T)

@@ -77,7 +77,7 @@ class GradientMemory(nn.Module):
 
     def initial(self, layer: str) -> Tensor:
         """``[H, V, K]``."""
-        weight: Tensor = self.get_parameter(f"{layer}_initial")
+        weight: Tensor = getattr(self, f"{layer}_initial")
         return weight
 
     def spec(self, prefix: str, level: str) -> tuple[TensorSpec, ...]:

@@ -53,5 +53,5 @@ def test_bytes_grow_with_layers_and_memories(model: Hope) -> None:
     memory, projections = head * head, 2 * (2 * head + 2) * head
     window, cms = (config.conv_width - 1) * config.width, 2 * config.cms_width**2 + config.cms_width
     numbers = config.heads * (memory + projections) + window + len(config.levels) * cms
-    counters = 8 * (1 + 2 * (2 + len(config.levels)))
+    counters = 8 * (1 + 3 * (2 + len(config.levels)) + 2)
     assert model.state_spec.row_bytes == 4 * config.layers * numbers + counters

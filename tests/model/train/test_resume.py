@@ -21,6 +21,9 @@ Run = Callable[..., None]
 PARTS = ("lanes-0.json", "lanes-0.safetensors", "model.safetensors", "optimizer.safetensors")
 CHANGES: dict[str, Any] = {
     "model": "transformer-test",
+    "rule": "gated",
+    "levels": "none",
+    "parameters": 100_000,
     "tokens": 840,
     "rows": 2,
     "window": 80,
@@ -53,7 +56,13 @@ def test_a_run_with_other_settings_is_refused(
 
 
 def test_every_setting_is_compared(settings: TrainSettings) -> None:
-    assert settings.to_dict().keys() == CHANGES.keys()
+    assert settings.to_dict().keys() == {*CHANGES, "rule_options"}
+
+
+def test_a_rule_s_other_options_are_refused(train_in: Run, finished: Path) -> None:
+    """They stand beside another rule: the saved one has none."""
+    with pytest.raises(TrainError, match="rule_options: saved '', asked 'momentum=off'"):
+        train_in(finished, rule="titans", rule_options="momentum=off")
 
 
 def test_a_run_of_other_text_is_refused(
