@@ -48,6 +48,7 @@ class MirasRule(GradientRule):
 
     def __init__(self, config: HopeConfig) -> None:
         super().__init__(config)
+        self._objective = self.variant(config).objective
         self.retention = HeadRate(config, bias=5.0)
 
     @classmethod
@@ -64,7 +65,7 @@ class MirasRule(GradientRule):
         return MemoryForm(head, head, hidden=hidden, residual=True, layer_norm=True, weights=weights)
 
     def objective(self, reading: Tensor, target: Tensor) -> Tensor:
-        return self.variant(self.config).objective(reading, target)
+        return self._objective(reading, target)
 
     def gates(self, x: Tensor) -> Gates:
         return Gates(self.rate(x), self.retention.log(x))
