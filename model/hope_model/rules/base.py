@@ -105,6 +105,10 @@ class MemoryRule(nn.Module, ABC):
     def reference_norms(self) -> dict[str, Tensor]:
         """``{level: scalar}`` norm of the initial memory, the denominator of the drift ratio."""
 
+    def norm_of_units(self, count: int) -> Tensor:
+        """Norm, a scalar, of ``count`` unit writes together: for memories that start at zero."""
+        return next(self.parameters()).new_full((), count**0.5)
+
     @abstractmethod
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         """``{level: names}`` of the state tensors that hold what the level has learned."""

@@ -25,7 +25,7 @@ class CombaRule(MatrixRule):
         self.output = HeadOutput(config, gated=True)
 
     def input_spec(self) -> tuple[TensorSpec, ...]:
-        return (TensorSpec("window", "phi", (self.config.conv_width - 1, 3 * self.config.width)),)
+        return (self.inputs.spec("phi"),)
 
     def terms(self, x: Tensor, state: State) -> tuple[Terms, State, Tensor]:
         q, k, v, window = self.inputs(x, state["window"])
@@ -34,7 +34,3 @@ class CombaRule(MatrixRule):
         q = q - self.correction[:, None, None] * p
         erase = -(rate * log_alpha.exp()[..., None]) * p
         return Terms(q=q, k=k, w=rate * v, log_alpha=log_alpha, a=erase), {"window": window}, x
-
-    def emit(self, read: Tensor, source: Tensor, terms: Terms) -> Tensor:
-        y: Tensor = self.output(read, source)
-        return y

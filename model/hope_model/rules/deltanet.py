@@ -22,14 +22,10 @@ class DeltaNetRule(MatrixRule):
         self.output = HeadOutput(config, gated=False)
 
     def input_spec(self) -> tuple[TensorSpec, ...]:
-        return (TensorSpec("window", "phi", (self.config.conv_width - 1, 3 * self.config.width)),)
+        return (self.inputs.spec("phi"),)
 
     def terms(self, x: Tensor, state: State) -> tuple[Terms, State, Tensor]:
         q, k, v, window = self.inputs(x, state["window"])
         q, k, rate = l2_normalize(q), l2_normalize(k), self.rate(x)[..., None]
         terms = Terms(q=q, k=k, w=rate * v, log_alpha=torch.zeros_like(rate[..., 0]), a=-rate * k)
         return terms, {"window": window}, x
-
-    def emit(self, read: Tensor, source: Tensor, terms: Terms) -> Tensor:
-        y: Tensor = self.output(read, source)
-        return y

@@ -22,14 +22,10 @@ class GatedDeltaNetRule(MatrixRule):
         self.output = HeadOutput(config, gated=True)
 
     def input_spec(self) -> tuple[TensorSpec, ...]:
-        return (TensorSpec("window", "phi", (self.config.conv_width - 1, 3 * self.config.width)),)
+        return (self.inputs.spec("phi"),)
 
     def terms(self, x: Tensor, state: State) -> tuple[Terms, State, Tensor]:
         q, k, v, window = self.inputs(x, state["window"])
         q, k, rate, log_alpha = l2_normalize(q), l2_normalize(k), self.rate(x)[..., None], self.decay(x)
         erase = -(rate * log_alpha.exp()[..., None]) * k
         return Terms(q=q, k=k, w=rate * v, log_alpha=log_alpha, a=erase), {"window": window}, x
-
-    def emit(self, read: Tensor, source: Tensor, terms: Terms) -> Tensor:
-        y: Tensor = self.output(read, source)
-        return y

@@ -89,8 +89,7 @@ class GradientRule(MemoryRule):
         return self.config.chunk
 
     def spec(self) -> tuple[TensorSpec, ...]:
-        window = TensorSpec("window", "phi", (self.config.conv_width - 1, 3 * self.config.width))
-        return (*self.memory.spec("", "phi"), window)
+        return (*self.memory.spec("", "phi"), self.inputs.spec("phi"))
 
     def reference_norms(self) -> dict[str, Tensor]:
         return {"phi": self.memory.initial_norm()}

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
+from hope_model.state import TensorSpec
 
 
 class HeadInputs(nn.Module):
@@ -21,6 +22,10 @@ class HeadInputs(nn.Module):
         self.heads = config.heads
         self.inputs = nn.Linear(config.width, 3 * config.width, bias=False)
         self.convolution = CausalConvolution(3 * config.width, config.conv_width)
+        self._window = (config.conv_width - 1, 3 * config.width)
+
+    def spec(self, level: str) -> TensorSpec:
+        return TensorSpec("window", level, self._window)
 
     def forward(self, x: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> ``(q, k, v, window')`` in the window's type."""

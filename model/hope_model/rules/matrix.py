@@ -7,7 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hope_kernels.matrix_memory import chunk_maps, matrix_step
@@ -37,7 +37,12 @@ class Terms:
 
 
 class MatrixRule(MemoryRule):
-    """A matrix per head, zero at the start, written by every token and read after that write."""
+    """A matrix per head, zero at the start, written by every token and read after that write.
+
+    ``output`` is a :class:`HeadOutput` unless the rule has an :meth:`emit` of its own.
+    """
+
+    output: nn.Module
 
     @classmethod
     def levels(cls, config: HopeConfig) -> tuple[LevelSpec, ...]:
@@ -53,8 +58,7 @@ class MatrixRule(MemoryRule):
 
     def reference_norms(self) -> dict[str, Tensor]:
         """One unit write a head, since the memory starts at zero."""
-        weight = next(self.parameters())
-        return {"phi": torch.full((), self.config.heads**0.5, dtype=weight.dtype, device=weight.device)}
+        return {"phi": self.norm_of_units(self.config.heads)}
 
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         return {"phi": ("matrix",)}
@@ -69,9 +73,10 @@ class MatrixRule(MemoryRule):
         :meth:`emit` needs of the input, ``[B, T, .]``.
         """
 
-    @abstractmethod
     def emit(self, read: Tensor, source: Tensor, terms: Terms) -> Tensor:
         """``read [B, H, T, V]`` and what :meth:`terms` gave for it -> the layer's output ``[B, T, D]``."""
+        y: Tensor = self.output(read, source)
+        return y
 
     def step(self, x: Tensor, state: State, position: Tensor) -> tuple[Tensor, State, dict[str, Tensor]]:
         terms, after, source = self.terms(x[:, None], state)

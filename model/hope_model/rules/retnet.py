@@ -33,10 +33,6 @@ class RetNetRule(MatrixRule):
         q, k = turn(q) * self.config.head_width**-0.5, turn(k)
         return Terms(q=q, k=k, w=v, log_alpha=self._log_decay(q)), {"seen": seen}, x
 
-    def emit(self, read: Tensor, source: Tensor, terms: Terms) -> Tensor:
-        y: Tensor = self.output(read, source)
-        return y
-
     def _log_decay(self, like: Tensor) -> Tensor:
         exponents = torch.arange(self.config.heads, dtype=like.dtype, device=like.device)
         decay = torch.log1p(-torch.exp2(-5.0 - exponents))

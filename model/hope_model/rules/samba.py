@@ -46,8 +46,7 @@ class SambaRule(MemoryRule):
 
     def reference_norms(self) -> dict[str, Tensor]:
         """Of one unit write a head, since the state starts at zero."""
-        weight = self.norm.gain
-        return {"phi": torch.full((), self.config.heads**0.5, dtype=weight.dtype, device=weight.device)}
+        return {"phi": self.norm_of_units(self.config.heads)}
 
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         return {"phi": ("hidden", *self.attention.drift_tensors())}

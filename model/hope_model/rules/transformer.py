@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from hope_model.config import HopeConfig
@@ -39,9 +38,7 @@ class TransformerRule(MemoryRule):
 
     def reference_norms(self) -> dict[str, Tensor]:
         """Of one pair of unit keys and values a head, since there is none at the start."""
-        weight = self.attention.output.weight
-        norm = (2 * self.config.heads) ** 0.5
-        return {"phi": torch.full((), norm, dtype=weight.dtype, device=weight.device)}
+        return {"phi": self.norm_of_units(2 * self.config.heads)}
 
     def drift_tensors(self) -> dict[str, tuple[str, ...]]:
         return {"phi": self.attention.drift_tensors()}
