@@ -73,11 +73,7 @@ class HopeBlock(nn.Module):
         return self._run(
             x,
             state,
-            lambda h, own: (
-                self.phi.step(h, own, position)
-                if learns is None
-                else self.phi.held_step(h, own, position, learns)
-            ),
+            lambda h, own: self.phi.held_step(h, own, position, learns),
             lambda level, h, own: level.step(h, own, position, learn),
         )
 
@@ -93,10 +89,7 @@ class HopeBlock(nn.Module):
         """:meth:`step` on rows ``slots [B]`` of a slab, in place."""
 
         def phi(h: Tensor, own: State) -> tuple[Tensor, State, Applied]:
-            if learns is None:
-                y, applied = self.phi.step_rows(h, own, slots, position)
-            else:
-                y, applied = self.phi.held_step_rows(h, own, slots, position, learns)
+            y, applied = self.phi.held_step_rows(h, own, slots, position, learns)
             return y, {}, applied
 
         def read(level: AssociativeLevel, h: Tensor, own: State) -> tuple[Tensor, State, Tensor]:
@@ -118,9 +111,7 @@ class HopeBlock(nn.Module):
         return self._run(
             x,
             state,
-            lambda h, own: (
-                self.phi(h, own, phase) if learns is None else self.phi.held_forward(h, own, phase, learns)
-            ),
+            lambda h, own: self.phi.held_forward(h, own, phase, learns),
             lambda level, h, own: level(h, own, phase, learn),
         )
 

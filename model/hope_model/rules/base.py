@@ -68,24 +68,33 @@ class MemoryRule(nn.Module, ABC):
         """``x [B, T, D]``, ``phase`` = position modulo the period -> ``(y [B, T, D], state', applied)``."""
 
     def held_step(
-        self, x: Tensor, state: State, position: Tensor, learns: Tensor
+        self, x: Tensor, state: State, position: Tensor, learns: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """:meth:`step` that leaves the memory of rows alone where ``learns [B]`` (bool) is false."""
+        """:meth:`step` that leaves the memory of rows alone where ``learns [B]`` (bool, None for all) is
+        false.
+        """
+        if learns is None:
+            return self.step(x, state, position)
         y, after, applied = self.step(x, state, position)
         return y, self._held(state, after, learns), applied
 
     def held_step_rows(
-        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor
+        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """:meth:`step_rows` as :meth:`held_step` has it."""
+        if learns is None:
+            return self.step_rows(x, slab, slots, position)
         y, after, applied = self.held_step(x, gather_state(slab, slots), position, learns)
         scatter_state(slab, slots, after)
         return y, applied
 
     def held_forward(
-        self, x: Tensor, state: State, phase: int, learns: Tensor
+        self, x: Tensor, state: State, phase: int, learns: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """:meth:`forward` as :meth:`held_step` has it: rows that do not learn are read token by token."""
+        if learns is None:
+            y, after, applied = self(x, state, phase)
+            return y, after, applied
         y, after, applied = self.forward(x, state, phase)
         held, readings = state, []
         for place, token in enumerate(x.unbind(1)):

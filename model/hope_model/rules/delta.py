@@ -171,20 +171,7 @@ class DeltaRule(MemoryRule):
         y = self._emit((torch.cat(reads, dim=2) + q).transpose(1, 2).flatten(2), gate)
         return y, state, {"phi": torch.cat(wrote, dim=1), "projections": torch.cat(projected, dim=1)}
 
-    def held_step(
-        self, x: Tensor, state: State, position: Tensor, learns: Tensor
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        return self.step(x, state, position, learns)
-
-    def held_step_rows(
-        self, x: Tensor, slab: State, slots: Tensor, position: Tensor, learns: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.step_rows(x, slab, slots, position, learns)
-
-    def held_forward(
-        self, x: Tensor, state: State, phase: int, learns: Tensor
-    ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        return self.forward(x, state, phase, learns)
+    held_step, held_step_rows, held_forward = step, step_rows, forward
 
     def _chunk(
         self,
