@@ -24,14 +24,23 @@ def matched_to(config: HopeConfig, parameters: int) -> HopeConfig:
     """
     smallest = count_parameters(replace(config, mlp_width=1))
     per_unit = 3 * config.width * config.layers
+    mlp_width = fitting_width(parameters, smallest=smallest, per_unit=per_unit, tolerance=TOLERANCE)
+    if mlp_width is None:
+        raise ConfigError(
+            f"parameters: expected {config.name!r} with rule {config.rule!r} to fit {parameters}, "
+            f"found {smallest} without a slow MLP"
+        )
+    return replace(config, mlp_width=mlp_width)
+
+
+def fitting_width(parameters: int, *, smallest: int, per_unit: int, tolerance: float) -> int | None:
+    """The width, 1 at least, that brings a model nearest to ``parameters``; a multiple of 8 if one will do.
+
+    ``smallest`` is the count at width 1, ``per_unit`` what each further one adds; None if no width comes
+    within the share ``tolerance``.
+    """
     exact = 1 + (parameters - smallest) / per_unit
-    for mlp_width in (8 * round(exact / 8), round(exact)):
-        if (
-            mlp_width >= 1
-            and abs(smallest + (mlp_width - 1) * per_unit - parameters) <= TOLERANCE * parameters
-        ):
-            return replace(config, mlp_width=mlp_width)
-    raise ConfigError(
-        f"parameters: expected {config.name!r} with rule {config.rule!r} to fit {parameters}, "
-        f"found {smallest} without a slow MLP"
-    )
+    for width in (8 * round(exact / 8), round(exact)):
+        if width >= 1 and abs(smallest + (width - 1) * per_unit - parameters) <= tolerance * parameters:
+            return width
+    return None

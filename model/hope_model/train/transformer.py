@@ -7,13 +7,14 @@ state.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hope_model.errors import ConfigError
+from hope_model.matching import fitting_width
 
 _ROPE_BASE = 10000.0
 _MATCH_TOLERANCE = 0.01
@@ -49,17 +50,18 @@ def matched_to(parameters: int, *, layers: int, width: int, heads: int, vocab_si
     Prefers widths that are multiples of 8. Raises ConfigError when none comes within 1%.
     """
     smallest = TransformerConfig(vocab_size, width, layers, heads, mlp_width=1)
-    exact = 1 + (parameters - smallest.parameters) / (3 * width * layers)
-    for mlp_width in (8 * round(exact / 8), round(exact)):
-        if mlp_width < 1:
-            continue
-        config = TransformerConfig(vocab_size, width, layers, heads, mlp_width)
-        if abs(config.parameters - parameters) <= _MATCH_TOLERANCE * parameters:
-            return config
-    raise ConfigError(
-        f"transformer: expected {layers} layers of width {width} to fit {parameters} parameters, "
-        f"found {smallest.parameters} without an MLP"
+    mlp_width = fitting_width(
+        parameters,
+        smallest=smallest.parameters,
+        per_unit=3 * width * layers,
+        tolerance=_MATCH_TOLERANCE,
     )
+    if mlp_width is None:
+        raise ConfigError(
+            f"transformer: expected {layers} layers of width {width} to fit {parameters} parameters, "
+            f"found {smallest.parameters} without an MLP"
+        )
+    return replace(smallest, mlp_width=mlp_width)
 
 
 class Transformer(nn.Module):
