@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"stopped; go on with the same command (--run {args.run})")
         return 130
     if args.export and os.environ.get("RANK", "0") == "0":
-        trained = settings.model if settings.yardstick else settings.hope_config()
-        export_run(args.run, trained, tokenizer, args.export)
+        export_run(args.run, settings, tokenizer, args.export)
     return 0
 
 

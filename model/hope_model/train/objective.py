@@ -34,8 +34,8 @@ class Objective(ABC):
 class HopeObjective(Objective):
     """State flows from window to window; gradients stop between them (truncated back-propagation)."""
 
-    def __init__(self, config: HopeConfig | str) -> None:
-        self.model: Hope = Hope(get_config(config) if isinstance(config, str) else config)
+    def __init__(self, config: HopeConfig) -> None:
+        self.model: Hope = Hope(config)
 
     def initial_state(self, rows: int) -> State:
         return self.model.initial_state(rows)
@@ -81,18 +81,11 @@ class TransformerObjective(Objective):
         return cross_entropy(self.model(tokens[:, :-1]), tokens[:, 1:]), state
 
 
-def make_objective(name: str) -> Objective:
-    """The objective of a model name; ConfigError lists the known configurations."""
-    return objective_of(TrainSettings(model=name))
-
-
 def objective_of(settings: TrainSettings) -> Objective:
     """The objective of a run; ConfigError for a model that cannot be built."""
-    if not settings.yardstick:
-        return HopeObjective(settings.hope_config())
-    if settings.rule or settings.rule_options or settings.parameters or settings.levels != "config":
-        raise ConfigError(f"rule: expected none for the yardstick {settings.model}, found {settings.rule!r}")
-    return TransformerObjective(settings.model.removeprefix(TRANSFORMER_PREFIX))
+    if settings.yardstick:
+        return TransformerObjective(settings.model.removeprefix(TRANSFORMER_PREFIX))
+    return HopeObjective(settings.hope_config())
 
 
 def reset_rows(state: State, resets: Tensor) -> State:

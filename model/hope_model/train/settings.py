@@ -71,6 +71,12 @@ class TrainSettings:
         for name in ("rule", "rule_options"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name}: expected a text, found {getattr(self, name)!r}")
+        of_rules = ("rule", "rule_options", "levels", "parameters")
+        changed = [name for name in of_rules if getattr(self, name) != getattr(TrainSettings, name)]
+        if self.yardstick and changed:
+            raise ConfigError(
+                f"rule: expected none for the yardstick {self.model}, found {', '.join(changed)}"
+            )
 
     @property
     def yardstick(self) -> bool:
@@ -81,7 +87,8 @@ class TrainSettings:
         """The configuration to train: the named one with this run's rule, levels and count of parameters.
 
         Raises:
-            ConfigError: an unknown name, rule or option, or a count that cannot be reached.
+            ConfigError: an unknown name, rule or option, sizes that do not make a model of that rule, or a
+            count that cannot be reached.
         """
         config = get_config(self.model)
         rule = self.rule or config.rule
@@ -94,10 +101,11 @@ class TrainSettings:
         if self.levels == "none":
             changes["levels"] = ()
         config = replace(config, **changes)
-        if self.parameters:
-            from hope_model.matching import matched_to
+        from hope_model.matching import count_parameters, matched_to
 
-            config = matched_to(config, self.parameters)
+        if self.parameters:
+            return matched_to(config, self.parameters)
+        count_parameters(config)  # only a model that is built knows whether its rule takes the options
         return config
 
     def steps(self, processes: int) -> int:

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from hope_model.config import CONFIGS, HopeConfig
 from hope_model.train.data import Batch
-from hope_model.train.objective import make_objective
+from hope_model.train.objective import objective_of
 from hope_model.train.optimizer import make_optimizer
 from hope_model.train.processes import Processes
 from hope_model.train.settings import TrainSettings
@@ -23,7 +23,7 @@ def main(config_file: Path, batches_file: Path, out: Path) -> None:
     CONFIGS[config.name] = config
     processes = Processes.join()
     torch.manual_seed(1)
-    objective = make_objective(config.name)
+    objective = objective_of(TrainSettings(model=config.name))
     processes.shard(objective.model)
     optimizer = make_optimizer(objective.model, TrainSettings())
     batches = load_file(batches_file)["tokens"].chunk(processes.count, dim=1)[processes.rank]

@@ -15,12 +15,13 @@ from hope_model.errors import TrainError
 from hope_model.tokenizer import Tokenizer
 from hope_model.train.export import export_run
 from hope_model.train.resume import load_weights
+from hope_model.train.settings import TrainSettings
 
 
 def test_the_newest_weights_are_served(
     finished: Path, config: HopeConfig, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    export_run(finished, "test", tokenizer, tmp_path / "out")
+    export_run(finished, TrainSettings(model="test"), tokenizer, tmp_path / "out")
     model, loaded = load_checkpoint(tmp_path / "out")
     expected = {name: weight.bfloat16().float() for name, weight in load_weights(finished).items()}
     torch.testing.assert_close(dict(model.state_dict()), expected, rtol=0, atol=0)
@@ -29,25 +30,25 @@ def test_the_newest_weights_are_served(
 
 
 def test_an_export_is_bf16(finished: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    export_run(finished, "test", tokenizer, tmp_path / "out")
+    export_run(finished, TrainSettings(model="test"), tokenizer, tmp_path / "out")
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
 def test_the_yardstick_is_not_served(finished: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="transformer-test is a yardstick"):
-        export_run(finished, "transformer-test", tokenizer, tmp_path / "out")
+        export_run(finished, TrainSettings(model="transformer-test"), tokenizer, tmp_path / "out")
 
 
 def test_a_run_of_another_model_is_refused(finished: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="expected weights of hope-tiny"):
-        export_run(finished, "hope-tiny", tokenizer, tmp_path / "out")
+        export_run(finished, TrainSettings(model="hope-tiny"), tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_run_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="no readable checkpoint"):
-        export_run(tmp_path, "test", tokenizer, tmp_path / "out")
+        export_run(tmp_path, TrainSettings(model="test"), tokenizer, tmp_path / "out")
 
 
 def test_a_run_without_a_save_is_refused(
@@ -56,4 +57,4 @@ def test_a_run_without_a_save_is_refused(
     stop_after(tmp_path / "run", 1)
     (tmp_path / "run" / "latest.json").unlink()
     with pytest.raises(TrainError, match="no readable checkpoint"):
-        export_run(tmp_path / "run", "test", tokenizer, tmp_path / "out")
+        export_run(tmp_path / "run", TrainSettings(model="test"), tokenizer, tmp_path / "out")

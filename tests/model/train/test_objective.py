@@ -9,7 +9,7 @@ from torch import Tensor
 from hope_model.config import CONFIGS
 from hope_model.hope import Hope
 from hope_model.state import State
-from hope_model.train.objective import HopeObjective, TransformerObjective, cross_entropy, make_objective
+from hope_model.train.objective import HopeObjective, TransformerObjective, cross_entropy
 
 NONE = torch.zeros(2, dtype=torch.bool)
 
@@ -18,7 +18,7 @@ NONE = torch.zeros(2, dtype=torch.bool)
 def objective() -> HopeObjective:
     """In fp64, with memories away from their initial values."""
     torch.manual_seed(3)
-    objective = HopeObjective("test")
+    objective = HopeObjective(CONFIGS["test"])
     objective.model.double()
     return objective
 
@@ -104,7 +104,7 @@ def test_the_loss_of_bf16_logits_is_summed_in_fp32() -> None:
 
 
 def test_the_yardstick_judges_the_same_tokens_without_a_memory() -> None:
-    objective, tokens = make_objective("transformer-test"), _tokens(41)
+    objective, tokens = TransformerObjective("test"), _tokens(41)
     loss, state = objective.loss(tokens, NONE, objective.initial_state(2))
     torch.testing.assert_close(loss, cross_entropy(objective.model(tokens[:, :-1]), tokens[:, 1:]))
     assert state == {}

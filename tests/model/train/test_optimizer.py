@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hope_model.train import trainer
-from hope_model.train.objective import make_objective
+from hope_model.train.objective import objective_of
 from hope_model.train.optimizer import MEMORY_RATE_SCALE, MEMORY_SCALARS, learning_rate, make_optimizer
 from hope_model.train.settings import TrainSettings
 
@@ -21,7 +21,7 @@ MODELS = ("test", "transformer-test")
 
 def _groups(name: str, **settings: Any) -> dict[str, dict[str, Any]]:
     """The group of every parameter, by name."""
-    model = make_objective(name).model
+    model = objective_of(TrainSettings(model=name)).model
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = make_optimizer(model, TrainSettings(**settings)).param_groups
     return {names[parameter]: group for group in groups for parameter in group["params"]}
@@ -29,7 +29,7 @@ def _groups(name: str, **settings: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_is_in_one_group(name: str) -> None:
-    model = make_objective(name).model
+    model = objective_of(TrainSettings(model=name)).model
     groups = make_optimizer(model, TrainSettings()).param_groups
     grouped = [parameter for group in groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped))
@@ -38,7 +38,7 @@ def test_every_parameter_is_in_one_group(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_matrices_decay_and_nothing_else_does(name: str) -> None:
-    groups, model = _groups(name, weight_decay=0.25), make_objective(name).model
+    groups, model = _groups(name, weight_decay=0.25), objective_of(TrainSettings(model=name)).model
     expected = {key: 0.25 if weight.dim() >= 2 else 0.0 for key, weight in model.named_parameters()}
     assert {key: group["weight_decay"] for key, group in groups.items()} == expected
 

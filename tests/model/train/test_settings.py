@@ -11,7 +11,7 @@ import pytest
 from hope_model.config import get_config
 from hope_model.errors import ConfigError
 from hope_model.matching import count_parameters
-from hope_model.train.objective import make_objective, objective_of
+from hope_model.train.objective import objective_of
 from hope_model.train.settings import TrainSettings
 
 BAD: dict[str, tuple[Any, ...]] = {
@@ -49,7 +49,7 @@ def test_every_setting_is_checked() -> None:
 @pytest.mark.parametrize("name", ["hope-huge", "transformer-hope-huge", "transformer-", ""])
 def test_an_unknown_model_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown configuration .*known: hope-tiny, "):
-        make_objective(name)
+        objective_of(TrainSettings(model=name))
 
 
 @pytest.mark.parametrize(("tokens", "processes", "steps"), [(1, 1, 1), (200, 1, 2), (201, 1, 3), (801, 4, 3)])
@@ -74,6 +74,8 @@ def test_a_run_trains_its_own_rule_at_the_count_it_was_given() -> None:
     ("changes", "message"),
     [
         ({"rule": "nope"}, "unknown rule 'nope'; known: .*delta"),
+        ({"rule_options": "window=5"}, "rule_options: rule 'delta' has no option window; known: none"),
+        ({"rule": "samba", "rule_options": "window=300"}, "expected at most 256 tokens or a multiple"),
         ({"parameters": 1000}, "parameters: expected 'hope-tiny' with rule 'delta' to fit 1000, found "),
         ({"rule_options": "window"}, "rule_options: expected name=value, found 'window'"),
         ({"rule_options": "a=1,a=2"}, "rule_options: expected each name once, found 'a' twice"),
@@ -86,5 +88,6 @@ def test_a_variant_that_cannot_be_built_is_refused(changes: dict[str, Any], mess
 
 @pytest.mark.parametrize("changes", [{"rule": "retnet"}, {"levels": "none"}, {"parameters": 5_000_000}])
 def test_the_yardstick_has_no_rule(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="rule: expected none for the yardstick"):
-        objective_of(TrainSettings(model="transformer-hope-tiny", **changes))
+    """Nor what goes with one; the setting that is too much is named."""
+    with pytest.raises(ConfigError, match=f"rule: expected none for the yardstick .*, found {min(changes)}$"):
+        TrainSettings(model="transformer-hope-tiny", **changes)
