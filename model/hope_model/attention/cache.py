@@ -35,9 +35,9 @@ class WindowCache:
     def __init__(
         self, config: HopeAttentionConfig, rows: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        backbone, memory = config.backbone, config.memory
-        self.window = memory.window
-        self.capacity = _on_grid(memory.prefix + memory.window) + GRID
+        backbone = config.backbone
+        self.window = config.memory.window
+        self.capacity = self.capacity_of(config)
         self.size = min(GRID, self.capacity)
         shape = (rows, backbone.kv_heads, self.size, backbone.head_width)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
@@ -47,11 +47,16 @@ class WindowCache:
         self.rows = [Row() for _ in range(rows)]
 
     @staticmethod
+    def capacity_of(config: HopeAttentionConfig) -> int:
+        """Slots of a row that is full."""
+        return _on_grid(config.memory.prefix + config.memory.window) + GRID
+
+    @staticmethod
     def row_bytes(config: HopeAttentionConfig, dtype: torch.dtype) -> int:
         """Of one row of full capacity."""
-        backbone, memory = config.backbone, config.memory
+        backbone = config.backbone
         cached = 2 * backbone.layers * backbone.kv_heads * backbone.head_width * dtype.itemsize
-        return (_on_grid(memory.prefix + memory.window) + GRID) * (cached + 2 * 4 * backbone.width)
+        return WindowCache.capacity_of(config) * (cached + 2 * 4 * backbone.width)
 
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
+from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
 
@@ -24,8 +25,7 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
         f"deltas {rank}x{outputs}" for rank, outputs in sorted(ranks) if not product_holds(rank, outputs)
     ]
     sizes = model.config.backbone
-    capacity = model.new_cache(1).capacity
-    spans = range(GRID, capacity + 1, GRID)
+    spans = range(GRID, WindowCache.capacity_of(model.config) + 1, GRID)
     if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans):
         found.append(f"attention {sizes.heads}x{sizes.head_width}")
     return found
