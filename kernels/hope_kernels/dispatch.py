@@ -102,4 +102,4 @@ def _compile_failures() -> tuple[type[BaseException], ...]:
     return (ImportError, CompilationError, OutOfResources, PTXASError)
 
 
-__all__ = ["Dispatch", "Observer", "fallbacks", "observe_fallbacks", "on_gpu"]
+__all__ = ["Dispatch", "Observer", "fallbacks", "observe_fallbacks", "on_gpu", "operations"]

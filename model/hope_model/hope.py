@@ -195,8 +195,9 @@ class Hope(nn.Module):
 
     def _due(self, level: str, ends: Tensor, learn: Tensor | None) -> Tensor:
         """Where a period ends: a CMS level's has no write if it ends with a token that may not teach."""
-        masked = learn is not None and level in {own.name for own in self.config.levels}
-        return ends & learn if masked and learn is not None else ends
+        if learn is None or all(own.name != level for own in self.config.levels):
+            return ends
+        return ends & learn
 
     def _embed(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embedding(tokens) * math.sqrt(self.config.width)
