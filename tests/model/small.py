@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -124,7 +125,9 @@ def by_rows(model: Hope, tokens: Tensor, state: State) -> tuple[Tensor, State]:
     return torch.stack(logits, dim=1), {name: tensor[slots] for name, tensor in slab.items()}
 
 
-READERS = [by_steps, in_one_call]
+Reader = Callable[[Hope, Tensor, State], tuple[Tensor, State]]
+"""``(model, tokens [B, T], state)`` -> logits ``[B, T, vocab]`` and the state after them."""
+READERS: list[Reader] = [by_steps, in_one_call]
 
 
 def join(states: list[State]) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -14,6 +13,7 @@ from tests.model.small import (
     EACH_RULE,
     READERS,
     Parts,
+    Reader,
     assert_close,
     assert_identical,
     assert_same_state,
@@ -31,7 +31,6 @@ from tests.model.small import (
     state_at,
     with_nan,
 )
-from torch import Tensor
 
 from hope_model.aggregations import AGGREGATIONS
 from hope_model.block import HopeBlock
@@ -40,11 +39,9 @@ from hope_model.config import LevelConfig
 from hope_model.errors import StateError
 from hope_model.hope import Hope
 from hope_model.rules import RULES
-from hope_model.state import State
 from hope_model.streaks import LIMIT, Frozen
 from hope_model.write_rules import WRITE_RULES
 
-Reader = Callable[[Hope, Tensor, State], tuple[Tensor, State]]
 TOKENS = 37
 
 

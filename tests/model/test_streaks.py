@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +10,7 @@ from tests.model.small import (
     EACH_RULE,
     READERS,
     Parts,
+    Reader,
     assert_close,
     assert_identical,
     by_rows,
@@ -25,7 +24,6 @@ from tests.model.small import (
     state_at,
     with_nan,
 )
-from torch import Tensor
 
 from hope_model.hope import Hope
 from hope_model.rules.base import MemoryRule
@@ -40,7 +38,6 @@ from hope_model.streaks import (
     counter_specs,
 )
 
-Reader = Callable[[Hope, Tensor, State], tuple[Tensor, State]]
 BLOCK = 4
 
 
