@@ -46,7 +46,7 @@ class HopeConfig:
     levels: tuple[LevelConfig, ...] = (LevelConfig("cms-64", 64), LevelConfig("cms-256", 256))
     aggregation: str = "chain"
     block: int = 256
-    rule_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    rule_options: Mapping[str, bool | int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from hope_model.errors import ConfigError
 
-OptionValue = bool | int | float | str
+OptionValue = bool | int | str
 MAX_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Option:
-    """A switch, a size from 1, a number from 0 to 1000, or one of some names, as its default is."""
+    """A switch, a size from 1, or one of some names, as its default is."""
 
     default: OptionValue
     says: str
@@ -58,16 +58,14 @@ def _value(text: str) -> OptionValue:
     switches = {"on": True, "off": False, "true": True, "false": False}
     if text in switches:
         return switches[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _checked(rule: str, name: str, option: Option, value: object) -> OptionValue:
-    expected, default = "", option.default
+    default = option.default
     if isinstance(default, bool):
         if isinstance(value, bool):
             return value
@@ -76,10 +74,6 @@ def _checked(rule: str, name: str, option: Option, value: object) -> OptionValue
         if type(value) is int and 1 <= value <= MAX_SIZE:
             return value
         expected = f"a whole number from 1 to {MAX_SIZE}"
-    elif isinstance(default, float):
-        if type(value) in (int, float) and isinstance(value, int | float) and 0 <= value <= 1000:
-            return float(value)
-        expected = "a number from 0 to 1000"
     else:
         if isinstance(value, str) and value in option.choices:
             return value
