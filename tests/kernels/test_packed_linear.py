@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hope_kernels import row_invariance
+from hope_kernels.low_rank_read import low_rank_product
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.packed_linear.packed import can_pack
 from hope_kernels.packed_linear.reference import linear
@@ -122,6 +124,15 @@ def test_row_invariance(columns: int, rows: int) -> None:
 @pytest.mark.parametrize(("columns", "rows"), [(2, 32), (3, 50), (32, 576)], ids=str)
 def test_row_invariance_of_a_product_with_deltas(columns: int, rows: int) -> None:
     assert product_holds(columns, rows), "this machine's bf16 kernels cannot replay a session bit for bit"
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "tokens"])
+def test_that_of_a_product_with_deltas_is_measured(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed(coordinates: Tensor, deltas: Tensor) -> Tensor:
+        return low_rank_product(coordinates, deltas) + (coordinates.shape[axis] == 1)
+
+    monkeypatch.setattr(row_invariance, "low_rank_product", mixed)
+    assert not product_holds(3, 50)
 
 
 def test_row_invariance_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

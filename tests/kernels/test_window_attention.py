@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_kernels import row_invariance
-from hope_kernels.row_invariance import attention_holds
+from hope_kernels.row_invariance import attention_holds, served_attention_holds
 from hope_kernels.window_attention import window_attention
 from hope_kernels.window_attention.reference import window_attention as reference
 from hope_kernels.window_attention.several import several_attention
@@ -133,14 +134,27 @@ def test_row_invariance(heads: int, groups: int, width: int, span: int) -> None:
     )
 
 
-def test_row_invariance_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check says no where a query does depend on what is masked."""
+@pytest.mark.parametrize(
+    "knows",
+    [
+        lambda queries, keys: keys.shape[2] < 128,
+        lambda queries, keys: queries.shape[2] == 7,
+        lambda queries, keys: len(queries) == 1,
+    ],
+    ids=["masked", "tokens", "rows"],
+)
+def test_row_invariance_is_measured(
+    knows: Callable[[Tensor, Tensor], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both checks say no where a query does depend on what is masked, or on who shares the call."""
 
     def mixed(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return window_attention(queries, keys, values, bias) + (keys.shape[2] < 128)
+        return window_attention(queries, keys, values, bias) + knows(queries, keys)
 
+    assert served_attention_holds(2, 1, 8, [64, 128])
     monkeypatch.setattr(row_invariance, "window_attention", mixed)
     assert not attention_holds(2, 1, 8, 128)
+    assert not served_attention_holds(2, 1, 8, [64, 128])
 
 
 @BOTH
