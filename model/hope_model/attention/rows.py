@@ -17,10 +17,11 @@ from hope_model.attention.config import GRID
 from hope_model.attention.encoding import Encoding
 from hope_model.attention.lesson import NOTHING, gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.write import Write, Written, step_together
+from hope_model.attention.slabs import ParkedSlabs, RowSlabs
+from hope_model.attention.write import Write, step_together
 from hope_model.errors import StateError
 from hope_model.state import State
-from hope_model.streaks import LIMIT, Frozen
+from hope_model.streaks import Frozen
 
 PINNED = ("system", "template")
 """Origins of the leading tokens that stay in sight as the prefix."""
@@ -36,7 +37,6 @@ class _Session:
     prefix: list[int] = field(default_factory=list)
     leading: bool = True
     recent: list[tuple[int, int]] = field(default_factory=list)
-    learned: bool = False
     write: Write | None = None
     write_at: int = 0
     encoding: Encoding | None = None
@@ -50,12 +50,10 @@ class ParkedRow:
     """A row that left its slabs, in the host's memory; for :meth:`SessionRows.unpark`."""
 
     session: _Session
-    cache: WindowCache
-    state: State
-    active: dict[str, Tensor]
+    slabs: ParkedSlabs
 
     def tensors(self) -> list[Tensor]:
-        return [*self.cache.tensors(), *self.state.values(), *self.active.values()]
+        return self.slabs.tensors()
 
 
 class SessionRows:
@@ -79,24 +77,13 @@ class SessionRows:
         self.model = model
         self.learn = learn
         self._on_boundary = on_boundary
-        self._cache = model.new_cache(rows)
-        self._state = model.initial_state(rows)
-        self._active = {
-            site.name: torch.zeros(
-                rows, *site.shape, dtype=model.backbone.dtype, device=model.backbone.device
-            )
-            for site in model.memory.sites
-        }
+        self._slabs = RowSlabs(model, rows)
         self._sessions = [_Session() for _ in range(rows)]
 
     @torch.inference_mode()
     def clear(self, row: int) -> None:
         """The row becomes a session that has read nothing."""
-        self._cache.clear(row)
-        for tensor in self._state.values():
-            tensor[row].zero_()
-        for tensor in self._active.values():
-            tensor[row].zero_()
+        self._slabs.clear(row)
         self._sessions[row] = _Session()
 
     @torch.inference_mode()
@@ -107,27 +94,24 @@ class SessionRows:
         memory = self.model.config.memory
         if position % memory.block or not 0 <= pinned <= memory.prefix:
             raise StateError(f"expected a state at a boundary, found {position} tokens, prefix {pinned}")
-        for name, tensor in self._state.items():
-            tensor[row].copy_(state[name][0])
+        self._slabs.load(row, state)
         session = self._sessions[row]
         session.position = position
         session.prefix = state["prefix"][0, :pinned].tolist()
         session.leading = position == 0
-        session.learned = self._learned(row)
-        self._refresh(row)
         if position:
             ids, flags = state["window"][0].tolist(), state["window_teaches"][0].tolist()
             session.recent = list(zip(ids, flags, strict=True))
             encoding = self._new_encoding(row)
             while encoding.slices:
                 encoding.step()
-            self._cache.copy(row, encoding.cache, 0)
+            self._slabs.cache.copy(row, encoding.cache, 0)
             self._begin_writes(row, encoding)
 
     @torch.inference_mode()
     def freeze(self, row: int) -> None:
         """The row learns no more from its position on, a boundary, as its journal says."""
-        self._state["frozen"][row] = int(Frozen.JOURNAL)
+        self._slabs.state["frozen"][row] = int(Frozen.JOURNAL)
         self._sessions[row].write = None
 
     def room(self, row: int) -> int:
@@ -166,8 +150,8 @@ class SessionRows:
             learn: as :meth:`read` has it, of each row's token.
         """
         ids = self._ids([[token] for token in tokens])
-        deltas, slots = self._deltas_of_batch(rows)
-        x = self.model.read(self._cache, rows, ids, deltas, slots=slots)
+        deltas, slots = self._slabs.deltas_of_batch(rows)
+        x = self.model.read(self._slabs.cache, rows, ids, deltas, slots=slots)
         for row, token, flag in zip(rows, tokens, learn or [True] * len(rows), strict=True):
             self._advance(row, [token], [origin], [flag])
         return self.model.backbone.logits(x[:, 0])
@@ -202,8 +186,9 @@ class SessionRows:
     @torch.inference_mode()
     def state(self, row: int) -> State:
         """A copy of the row's state as it stands, ``[1, ...]``; durable only at a boundary."""
-        self._put_window(row)
-        return {name: tensor[row : row + 1].clone() for name, tensor in self._state.items()}
+        session = self._sessions[row]
+        self._slabs.put_window(row, session.recent, session.prefix)
+        return self._slabs.own_state(row)
 
     @torch.inference_mode()
     def park(self, row: int) -> ParkedRow | None:
@@ -211,33 +196,21 @@ class SessionRows:
         session = self._sessions[row]
         if session.write is not None or session.encoding is not None:
             return None
-        cache = WindowCache(self.model.config, 1, self.model.backbone.dtype, torch.device("cpu"))
-        cache.copy(0, self._cache, row)
-        state, active = (
-            {name: tensor[row].to("cpu", copy=True) for name, tensor in tensors.items()}
-            for tensors in (self._state, self._active)
-        )
         kept = replace(session, prefix=list(session.prefix), recent=list(session.recent))
-        return ParkedRow(kept, cache, state, active)
+        return ParkedRow(kept, self._slabs.park(row))
 
     @torch.inference_mode()
     def unpark(self, row: int, parked: ParkedRow) -> None:
         """The row becomes the parked one, bit for bit; what was parked is not used again."""
-        self._cache.copy(row, parked.cache, 0)
-        for tensors, own in ((self._state, parked.state), (self._active, parked.active)):
-            for name, tensor in tensors.items():
-                tensor[row].copy_(own[name])
+        self._slabs.unpark(row, parked.slabs)
         self._sessions[row] = parked.session
 
     def branch(self, row: int, count: int) -> tuple[WindowCache, dict[str, Tensor] | None]:
         """``count`` copies of the row's cache, and its active deltas: to go on without the session."""
         cache = self.model.new_cache(count)
         for copy in range(count):
-            cache.copy(copy, self._cache, row)
-        deltas = self._deltas([row])
-        if deltas is None:
-            return cache, None
-        return cache, {name: tensor.clone() for name, tensor in deltas.items()}
+            cache.copy(copy, self._slabs.cache, row)
+        return cache, self._slabs.own_deltas(row)
 
     def teaching_tokens(self, origins: Sequence[str], learn: Sequence[bool] = ()) -> int:
         """How many tokens of these origins a row that learns is taught; ``learn`` as :meth:`read` has it."""
@@ -249,15 +222,16 @@ class SessionRows:
 
     def counts(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Writes applied and refused, per level."""
-        return tuple(self._state["writes"][row].tolist()), tuple(self._state["refused"][row].tolist())
+        state = self._slabs.state
+        return tuple(state["writes"][row].tolist()), tuple(state["refused"][row].tolist())
 
     def frozen(self, row: int) -> Frozen:
         """Whether the row learns, and why it does not."""
-        return Frozen(int(self._state["frozen"][row]))
+        return Frozen(int(self._slabs.state["frozen"][row]))
 
     def good(self, row: int) -> int:
         """The last boundary at which no streak of refused writes was open."""
-        return int(self._state["good"][row])
+        return int(self._slabs.state["good"][row])
 
     def take_divergence(self, row: int) -> float | None:
         """Nats by which a canary's answers moved, once after a write that was judged."""
@@ -273,7 +247,7 @@ class SessionRows:
 
     def drift(self, row: int) -> dict[str, float]:
         """Per level, norm of the deltas over the norm of the weights that they change."""
-        own = {name: tensor[row : row + 1] for name, tensor in self._state.items()}
+        own = {name: tensor[row : row + 1] for name, tensor in self._slabs.state.items()}
         return {level: float(ratio[0]) for level, ratio in self.model.drift(own).items()}
 
     def settle(self, row: int) -> None:
@@ -287,7 +261,8 @@ class SessionRows:
         """Read tokens of one session; the last block's output ``[T, D]``."""
         if not 1 <= len(tokens) <= self.room(row) or len(origins) != len(tokens):
             raise StateError(f"expected 1 to {self.room(row)} tokens with origins, found {len(tokens)}")
-        x = self.model.read(self._cache, [row], self._ids([tokens]), self._deltas([row]))
+        deltas = self._slabs.deltas([row])
+        x = self.model.read(self._slabs.cache, [row], self._ids([tokens]), deltas)
         self._advance(row, tokens, origins, learn)
         return x[0]
 
@@ -304,7 +279,7 @@ class SessionRows:
         del session.recent[: -memory.window]
         if session.encoding is not None:
             session.encoding.offer(tokens)
-        self._state["position"][row] = session.position
+        self._slabs.state["position"][row] = session.position
         if session.position % GRID == 0:
             self._pass_grid(row)
 
@@ -322,7 +297,7 @@ class SessionRows:
         session.leading = origin in PINNED and len(session.prefix) < self.model.config.memory.prefix
         if session.leading:
             session.prefix.append(token)
-            self._cache.rows[row].prefix = len(session.prefix)
+            self._slabs.cache.rows[row].prefix = len(session.prefix)
 
     def _pass_grid(self, row: int) -> None:
         session, memory = self._sessions[row], self.model.config.memory
@@ -334,8 +309,8 @@ class SessionRows:
         if encoded:
             self._apply_encoding(row)
         if session.position % memory.block == 0:
-            if self._learns(row) and not bool(self._state["streaks"][row].any()):
-                self._state["good"][row] = session.position
+            if self._learns(row) and not bool(self._slabs.state["streaks"][row].any()):
+                self._slabs.state["good"][row] = session.position
             session.boundary = self.state(row)
             session.encoding = self._new_encoding(row)
         else:
@@ -351,12 +326,11 @@ class SessionRows:
         reach = min(max(level.period for level in levels), start)
         recent = session.recent if encoding is None else encoding.recent
         with torch.inference_mode(False):
-            cache, place = (self._cache, row) if encoding is None else (encoding.cache, 0)
+            cache, place = (self._slabs.cache, row) if encoding is None else (encoding.cache, 0)
             lesson = gather_lesson(self.model, cache, place, recent[-reach - 1 :], reach)
             if lesson is None:
                 return
-            own = {name: tensor[row : row + 1].clone() for name, tensor in self._state.items()}
-            session.write = Write(self.model, levels, own, lesson)
+            session.write = Write(self.model, levels, self._slabs.own_state(row), lesson)
             session.write_at = start + memory.delay
 
     def _learn_from(self, row: int, encoding: Encoding) -> None:
@@ -371,28 +345,8 @@ class SessionRows:
         assert write is not None
         with torch.inference_mode(False):
             written = write.finish()
-        squares: dict[str, float] = dict.fromkeys(written.applied, 0.0)
-        for spec in self.model.state_spec.tensors:
-            if spec.level in squares:
-                tensor = written.state[spec.name][0]
-                if spec.name.endswith(".delta"):
-                    squares[spec.level] += float((tensor - self._state[spec.name][row]).square().sum())
-                self._state[spec.name][row].copy_(tensor)
-        session.update_norms = {level: square**0.5 for level, square in squares.items()}
+        session.update_norms = self._slabs.put_written(row, written)
         session.divergence = written.divergence
-        self._count(row, written)
-        session.learned = self._learned(row)
-        self._refresh(row)
-
-    def _count(self, row: int, written: Written) -> None:
-        names = [level.name for level in self.model.config.memory.levels]
-        streaks = self._state["streaks"][row]
-        for level, applied in written.applied.items():
-            index = names.index(level)
-            self._state["writes" if applied else "refused"][row, index] += 1
-            streaks[index] = 0 if applied else streaks[index] + 1
-        if int(streaks.max()) >= LIMIT:
-            self._state["frozen"][row] = int(written.refusal)
 
     def _learns(self, row: int) -> bool:
         return self.learn and self.frozen(row) is Frozen.NO
@@ -408,50 +362,15 @@ class SessionRows:
         session = self._sessions[row]
         encoding, session.encoding = session.encoding, None
         assert encoding is not None
-        self._cache.copy(row, encoding.cache, 0)
+        self._slabs.cache.copy(row, encoding.cache, 0)
         boundary, session.boundary = session.boundary, None
         if boundary is not None:
             self._on_boundary(row, encoding.boundary, boundary)
 
     def _new_encoding(self, row: int) -> Encoding:
         session = self._sessions[row]
-        deltas = self._deltas([row])
-        own = None if deltas is None else {name: tensor.clone() for name, tensor in deltas.items()}
-        return Encoding(self.model, session.position, session.prefix, session.recent, own)
-
-    def _deltas(self, rows: Sequence[int]) -> dict[str, Tensor] | None:
-        if not any(self._sessions[row].learned for row in rows):
-            return None
-        first, last = rows[0], rows[-1] + 1
-        if last - first == len(rows):
-            return {name: tensor[first:last] for name, tensor in self._active.items()}
-        return {name: tensor[list(rows)] for name, tensor in self._active.items()}
-
-    def _deltas_of_batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
-        """What the rows have learned: on a GPU all rows' deltas and which are meant, else their own."""
-        device = self.model.backbone.device
-        if device.type != "cuda" or not any(self._sessions[row].learned for row in rows):
-            return self._deltas(rows), None
-        return self._active, torch.tensor(list(rows), device=device)
-
-    def _refresh(self, row: int) -> None:
-        for name, tensor in self._active.items():
-            tensor[row].copy_(self._state[f"{name}.delta"][row])
-
-    def _learned(self, row: int) -> bool:
-        return any(bool(self._state[f"{name}.delta"][row].any()) for name in self._active)
-
-    def _put_window(self, row: int) -> None:
-        session = self._sessions[row]
-        count = len(session.recent)
-        for name, values in (
-            ("window", [token for token, _ in session.recent]),
-            ("window_teaches", [flag for _, flag in session.recent]),
-        ):
-            self._state[name][row].zero_()
-            self._state[name][row, :count] = torch.tensor(values, dtype=self._state[name].dtype)
-        self._state["prefix"][row, : len(session.prefix)] = torch.tensor(session.prefix, dtype=torch.int32)
-        self._state["prefix_tokens"][row] = len(session.prefix)
+        deltas = self._slabs.own_deltas(row)
+        return Encoding(self.model, session.position, session.prefix, session.recent, deltas)
 
     def _ids(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self.model.backbone.device)

@@ -64,7 +64,7 @@ def test_a_write_that_is_applied_closes_the_streak() -> None:
     sessions = Sessions(tiny_model(), text(BLOCK + 2 * PERIOD).with_origins("user"))
     sessions.read(0, BLOCK - PERIOD - 1)
     with torch.inference_mode():
-        sessions.rows._cache.hidden[0] = float("nan")
+        sessions.rows._slabs.cache.hidden[0] = float("nan")
     sessions.read(0, PERIOD + 1)
     assert (int(sessions.rows.state(0)["streaks"]), sessions.rows.good(0)) == (1, 0)
     sessions.read(0, PERIOD)

@@ -308,16 +308,16 @@ def plant(sessions: Sessions, row: int, *tensors: torch.Tensor) -> None:
 
 
 PLANTS: dict[str, Callable[[Any], list[torch.Tensor]]] = {
-    "keys": lambda rows: list(rows._cache.keys),
-    "values": lambda rows: list(rows._cache.values),
-    "deltas": lambda rows: list(rows._active.values()),
+    "keys": lambda rows: list(rows._slabs.cache.keys),
+    "values": lambda rows: list(rows._slabs.cache.values),
+    "deltas": lambda rows: list(rows._slabs.active.values()),
     "everything": lambda rows: [
-        *rows._cache.keys,
-        *rows._cache.values,
-        rows._cache.hidden,
-        rows._cache.outputs,
-        *rows._active.values(),
-        *(tensor for tensor in rows._state.values() if tensor.is_floating_point()),
+        *rows._slabs.cache.keys,
+        *rows._slabs.cache.values,
+        rows._slabs.cache.hidden,
+        rows._slabs.cache.outputs,
+        *rows._slabs.active.values(),
+        *(tensor for tensor in rows._slabs.state.values() if tensor.is_floating_point()),
     ],
 }
 
@@ -347,7 +347,7 @@ def test_a_write_that_is_not_finite_is_refused() -> None:
     for one in (sessions, twin):
         one.read(0, PERIOD)
     sessions.read(0, PERIOD - 1)
-    plant(sessions, 0, sessions.rows._cache.hidden)
+    plant(sessions, 0, sessions.rows._slabs.cache.hidden)
     sessions.read(0, 1)
     first = sessions.rows.state(0)
     assert sessions.rows.counts(0) == ((1,), (0,))
@@ -402,7 +402,7 @@ def test_a_cleared_row_is_a_new_one() -> None:
     sessions.read(1, 90)
     neighbour = sessions.rows.state(1)
     sessions.rows.clear(0)
-    left = [*PLANTS["everything"](sessions.rows), *sessions.rows._state.values()]
+    left = [*PLANTS["everything"](sessions.rows), *sessions.rows._slabs.state.values()]
     assert not any(bool(tensor[0].any()) for tensor in left)
     assert (sessions.rows.position(0), sessions.rows.slices(0)) == (0, 0)
     assert sessions.rows.take_update_norms(0) is None

@@ -255,7 +255,7 @@ async def test_three_writes_that_canaries_refuse_end_learning_at_the_last_good_b
 
 @torch.inference_mode()
 def _poison(engine: Any, session: SessionKey) -> None:
-    engine._runner._rows._cache.values[0][engine._rows[str(session)].slot, 0, 0, 0] = float("nan")
+    engine._runner._rows._slabs.cache.values[0][engine._rows[str(session)].slot, 0, 0, 0] = float("nan")
 
 
 async def test_eviction_and_return_change_nothing(bench: Bench) -> None:

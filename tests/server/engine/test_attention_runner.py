@@ -86,7 +86,7 @@ def test_a_row_that_is_not_finite_says_so() -> None:
     own = runner()
     read(own, 0, text(30))
     read(own, 1, text(30))
-    own._rows._cache.values[0][0] = float("nan")
+    own._rows._slabs.cache.values[0][0] = float("nan")
     outputs = own.decode([0, 1], [3, 3])
     assert [output.finite for output in outputs] == [False, True]
 
