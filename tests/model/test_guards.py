@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from hope_model import cms
 from hope_model.cms import bound_direction
 from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
-from hope_model.rules import delta, gated, matrix, selective
+from hope_model.rules import delta, gated, gradient, matrix, selective
 from hope_model.state import State
 
 EXTREMES = {"zero": 0.0, "huge": 1e30, "huger": 1e36, "denormal": 1e-42, "tiny": 1e-20}
@@ -169,6 +169,12 @@ def test_a_session_of_one_repeated_token_stays_finite(
 LIMITS = {"phi.memory": delta.MAX_NORM, "phi.projections": delta.MAX_NORM, "phi.fast": gated.MAX_NORM}
 LIMITS |= {"phi.matrix": matrix.MAX_NORM, "phi.hidden": selective.MAX_NORM}
 LIMITS |= {"fast.delta": cms.MAX_NORM, "slower.delta": cms.MAX_NORM}
+LIMITS |= {
+    f"phi.{memory}{layer}{kind}": gradient.MAX_NORM
+    for memory in ("", "memory.", "vectors.", "scalars.")
+    for layer in ("inner", "outer")
+    for kind in ("", "_next", "_momentum")
+}
 
 
 @pytest.mark.parametrize("read", [by_steps, in_one_call])

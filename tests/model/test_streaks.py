@@ -39,6 +39,15 @@ from hope_model.streaks import (
 )
 
 BLOCK = 4
+PAIRS = {"keys-0", "values-0", "seen"}
+READ_LAST = {
+    "gated": set[str](),
+    "retnet": {"seen"},
+    "rwkv7": {"last_input"},
+    "samba": {"window"} | PAIRS,
+    "transformer": PAIRS,
+}
+"""By rule, state of φ that is no memory; of the others the convolution's window."""
 
 
 @pytest.fixture(scope="module", params=EACH_RULE, ids=str)
@@ -155,6 +164,13 @@ def test_a_frozen_row_is_read_and_not_written(model: Hope, reader: Reader) -> No
     assert int(after["position"][1]) == positions[1] + 12
     assert torch.equal(after["writes"][1], state["writes"][1])
     assert not torch.isclose(logits[1, -1], expected[1, -1]).all()
+
+
+def test_what_was_read_last_moves_on_in_a_frozen_row(model: Hope) -> None:
+    state = frozen(state_at(model, 1, 5), 0)
+    _, after = model(random_tokens(1, 12), state)
+    moved = {name.rsplit(".", 1)[-1] for name in state if not torch.equal(after[name], state[name])}
+    assert moved == {"position", "last_key"} | READ_LAST.get(model.config.rule, {"window"})
 
 
 def test_a_frozen_row_answers_the_same_for_any_split_of_its_tokens(model: Hope) -> None:
