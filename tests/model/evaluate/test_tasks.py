@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import torch
+from tests.model.attention.tiny import tiny_model
 from tests.model.small import build, small_config
 
+from hope_model.attention.rows import SessionRows
 from hope_model.checkpoint import load_checkpoint, resolve
 from hope_model.errors import DataError, EvaluationError
 from hope_model.evaluate.tasks.cli import table
@@ -20,7 +23,15 @@ from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures,
 from hope_model.evaluate.tasks.files import detokenised, read_articles, read_items
 from hope_model.evaluate.tasks.formats import TASKS, Item, Pair
 from hope_model.evaluate.tasks.remote import RemoteScorer
-from hope_model.evaluate.tasks.scorer import HopeScorer, Judged, Likelihood, judged_pair, windows
+from hope_model.evaluate.tasks.scorer import (
+    AttentionScorer,
+    HopeScorer,
+    Judged,
+    Likelihood,
+    judged_pair,
+    windows,
+)
+from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
 SAME: dict[str, tuple[list[dict[str, Any]], Item]] = {
     "piqa": (
@@ -270,6 +281,25 @@ def test_spaces_at_a_contexts_end_belong_to_what_follows(scorer: HopeScorer) -> 
     alone = judged_pair(scorer, Pair("", "sat"))
     assert alone.ids[0] == scorer.prefix()
     assert alone.count == len(alone.ids) - 1
+
+
+def test_a_pre_trained_model_judges_a_session_as_it_is_read() -> None:
+    """Over the ends of launches; the session before leaves nothing behind."""
+    model = tiny_model()
+    scorer = AttentionScorer(SessionRows(model, 1), cast(PretrainedTokenizer, None), 0)
+    parts = [Judged(tuple((7 * at + row) % 29 for at in range(150 - row)), 90 - row) for row in (0, 3)]
+    for part, found in zip(parts, scorer.score(parts), strict=True):
+        rows, nats, greedy = SessionRows(model, 1), 0.0, True
+        for at, (token, following) in enumerate(pairwise(part.ids)):
+            logits = rows.read(0, [token], ["text"])
+            if at >= len(part.ids) - 1 - part.count:
+                nats += float(logits.log_softmax(-1)[following])
+                greedy = greedy and int(logits.argmax()) == following
+        assert found.nats == pytest.approx(nats, rel=1e-4)
+        assert found.greedy == greedy
+        top = int(logits.argmax())
+        (ended,) = scorer.score([Judged((*part.ids[:-1], top), 1)])
+        assert ended.greedy
 
 
 def _server(answer: Any, status: int = 200) -> RemoteScorer:
