@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from tests.model.small import build, small_config
 
 from hope_model.attention.rows import SessionRows
 from hope_model.checkpoint import load_checkpoint, resolve
-from hope_model.errors import DataError, EvaluationError
-from hope_model.evaluate.tasks.cli import table
+from hope_model.errors import ConfigError, DataError, EvaluationError
+from hope_model.evaluate.tasks.cli import add_parser, table
 from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures, text_figures
 from hope_model.evaluate.tasks.files import detokenised, read_articles, read_items
 from hope_model.evaluate.tasks.formats import TASKS, Item, Pair
@@ -300,6 +301,22 @@ def test_a_pre_trained_model_judges_a_session_as_it_is_read() -> None:
         top = int(logits.argmax())
         (ended,) = scorer.score([Judged((*part.ids[:-1], top), 1)])
         assert ended.greedy
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "said"),
+    [
+        ("piqa", ["--window", "8"], "window: expected with wikitext alone, found with piqa"),
+        ("wikitext", ["--prefix-token", "0"], "prefix_token: expected with --url alone"),
+        ("piqa", ["--limit", "0"], "limit: expected a positive number, found 0"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(task: str, option: list[str], said: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(), None)
+    args = parser.parse_args(["task", task, "no-such-file", *option])
+    with pytest.raises(ConfigError, match=said):
+        args.run_command(args)
 
 
 def _server(answer: Any, status: int = 200) -> RemoteScorer:

@@ -60,6 +60,10 @@ def run(args: argparse.Namespace, find: Find | None = None) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name}: expected a positive number, found {value}")
+    if args.window is not None and args.task != WIKITEXT:
+        raise ConfigError(f"window: expected with {WIKITEXT} alone, found with {args.task}")
+    if args.prefix_token is not None and args.url is None:
+        raise ConfigError("prefix_token: expected with --url alone, found without")
     with console_progress() as progress:
         figures = _figures(args, find, progress)
     if args.json is not None:
