@@ -216,3 +216,27 @@ def test_samba() -> None:
     mixed = mixed / torch.sqrt(mixed.square().mean(-1, keepdim=True) + 1e-6) * rule.norm.gain
     window, _, _ = rule.attention(mixed[None], state)
     assert_close(y[0], s + window[0])
+
+
+@pytest.mark.parametrize(("phase", "refused"), [(0, 8), (5, 3)])
+def test_a_refused_chunk_of_a_matrix_memory_counts_its_own_tokens(phase: int, refused: int) -> None:
+    """The first of three or four chunks, some of which the run cuts short."""
+    rule: RetNetRule = _rule("retnet")
+    x = _inputs()
+    x[0, 1] = torch.nan
+    _, after, applied = rule(x, _state(rule), phase)
+    assert applied["phi"].tolist() == [TOKENS - refused]
+    assert bool(after["matrix"].isfinite().all())
+
+
+def test_a_pair_that_is_not_finite_is_stored_as_zeros_and_refused() -> None:
+    """So that the session's next tokens see numbers."""
+    rule: TransformerRule = _rule("transformer", capacity=16)
+    x, state = _inputs(), _state(rule)
+    x[0, 4] = torch.nan
+    _, after, applied = rule(x[:, :5], state, 0)
+    assert applied["phi"].tolist() == [4]
+    place = (5 + 4) % 16
+    assert not after["keys-0"][0, place].any()
+    assert not after["values-0"][0, place].any()
+    assert bool(rule(x[:, 5:], after, 0)[0].isfinite().all())
