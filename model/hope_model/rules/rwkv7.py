@@ -27,6 +27,8 @@ class Rwkv7Rule(MatrixRule):
     gated. Values of the first layer are not mixed into later ones: blocks share the residual stream alone.
     """
 
+    output: nn.Linear
+
     def __init__(self, config: HopeConfig) -> None:
         super().__init__(config)
         if config.chunk > MAX_CHUNK:
