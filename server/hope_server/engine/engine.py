@@ -121,17 +121,18 @@ class Engine:
         scores: PromptScores | None = None,
         *,
         freeze_at: int | None = None,
-        halts: bool = False,
+        owned: bool = False,
     ) -> None:
         """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
-        and replay ``runs``; answered by Boundary events, Scored ones if ``scores`` asks for them (then no run
-        may be of steps), and Done, or Failed.
+        and replay ``runs``; answered by Scored events if ``scores`` asks for them (then no run may be of
+        steps), and Done, or Failed.
 
-        freeze_at: the boundary from which nothing is learned. halts: the row may be Halted on the way.
+        freeze_at: the boundary from which nothing is learned. owned: by a writer of the session, who is told
+        of every Boundary, and helps if the row is Halted on the way.
         """
         self._place(session, row, position)
         units = self._runner.cut(runs, position=position)
-        self._begin(session, Job.replay(units, scores, freeze_at=freeze_at, halts=halts))
+        self._begin(session, Job.replay(units, scores, freeze_at=freeze_at, owned=owned))
 
     def resume(
         self,
