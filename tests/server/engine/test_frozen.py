@@ -228,11 +228,9 @@ async def test_a_worker_that_dies_before_it_is_said_leaves_it_to_the_next(
     assert (await fresh.get_session(session)).path.freeze == Freeze(GOOD, SAID + looked_at)
 
 
-async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
-    bench: Bench, same: Any
-) -> None:
-    service = await bench.service(refusing())
-    session, freezing = await new(service), asyncio.Event()
+def held_at_the_freeze(bench: Bench) -> asyncio.Event:
+    """The store answers no more from the second write on; set when it comes."""
+    freezing = asyncio.Event()
 
     def hold(append: int) -> None:
         if append == 2:
@@ -240,6 +238,27 @@ async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
             freezing.set()
 
     bench.store.broken = hold
+    return freezing
+
+
+async def test_who_looks_meanwhile_does_not_see_the_empty_row(bench: Bench) -> None:
+    service = await bench.service(refusing())
+    session, freezing = await new(service), held_at_the_freeze(bench)
+    turn = asyncio.create_task(bench.turn(service, session, PROMPT, 6))
+    await freezing.wait()
+    looking = asyncio.create_task(service.levels(session))
+    await asyncio.sleep(0)
+    await service._thread.call(lambda: None)
+    bench.store.gate.set()
+    await turn
+    assert (await looking)[0].tokens == len(PROMPT) + 6
+
+
+async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
+    bench: Bench, same: Any
+) -> None:
+    service = await bench.service(refusing())
+    session, freezing = await new(service), held_at_the_freeze(bench)
     async with aclosing(service.generate(bench.request(session, PROMPT, 6))) as events:
         first = asyncio.create_task(anext(events))
         await freezing.wait()
