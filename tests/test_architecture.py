@@ -24,7 +24,7 @@ MAY_IMPORT = {
 CLIENT_NEEDS = {"httpx", "pydantic", "pydantic_core"}
 WITHOUT_TORCH = (
     *("api", "chat", "config.py", "cli.py", "errors.py", "logging.py", "app.py"),
-    *("metrics.py", "gauges.py", "tracing.py", "otel.py"),
+    *("metrics.py", "series.py", "gauges.py", "tracing.py", "otel.py"),
 )
 POLICY = ("scheduler.py", "slots.py", "host_tier.py")
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}

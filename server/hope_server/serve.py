@@ -67,6 +67,9 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
     async with contextlib.AsyncExitStack() as cleanup:
         served = load_served(config.model, learning=config.learn, threads=config.threads)
         spec, digest = served.model.state_spec, served.digest()
+        engine_config = _engine_config(config)
+        device = served.model.initial_state(1)["position"].device
+        check_fits(engine_config, slot_bytes(served.model), free_bytes(device))
         keys = find_keys(config.encryption_key_file, config.data_dir)
         store = await _open_store(config, keys, cleanup)
         metrics = Metrics(
@@ -76,9 +79,6 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
             state_bytes=spec.row_bytes,
             slow_weights_sha256=digest,
         )
-        engine_config = _engine_config(config)
-        device = served.model.initial_state(1)["position"].device
-        check_fits(engine_config, slot_bytes(served.model), free_bytes(device))
         metrics.declare_operations(operations())
         observe_fallbacks(metrics.on_kernel_fallback)
         engine = EngineService(

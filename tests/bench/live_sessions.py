@@ -1,6 +1,6 @@
 """Many live sessions on few slots: is anything lost, does memory grow, and what does a cold turn cost?
 
-    python tests/bench/live_sessions.py [--sessions 5000] [--slots 64] [--rounds 3] [--concurrency 8]
+    python -m tests.bench.live_sessions [--sessions 5000] [--slots 64] [--rounds 3] [--concurrency 8]
 
 Starts its own ``hope serve``. In each round every session takes a turn, in random order; every so many turns
 the same session takes another at once, whose state is still in its slot: the difference of both times to the
@@ -22,11 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bench.serving import start_server
+
 from hope_client import AsyncClient
 from hope_server.bench.figures import percentile, summary
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.bench.serving import start_server
 
 PROMPT_TOKENS, ANSWER_TOKENS = 8, 4
 WARM_EVERY = 10

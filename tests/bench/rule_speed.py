@@ -1,7 +1,7 @@
 """Training benchmark of the φ rules: tokens per second of each at equal parameters, as a share of
 ``delta``'s.
 
-    python tests/bench/rule_speed.py [RULE[:OPTION=VALUE,...] ...] [--parameters N] [--json FILE]
+    python -m tests.bench.rule_speed [RULE[:OPTION=VALUE,...] ...] [--parameters N] [--json FILE]
 
 A step of each rule follows one of ``delta``, so that what else the machine does meets both; a rule's line is
 printed when it is measured. The models have CMS levels only with ``--levels``. The share comes first; it

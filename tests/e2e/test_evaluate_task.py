@@ -1,12 +1,12 @@
 """``hope eval task`` in its own process and against a server: the same figures."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hope_server.cli import main
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "piqa": [
@@ -18,21 +18,17 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("task", sorted(ROWS))
-def test_a_server_and_the_model_itself_give_the_same_figures(server: Any, tmp_path: Path, task: str) -> None:
+def test_a_server_and_the_model_itself_give_the_same_figures(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(json.dumps(row) for row in ROWS[task]), encoding="utf-8")
     figures = []
     for extra in ([], ["--url", server.url]):
         out = tmp_path / "figures.json"
         command = ["eval", "task", task, str(rows), "--batch", "2", "--json", str(out)]
-        done = subprocess.run(
-            [sys.executable, "-m", "hope_server", *command, *extra],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"| {task} | value | ± |" in done.stdout
+        assert main([*command, *extra]) == 0
+        assert f"| {task} | value | ± |" in capsys.readouterr().out
         figures.append(json.loads(out.read_text(encoding="utf-8")))
     own, served = ({name: x for name, x in one.items() if isinstance(x, float)} for one in figures)
     assert served == pytest.approx(own, rel=1e-3)

@@ -217,6 +217,16 @@ def test_momentary_numbers_come_from_the_engine(metrics: Metrics) -> None:
     assert value(metrics, "hope:sessions", residency="idle") == 2
 
 
+def test_the_hosts_memory_is_told_of_by_the_engine(metrics: Metrics) -> None:
+    stats = EngineStats(host_rows=1, host_bytes=2, host_hits=3, host_misses=4, host_evictions=5)
+    metrics.watch(lambda: stats)
+    assert value(metrics, "hope:sessions", residency="host") == 1
+    assert value(metrics, "hope:host_state_bytes") == 2
+    assert value(metrics, "hope:host_state_lookups_total", result="hit") == 3
+    assert value(metrics, "hope:host_state_lookups_total", result="miss") == 4
+    assert value(metrics, "hope:host_state_evictions_total") == 5
+
+
 @given(
     st.integers(1, 5000),
     st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=60),

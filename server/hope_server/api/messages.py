@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -12,6 +13,7 @@ from hope_client.wire import MAX_PAGE_MESSAGES, MAX_SEQ, MessageRole, SessionMes
 from hope_server.api.runtime import Runtime, RuntimeOf
 from hope_server.api.tenancy import SessionsOf
 from hope_server.api.text import TokenDecoder
+from hope_server.api.turn import tokenised
 from hope_server.sessions.session import JournalRecord, Origin
 
 DEFAULT_MESSAGES = 200
@@ -92,6 +94,6 @@ async def _grouped(runtime: Runtime, records: AsyncIterator[JournalRecord]) -> A
             message = None
         if record.origin in ROLES:
             message = message or _Open(runtime, record)
-            message.read(record)
+            await tokenised(runtime, len(record.tokens), partial(message.read, record))
     if message is not None:
         yield message.closed()

@@ -220,7 +220,9 @@ def check_model(runtime: Runtime, name: str | None) -> None:
 
 
 async def tokenised(runtime: Runtime, chars: int, work: Callable[[], T]) -> T:
-    """`work()`, which tokenises `chars` characters: long texts one after another, off the event loop."""
+    """`work()`, which makes tokens of `chars` characters, or text of so many tokens: long texts one after
+    another, off the event loop.
+    """
     if chars <= INLINE_CHARS:
         return work()
     async with runtime.tokenising:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from hope_model.state import State
 from hope_model.streaks import Frozen
@@ -18,13 +17,13 @@ from hope_server.engine.events import (
     Sampled,
     Scored,
 )
-from hope_server.engine.host_tier import HostTier
 from hope_server.engine.jobs import Generation, Job, Row
 from hope_server.engine.logprobs import PromptScores, score
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
-from hope_server.engine.runner import Output, Parked, Runner
+from hope_server.engine.rows import Rows
+from hope_server.engine.runner import Output, Runner
 from hope_server.engine.sampling import choose, uniform
 from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
@@ -73,11 +72,10 @@ class Engine:
             clock=clock,
         )
         self._runner = runner
-        self._host: HostTier[tuple[Row, Parked]] = HostTier(config.host_state_bytes)
+        self._rows = Rows(runner, self._slots, config.host_state_bytes)
         self._pace = LearningPace()
         self._tally = LevelTally(runner.spec)
         self._sink, self._observer, self._clock = sink, observer, clock
-        self._rows: dict[str, Row] = {}
         self._jobs: dict[str, Job] = {}
         self._events: list[tuple[str, Event]] = []
         self.stats = EngineStats(slots=config.slots, max_waiting=config.max_waiting)
@@ -121,17 +119,18 @@ class Engine:
         scores: PromptScores | None = None,
         *,
         freeze_at: int | None = None,
-        halts: bool = False,
+        owned: bool = False,
     ) -> None:
         """Put ``row`` (a boundary after ``position`` tokens, None: the initial state) into the granted slot
-        and replay ``runs``; answered by Boundary events, Scored ones if ``scores`` asks for them (then no run
-        may be of steps), and Done, or Failed.
+        and replay ``runs``; answered by Scored events if ``scores`` asks for them (then no run may be of
+        steps), and Done, or Failed.
 
-        freeze_at: the boundary from which nothing is learned. halts: the row may be Halted on the way.
+        freeze_at: the boundary from which nothing is learned. owned: by a writer of the session, who is told
+        of every Boundary, and helps if the row is Halted on the way.
         """
-        self._place(session, row, position)
+        self._rows.place(session, row, position)
         units = self._runner.cut(runs, position=position)
-        self._begin(session, Job.replay(units, scores, freeze_at=freeze_at, halts=halts))
+        self._begin(session, Job.replay(units, scores, freeze_at=freeze_at, owned=owned))
 
     def resume(
         self,
@@ -147,7 +146,7 @@ class Engine:
         """
         job = self._jobs.get(session)
         if job is not None and job.halted:
-            self._place(session, row, position)
+            self._rows.place(session, row, position)
             job.resume(self._runner.cut(runs, position=position), position=position, freeze_at=freeze_at)
             self._go_on(session)
 
@@ -192,9 +191,7 @@ class Engine:
 
     def drop(self, session: str) -> None:
         """Forget a row that is kept while its session does nothing."""
-        self._host.drop(session)
-        if self._slots.drop(session):
-            del self._rows[session]
+        self._rows.drop(session)
 
     def position(self, session: str) -> int | None:
         """Tokens read by the session's resident row, None without one or while it is being restored."""
@@ -231,6 +228,7 @@ class Engine:
 
     def flush(self) -> None:
         """Hand the collected events to the sink."""
+        host = self._rows.host
         self.stats = EngineStats(
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
@@ -239,25 +237,21 @@ class Engine:
             slots_used=self._slots.pinned + self._slots.idle,
             resident_active=self._slots.pinned,
             resident_idle=self._slots.idle,
-            frozen=sum(row.counts.frozen is not Frozen.NO for row in self._rows.values()),
-            host_rows=self._host.stats.rows,
-            host_bytes=self._host.stats.bytes,
-            host_hits=self._host.stats.hits,
-            host_misses=self._host.stats.misses,
-            host_evictions=self._host.stats.evictions,
+            frozen=self._rows.frozen,
+            host_rows=host.rows,
+            host_bytes=host.bytes,
+            host_hits=host.hits,
+            host_misses=host.misses,
+            host_evictions=host.evictions,
         )
         if self._events:
             events, self._events = self._events, []
             self._sink(events)
 
     def check_integrity(self) -> None:
-        """Slots, queues and rows agree, and every row's own counter says what was read."""
+        """Queues, slots, rows and jobs agree."""
         self._scheduler.check_integrity()
-        self._host.check_integrity()
-        for session, row in self._rows.items():
-            assert self._slots.slot(session) == row.slot, f"{session}: its row is not in its slot"
-            assert session not in self._host, f"{session}: its row is in the host's memory too"
-            assert self._runner.counts(row.slot).position == row.position, f"{session}: the state lost count"
+        self._rows.check_integrity()
         for session in self._jobs:
             assert self._scheduler.phase(session) not in (None, Phase.WAITING), (
                 f"{session} works without a slot"
@@ -266,37 +260,11 @@ class Engine:
     # Inside a step
 
     def _seat(self, grant: Grant) -> None:
-        seat = grant.seat
-        if seat.evicted is not None:
-            self._park(seat.evicted, self._rows.pop(seat.evicted))
+        if grant.seat.evicted is not None:
             self._observer.on_eviction()
-        kept = seat.resident or self._unpark(grant.session, seat.slot)
-        if not kept:
-            self._runner.clear(seat.slot)
-            self._rows[grant.session] = Row(seat.slot, self._runner.counts(seat.slot))
+        row = self._rows.seat(grant.session, grant.seat)
         self._observer.on_queue(grant.waited_s)
-        row = self._rows[grant.session]
-        self._emit(grant.session, Granted(row.position, row.head) if kept else Granted(None))
-
-    def _park(self, session: str, row: Row) -> None:
-        """An idle row loses its slot: into the host's memory, where that is allowed."""
-        if not self._host.max_bytes:
-            return
-        parked = self._runner.park(row.slot)
-        if parked is not None:
-            self._host.put(session, (row, parked), parked.bytes)
-
-    def _unpark(self, session: str, slot: int) -> bool:
-        """Bring a row back from the host's memory. Like one that stayed in its slot it names the journal that
-        it stands at, so one that another worker has overtaken is noticed.
-        """
-        found = self._host.take(session)
-        if found is None:
-            return False
-        row, parked = found
-        self._runner.unpark(slot, parked)
-        self._rows[session] = replace(row, slot=slot)
-        return True
+        self._emit(grant.session, Granted(None) if row is None else Granted(row.position, row.head))
 
     def _run(self, plan: BatchPlan) -> Iterator[tuple[str, Output]]:
         launches = (
@@ -316,8 +284,8 @@ class Engine:
         """Slices of begun writes: as many as their deadlines ask for, one without other work."""
         backlogs = {
             session: backlog
-            for session, row in self._rows.items()
-            if (backlog := self._runner.backlog(row.slot)) is not None
+            for session in self._rows
+            if (backlog := self._runner.backlog(self._rows[session].slot)) is not None
         }
         advanced = dict.fromkeys((*plan.decode, *filter(None, (plan.block,))), 1)
         if plan.prompt is not None:  # one that has been read goes on in steps, and pays at their rate
@@ -426,14 +394,6 @@ class Engine:
         else:
             self._finish_job(session)
 
-    def _place(self, session: str, row: State | None, position: int) -> None:
-        slot = self._rows[session].slot
-        if row is None:
-            self._runner.clear(slot)
-        else:
-            self._runner.load(slot, row)
-        self._rows[session] = Row(slot, self._runner.counts(slot), position)
-
     def _must_halt(self, session: str) -> bool:
         """Freeze the row where its job says so; halt the job where the guards did."""
         row, job = self._rows[session], self._jobs[session]
@@ -447,10 +407,9 @@ class Engine:
 
     def _halt(self, session: str, reason: HaltReason) -> None:
         """The row is taken out of every batch and emptied; the session keeps its slot."""
-        row, job = self._rows[session], self._jobs[session]
-        job.halt(row.position)
-        self._runner.clear(row.slot)
-        self._rows[session] = Row(row.slot, self._runner.counts(row.slot), fit=False)
+        row = self._rows[session]
+        self._jobs[session].halt(row.position)
+        self._rows.empty(session)
         self._emit(session, Halted(reason, row.counts.good))
 
     def _spoiled(self, session: str) -> None:
@@ -493,7 +452,7 @@ class Engine:
         if (
             not keep and self._scheduler.phase(session) is not Phase.WAITING
         ):  # one that waits may have an idle row
-            self._rows.pop(session, None)
+            self._rows.forget(session)
         self._scheduler.finish(session, keep=keep)
 
     def _emit(self, session: str, event: Event) -> None:

@@ -91,11 +91,11 @@ class Job:
         scores: "PromptScores | None" = None,
         *,
         freeze_at: int | None = None,
-        halts: bool = False,
+        owned: bool = False,
     ) -> "Job":
         """Restores a session from its journal; ``scores``: what to report of all its tokens, if anything."""
-        job = cls(deque(units), durable=True, generation=None, sampling_over=True)
-        job.replay_scores, job.freeze_at, job.halts = scores, freeze_at, halts
+        job = cls(deque(units), durable=owned, generation=None, sampling_over=True)
+        job.replay_scores, job.freeze_at, job.halts = scores, freeze_at, owned
         return job
 
     @classmethod

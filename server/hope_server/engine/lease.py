@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from hope_model.state import StateSpec
 from hope_server.engine.engine import Engine
 from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Halted
 from hope_server.engine.jobs import Generation
+from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.recovery import Recovery, end_learning
@@ -178,6 +180,11 @@ class Lease:
         self.resume(Restored(None, 0, list(runs), freeze_at))
         return freeze_at
 
+    def load(self, found: Restored, scores: PromptScores | None = None, *, owned: bool = False) -> None:
+        """Put ``found`` into the slot and read its runs; see ``Engine.load``."""
+        load = partial(self._desk.engine.load, scores=scores, freeze_at=found.freeze_at, owned=owned)
+        self._desk.thread.post(partial(load, self._session, found.row, found.position, found.runs))
+
     def resume(self, found: Restored) -> None:
         """A halted job goes on where ``found`` ends."""
         resume = partial(self._desk.engine.resume, freeze_at=found.freeze_at)
@@ -203,10 +210,12 @@ class Lease:
             events.append(self._mailbox.get_nowait())
         return events
 
-    async def done(self) -> None:
-        """The end of the work, whatever it emits until then; raises what ended it early."""
-        while not isinstance(await self._next(), Done):
-            pass
+    async def done(self) -> list[Event]:
+        """What the work emits until its end; raises what ended it early."""
+        events: list[Event] = []
+        while not isinstance(event := await self._next(), Done):
+            events.append(event)
+        return events
 
     def committed(self, tokens: int) -> None:
         """Sampled tokens became durable."""
@@ -240,8 +249,7 @@ class Lease:
                 await desk.store.quarantine(meta.key, fence)
             raise
         self.check_cancelled()
-        load = partial(desk.engine.load, freeze_at=found.freeze_at, halts=fence is not None)
-        desk.thread.post(partial(load, self._session, found.row, found.position, found.runs))
+        self.load(found, owned=fence is not None)
         while not isinstance(event := await self._next(), Done):
             if fence is None:
                 continue
@@ -257,3 +265,21 @@ class Lease:
         if isinstance(event, Failed):
             raise event.error
         return event
+
+
+@asynccontextmanager
+async def replayed(
+    desk: Desk, name: str, start: Restored, scores: PromptScores | None = None
+) -> AsyncIterator[list[Event]]:
+    """A slot whose row has read ``start``'s runs, under a name that no session has, and what that emitted; it
+    is given back in any case.
+
+    Raises QueueFull, SessionCorrupted.
+    """
+    lease = Lease(desk, name)
+    try:
+        await lease.seat()
+        lease.load(start, scores)
+        yield await lease.done()
+    finally:
+        await lease.release(None)

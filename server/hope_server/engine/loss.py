@@ -4,13 +4,12 @@ without. Nothing of the session changes.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from hope_model.state import State, StateSpec
-from hope_server.engine.events import Done, Scored
-from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.events import Scored
+from hope_server.engine.lease import Desk, replayed
 from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.request import SessionLoss
 from hope_server.engine.restore import Restored, newest_snapshot, runs_between
@@ -87,19 +86,8 @@ async def _runs(desk: Desk, meta: SessionMeta, seq: int, tokens: int) -> list[Jo
 
 
 async def _mean(desk: Desk, name: str, start: Restored, counts: list[bool]) -> float:
-    """Nats per counted token when the runs are read from ``start``, in a slot that is given back."""
-    lease = Lease(desk, name)
-    nats: list[float] = []
-    try:
-        await lease.seat()
-        load = partial(desk.engine.load, freeze_at=start.freeze_at)
-        desk.thread.post(partial(load, name, start.row, start.position, start.runs, PromptScores(0)))
-        done = False
-        while not done:
-            for event in await lease.take():
-                if isinstance(event, Scored):
-                    nats += [-(token.logprob or 0.0) for token in event.logprobs]
-                done = done or isinstance(event, Done)
-    finally:
-        await lease.release(None)
+    """Nats per counted token when the runs are read from ``start``."""
+    async with replayed(desk, name, start, PromptScores(0)) as events:
+        scored = [token for event in events if isinstance(event, Scored) for token in event.logprobs]
+    nats = [-(token.logprob or 0.0) for token in scored]
     return sum(each for each, count in zip(nats, counts, strict=True) if count) / sum(counts)

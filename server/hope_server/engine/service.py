@@ -3,10 +3,9 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from weakref import WeakValueDictionary
 
 from hope_server.engine.diff import diff
 from hope_server.engine.engine import Engine
@@ -32,12 +31,12 @@ from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
 from hope_server.engine.turn import Turn
+from hope_server.engine.turns import Turns
 from hope_server.engine.verify import verify
 from hope_server.errors import (
     ContextTooLong,
     EmptyPrompt,
     HopeError,
-    SessionBusy,
     ShuttingDown,
 )
 from hope_server.sessions.container import Importable
@@ -89,9 +88,7 @@ class EngineService:
             observer=self._observer,
             clock=clock,
         )
-        self._turns: dict[str, Turn] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
         self._ephemeral = 0
         self._draining = False
         self._sha256 = ""
@@ -129,13 +126,11 @@ class EngineService:
             return
         self._draining = True
         end = self._clock() + deadline_s
-        await self._wait_for_turns(deadline_s - min(FLUSH_RESERVE_S, deadline_s / 4))
-        for turn in list(self._turns.values()):
-            turn.cancel(ShuttingDown("the server stopped before the turn was over; what was sent is kept"))
-        await self._wait_for_turns(end - self._clock())
-        for task in self._tasks:
-            task.cancel()
-        await self._wait_for_turns(FLUSH_RESERVE_S)
+        await self._turns.wait(deadline_s - min(FLUSH_RESERVE_S, deadline_s / 4))
+        self._turns.cut(ShuttingDown("the server stopped before the turn was over; what was sent is kept"))
+        await self._turns.wait(end - self._clock())
+        self._turns.abandon()
+        await self._turns.wait(FLUSH_RESERVE_S)
         self._desk.close()
         flush = asyncio.create_task(self._snapshots.flush())
         await asyncio.wait({flush}, timeout=max(0.0, end - self._clock()))
@@ -166,14 +161,14 @@ class EngineService:
 
     async def delete_session(self, session: SessionKey) -> None:
         """Raises SessionNotFound, SessionBusy while a turn runs here, LeaseHeld while one runs elsewhere."""
-        async with self._alone(session), self._ownership.hold(session) as (fence, _):
+        async with self._turns.none_of(session), self._ownership.hold(session) as (fence, _):
             await self._vacate(session)
             await self._store.delete(session, fence)
             self._observer.on_session("delete")
 
     async def reset_session(self, session: SessionKey) -> SessionMeta:
         """Back to the initial state; the journal keeps its past. Raises as :meth:`delete_session` does."""
-        async with self._alone(session), self._ownership.hold(session) as (fence, meta):
+        async with self._turns.none_of(session), self._ownership.hold(session) as (fence, meta):
             await self._vacate(session)
             record = JournalRecord(meta.seq + 1, "reset", "system", ())
             await self._store.append(session, fence, expected=meta.head, records=[record])
@@ -186,7 +181,7 @@ class EngineService:
         The journal keeps its past, so a rollback can be rolled back. Raises InvalidRequest for a number that
         the journal does not have, else as :meth:`delete_session` does.
         """
-        async with self._alone(session), self._ownership.hold(session) as (fence, meta):
+        async with self._turns.none_of(session), self._ownership.hold(session) as (fence, meta):
             self._desk.check(meta)
             point = await point_at(self._store, session, seq)
             await self._vacate(session)
@@ -283,7 +278,7 @@ class EngineService:
                 return levels
             await turn.closed.wait()
         self._admit()
-        async with self._lock(str(session)):
+        async with self._turns.lock(str(session)):
             meta = await self._desk.meta(session)
             lease = Lease(self._desk, str(session))
             try:
@@ -358,7 +353,7 @@ class EngineService:
         """
         await self._thread.call(self._engine.check_integrity)
         for name in await self._thread.call(self._engine.idle_sessions):
-            async with self._lock(name):
+            async with self._turns.lock(name):
                 meta = await self._store.meta(SessionKey(*name.split("/")))
                 standing = await self._thread.call(partial(self._engine.standing, name))
                 stale = standing is not None and standing[1] != meta.head.sha256
@@ -370,21 +365,9 @@ class EngineService:
         self._admit()
         self._check(request)
         name = self._ephemeral_name() if request.session is None else str(request.session)
-        if name in self._turns:
-            raise SessionBusy("the session is in the middle of another turn", param="session_id")
-        turn = self._turns[name] = Turn(self._desk, name, request)
-        task = asyncio.create_task(self._run(name, turn), name=f"hope-turn-{request.request_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        turn = Turn(self._desk, name, request)
+        self._turns.begin(name, turn, request_id=request.request_id)
         return turn
-
-    async def _run(self, name: str, turn: Turn) -> None:
-        try:
-            async with self._lock(name):
-                await turn.run()
-        finally:
-            del self._turns[name]
-            turn.close()
 
     def _ephemeral_name(self) -> str:
         """Another one each time, and no session's: those hold no colon."""
@@ -411,27 +394,9 @@ class EngineService:
         tokens = (token for part in request.prompt for token in part.tokens)
         check_tokens(tokens, self._model.config.vocab_size)
 
-    @asynccontextmanager
-    async def _alone(self, session: SessionKey) -> AsyncIterator[None]:
-        """No turn runs, and none starts inside; raises SessionBusy."""
-        if str(session) in self._turns:
-            raise SessionBusy(f"session {session.session} is in the middle of a turn", param="session_id")
-        async with self._lock(str(session)):
-            yield
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        lock = self._locks.get(name)
-        if lock is None:
-            lock = self._locks[name] = asyncio.Lock()
-        return lock
-
     async def _vacate(self, session: SessionKey) -> None:
         self._snapshots.discard(session)
         await self._thread.call(partial(self._engine.drop, str(session)))
-
-    async def _wait_for_turns(self, timeout_s: float) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(0.0, timeout_s))
 
 
 def _new_key(tenant: str) -> SessionKey:

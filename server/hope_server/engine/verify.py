@@ -6,7 +6,7 @@ from hashlib import sha256
 import torch
 
 from hope_model.state import State
-from hope_server.engine.lease import Desk, Lease
+from hope_server.engine.lease import Desk, replayed
 from hope_server.engine.request import Verification
 from hope_server.engine.restore import Restored, restore, runs_between
 from hope_server.errors import HopeError, SessionCorrupted
@@ -71,13 +71,6 @@ async def _check_journal(desk: Desk, meta: SessionMeta) -> None:
 
 
 async def state_after(desk: Desk, name: str, start: Restored) -> State:
-    """The row after ``start``'s runs, computed in a slot that is given back, also when this is cancelled."""
-    lease = Lease(desk, name)
-    try:
-        await lease.seat()
-        load = partial(desk.engine.load, freeze_at=start.freeze_at)
-        desk.thread.post(partial(load, name, start.row, start.position, start.runs))
-        await lease.done()
+    """The row after ``start``'s runs."""
+    async with replayed(desk, name, start):
         return await desk.thread.call(partial(desk.engine.live_row, name))
-    finally:
-        await lease.release(None)

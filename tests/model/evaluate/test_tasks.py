@@ -325,7 +325,7 @@ def _server(answer: Any, status: int = 200) -> RemoteScorer:
         return httpx.Response(status, json=answer) if answer is not None else httpx.Response(200, text="oops")
 
     client = httpx.Client(transport=httpx.MockTransport(handle))
-    return RemoteScorer("http://test/v1/", "m", key="secret", client=client)
+    return RemoteScorer("http://test/v1/", "m", client, key="secret")
 
 
 def test_a_server_is_asked_for_echoed_log_probabilities() -> None:

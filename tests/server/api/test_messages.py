@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -65,6 +67,24 @@ async def test_plain_text_and_an_empty_session(http: httpx.AsyncClient, session:
     await http.post(TEXT, json={"prompt": "Once", "session_id": session, "max_tokens": 0})
     await http.post(TEXT, json={"prompt": " upon", "session_id": session})
     assert await read(http, session) == [("text", "Once"), ("text", " upon"), ("assistant", "Hello there")]
+
+
+async def test_a_long_message_is_decoded_beside_the_event_loop(
+    http: httpx.AsyncClient, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    decode = ByteTokenizer.decode_bytes
+
+    def watched(self: ByteTokenizer, tokens: Sequence[int]) -> bytes:
+        threads.add(get_ident())
+        return decode(self, tokens)
+
+    monkeypatch.setattr(ByteTokenizer, "decode_bytes", watched)
+    text = "né 🙂 " * 1000
+    await http.post(TEXT, json={"prompt": text, "session_id": session, "max_tokens": 0})
+    assert await read(http, session) == [("text", text)]
+    assert get_ident() not in threads
+    assert threads
 
 
 async def test_what_a_template_writes_is_nobody_s(

@@ -4,9 +4,11 @@ import asyncio
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from tests.server.engine.conftest import BLOCK
 
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 from hope_server.engine.diff import compare
@@ -108,6 +110,18 @@ async def test_one_that_is_cancelled_gives_its_slot_back(bench: Bench, eventuall
     assert service.stats().running == 0
     await bench.turn(service, session, (1,), max_tokens=2)
     await service.check_integrity()
+
+
+async def test_boundaries_are_copied_for_those_who_store_them_alone(bench: Bench) -> None:
+    service = await bench.service()
+    session = await told(bench, service)
+    runner = service._engine._runner
+    with patch.object(runner, "boundary", wraps=runner.boundary) as copied:
+        await service.verify_session(session)
+        await service.diff_session(session, first=0, last=None)
+        assert not copied.called
+        await bench.turn(service, session, range(BLOCK), max_tokens=0)
+        assert copied.called
 
 
 async def test_verification_finds_a_path_that_is_not_the_journal_s(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from hope_model.state import State
 from hope_model.streaks import LIMIT, Frozen
 from hope_server.engine.request import SamplingParams, TokenLogprob, TurnFigures
 from hope_server.errors import SessionCorrupted, StoreUnavailable
+from hope_server.sessions.codec import decode_row, encode_row
 from hope_server.sessions.key import SessionKey
 from hope_server.sessions.path import Freeze
 
@@ -173,6 +174,24 @@ async def test_forks_and_rollbacks_learn_again_before_the_freeze_and_not_after_i
     assert torch.equal((await bench.row(service, session))["memory"], await learned(bench, range(8)))
 
 
+async def test_a_snapshot_whose_mark_is_not_its_journals_is_not_taken(bench: Bench, same: Any) -> None:
+    service = await bench.service(refusing())
+    session, spec = await new(service), service._desk.spec
+    await bench.turn(service, session, PROMPT, 4)
+    await service._snapshots.flush()
+    head, stored = (await service.get_session(session)).head, await bench.store.get_snapshot(session)
+    assert stored.seq > SAID
+    learning = decode_row(spec, stored.parts, stored.seq)
+    learning["frozen"].fill_(int(Frozen.NO))
+    async with service._ownership.hold(session) as (fence, _):
+        parts = encode_row(spec, learning, stored.seq)
+        await bench.store.put_snapshot(session, fence, seq=stored.seq, parts=parts, head=head)
+    fresh = await bench.service(refusing())
+    assert same(await bench.row(fresh, session), await bench.row(service, session))
+    (refused,) = bench.observer.failed_snapshots
+    assert "marked" in str(refused)
+
+
 async def test_an_export_brings_the_freeze_along(bench: Bench, same: Any) -> None:
     service = await bench.service(refusing())
     session = await new(service)
@@ -209,11 +228,9 @@ async def test_a_worker_that_dies_before_it_is_said_leaves_it_to_the_next(
     assert (await fresh.get_session(session)).path.freeze == Freeze(GOOD, SAID + looked_at)
 
 
-async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
-    bench: Bench, same: Any
-) -> None:
-    service = await bench.service(refusing())
-    session, freezing = await new(service), asyncio.Event()
+def held_at_the_freeze(bench: Bench) -> asyncio.Event:
+    """The store answers no more from the second write on; set when it comes."""
+    freezing = asyncio.Event()
 
     def hold(append: int) -> None:
         if append == 2:
@@ -221,6 +238,27 @@ async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
             freezing.set()
 
     bench.store.broken = hold
+    return freezing
+
+
+async def test_who_looks_meanwhile_does_not_see_the_empty_row(bench: Bench) -> None:
+    service = await bench.service(refusing())
+    session, freezing = await new(service), held_at_the_freeze(bench)
+    turn = asyncio.create_task(bench.turn(service, session, PROMPT, 6))
+    await freezing.wait()
+    looking = asyncio.create_task(service.levels(session))
+    await asyncio.sleep(0)
+    await service._thread.call(lambda: None)
+    bench.store.gate.set()
+    await turn
+    assert (await looking)[0].tokens == len(PROMPT) + 6
+
+
+async def test_a_caller_who_goes_away_meanwhile_leaves_a_session_that_goes_on(
+    bench: Bench, same: Any
+) -> None:
+    service = await bench.service(refusing())
+    session, freezing = await new(service), held_at_the_freeze(bench)
     async with aclosing(service.generate(bench.request(session, PROMPT, 6))) as events:
         first = asyncio.create_task(anext(events))
         await freezing.wait()
@@ -249,7 +287,7 @@ async def test_a_result_that_stays_non_finite_ends_learning_before_it(bench: Ben
     told: list[TurnFigures] = []
     session = await new(service) if durable else None
     events = await bench.turn(service, session, (*range(12), 30), 5, finished=told.append)
-    assert (len(events), told[-1].frozen) == (5, True)
+    assert (len(events), told[-1].frozen, told[-1].learned_tokens) == (5, True, GOOD)
     assert (bench.observer.corrupted, bench.observer.reloads) == (2, 1)
     assert bench.observer.rollbacks == ["output"]
 

@@ -76,7 +76,7 @@ async def test_tokens_waiting_for_a_commit_go_together_and_are_bounded(bench: Be
     await anext(stream)
     bench.store.gate.clear()
     reading = asyncio.create_task(_drain(stream))
-    turn = service._turns[str(session)]
+    turn = service._turns.get(str(session))
     await eventually(service, lambda: service._engine._scheduler._entries[str(session)].uncommitted == 5)
     steps = await service._thread.call(lambda: service._engine.position(str(session)))
     await service._thread.call(lambda: None)
@@ -368,7 +368,7 @@ async def test_a_lost_lease_is_told_to_its_turn_at_once(bench: Bench, eventually
     bench.store.expire(session)
     await other._ownership.acquire(session)
     waiting = asyncio.create_task(_drain(stream))
-    turn = service._turns[str(session)]
+    turn = service._turns.get(str(session))
     await eventually(service, lambda: turn._lease.cancelled)
     bench.store.gate.set()
     with pytest.raises(Fenced):

@@ -58,6 +58,15 @@ async def test_a_turn_of_a_session(bench: Bench, span: Span, exporter: InMemoryS
     assert ends == sorted(ends, key=int)  # type: ignore[arg-type]
 
 
+async def test_the_prompts_commit_is_not_one_of_the_answers(
+    bench: Bench, span: Span, exporter: InMemorySpanExporter
+) -> None:
+    service = await bench.service()
+    session = (await service.create_session("tenant")).key
+    await bench.turn(service, session, (3, 1), max_tokens=1, span=span)
+    assert figures(parts(exporter)["hope.decode"])["hope.commits"] == 1
+
+
 async def test_an_ephemeral_turn_neither_loads_nor_commits(
     bench: Bench, span: Span, exporter: InMemorySpanExporter
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +66,8 @@ def run(args: argparse.Namespace, find: Find | None = None) -> int:
         raise ConfigError(f"window: expected with {WIKITEXT} alone, found with {args.task}")
     if args.prefix_token is not None and args.url is None:
         raise ConfigError("prefix_token: expected with --url alone, found without")
-    with console_progress() as progress:
-        figures = _figures(args, find, progress)
+    with console_progress() as progress, ExitStack() as closing:
+        figures = _figures(args, partial(_scorer, args, find, closing), progress)
     if args.json is not None:
         content = {"task": args.task, "file": args.file.name, "model": args.model, **figures}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -84,28 +86,30 @@ def table(task: str, figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _figures(args: argparse.Namespace, find: Find | None, progress: Progress) -> Figures:
+def _figures(args: argparse.Namespace, open_scorer: Callable[[], Scorer], progress: Progress) -> Figures:
     from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures, text_figures
     from hope_model.evaluate.tasks.files import read_articles, read_items
 
     if args.task == WIKITEXT:
         articles = read_articles(args.file, args.limit)
-        scorer = _scorer(args, find)
+        scorer = open_scorer()
         return text_figures(scorer, articles, window=args.window, batch=args.batch, progress=progress)
     items = read_items(args.file, TASKS[args.task], args.limit)
-    scorer = _scorer(args, find)
+    scorer = open_scorer()
     if args.task == "lambada":
         return last_word_figures(scorer, items, batch=args.batch, progress=progress)
     return choice_figures(scorer, TASKS[args.task], items, batch=args.batch, progress=progress)
 
 
-def _scorer(args: argparse.Namespace, find: Find | None) -> Scorer:
+def _scorer(args: argparse.Namespace, find: Find | None, closing: ExitStack) -> Scorer:
     if args.url is not None:
-        from hope_model.evaluate.tasks.remote import RemoteScorer
+        import httpx
 
-        return RemoteScorer(
-            args.url, args.model, key=os.environ.get("OPENAI_API_KEY"), prefix=args.prefix_token
-        )
+        from hope_model.evaluate.tasks.remote import TIMEOUT_S, RemoteScorer
+
+        client = closing.enter_context(httpx.Client(timeout=TIMEOUT_S))
+        key = os.environ.get("OPENAI_API_KEY")
+        return RemoteScorer(args.url, args.model, client, key=key, prefix=args.prefix_token)
     from hope_model.evaluate.recall_cli import locate
     from hope_model.evaluate.subject import is_attention
     from hope_model.evaluate.tasks.scorer import AttentionScorer, HopeScorer

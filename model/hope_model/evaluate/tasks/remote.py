@@ -18,6 +18,7 @@ class RemoteScorer:
     Args:
         url: the server's address, with or without ``/v1``.
         model: as the server names it.
+        client: asks; the caller closes it.
         key: sent as a bearer token.
         prefix: id of the token before a text; None asks the server for its end-of-text token.
     """
@@ -26,14 +27,14 @@ class RemoteScorer:
         self,
         url: str,
         model: str,
+        client: httpx.Client,
         *,
         key: str | None = None,
         prefix: int | None = None,
-        client: httpx.Client | None = None,
     ) -> None:
         self._base = url.rstrip("/").removesuffix("/v1")
         self._model, self._prefix = model, prefix
-        self._client = client or httpx.Client(timeout=TIMEOUT_S)
+        self._client = client
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def encode(self, text: str) -> list[int]:
