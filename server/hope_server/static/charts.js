@@ -28,7 +28,7 @@ export function spectrum(levels) {
   const chart = figure(height, `Spectrum of ${learning.length} levels: ${learning.map(said).join("; ")}`);
   chart.append(svg("line", { class: "axis", x1: 6, y1: base, x2: WIDTH - 6, y2: base }));
   for (let power = 0; power <= last; power += last > 9 ? 4 : 2) {
-    chart.append(label(x(2 ** power), base + 18, power ? String(2 ** power) : "1"));
+    chart.append(label(x(2 ** power), base + 18, String(2 ** power)));
   }
   const taken = [];
   learning.forEach((level, index) => chart.append(...stem(level, index, { x, base, most, taken })));

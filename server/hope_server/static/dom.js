@@ -31,6 +31,9 @@ export function button(text, act, properties = {}) {
   return h("button", { type: "button", onclick: act, ...properties }, text);
 }
 
+/** The dialog or menu that is open, which Esc belongs to; null when there is none. */
+export const overlay = () => document.querySelector("dialog[open], [popover]:popover-open");
+
 let announced = 0;
 
 /** Have a screen reader say something, also the same thing twice. */

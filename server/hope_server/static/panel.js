@@ -1,6 +1,6 @@
 // What the open session has learned: its levels, how far they moved, and what that is worth.
 
-import { call, sessions } from "./api.js";
+import { sessions } from "./api.js";
 import { bars, lines, short, spectrum } from "./charts.js";
 import { button, byId, h, pause } from "./dom.js";
 import { showPanel } from "./drawers.js";
@@ -17,7 +17,7 @@ let reading = new AbortController();
  * is worth only when `over`: no answer is being written.
  */
 export async function update(id, over = true) {
-  reading.abort(new DOMException("", "AbortError"));
+  reading.abort();
   reading = new AbortController();
   const { signal } = reading;
   const panel = byId("panel");
@@ -104,7 +104,7 @@ function remember(id, tokens, levels) {
 async function measure(id, place, signal) {
   place.append(h("h3", {}, "With and without its memory"), h("p", { class: "quiet", role: "status" }, "Measuring…"));
   await pause(QUIET_MS, signal);
-  const found = await call("GET", `/v1/sessions/${id}/loss`, { signal });
+  const found = await sessions.loss(id, signal);
   if (signal.aborted) return;
   place.lastChild.remove();
   if (found.with_memory === null || found.without_memory === null) {

@@ -24,7 +24,7 @@ export function stop() {
 }
 
 async function refresh() {
-  const mine = timer = setTimeout(() => refresh(), EVERY_MS);
+  const mine = timer = setTimeout(refresh, EVERY_MS);
   if (document.hidden && last) return;
   try {
     const text = await (await request("GET", "/metrics")).text();
