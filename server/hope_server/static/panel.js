@@ -1,7 +1,7 @@
 // What the open session has learned: its levels, how far they moved, and what that is worth.
 
 import { sessions } from "./api.js";
-import { bars, lines, short, spectrum } from "./charts.js";
+import { bars, levelTable, lines, short, spectrum } from "./charts.js";
 import { button, byId, h, pause } from "./dom.js";
 import { showPanel } from "./drawers.js";
 
@@ -71,17 +71,10 @@ function levelFigures(id, levels) {
 }
 
 function table(levels) {
-  const head = ["Level", "Every", "Measured", "Writes", "Drift"].map((text) => h("th", { scope: "col" }, text));
-  const rows = levels.map((level, index) => h("tr", {},
-    h("th", { scope: "row" }, h("span", { class: "number" }, `${index + 1}`), ` ${level.name}`),
-    h("td", {}, level.period === 1 ? "token" : short(level.period)),
-    h("td", {}, level.frequency ? `1/${short(1 / level.frequency)}` : "–"),
-    h("td", {}, short(level.writes)),
-    h("td", {}, short(level.drift_ratio))));
   const [{ tokens } = { tokens: 0 }] = levels;
   const bytes = levels.reduce((sum, level) => sum + level.bytes, 0);
   return h("div", { class: "table" },
-    h("table", {}, h("caption", { class: "hidden" }, "Levels of the session"), h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows)),
+    levelTable("Levels of the session", levels, { Writes: (level) => level.writes, Drift: (level) => level.drift_ratio }),
     h("p", { class: "quiet" }, `${short(tokens)} tokens read; its own weights take ${short(Math.round(bytes / 1024))} KiB.`));
 }
 
