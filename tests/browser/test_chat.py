@@ -132,7 +132,8 @@ def test_rename_and_delete(person: Make) -> None:
     expect(page.locator("#sessions a")).to_have_count(0)
     expect(page.get_by_role("heading", level=1)).to_have_text("New session")
     ada.visit(f"/#/s/{session}")
-    expect(page.locator("#notice")).to_have_text("This session is not there any more.")
+    for place in ("#notice", "#announcer"):
+        expect(page.locator(place)).to_have_text("This session is not there any more.")
 
 
 def test_two_tabs(person: Make) -> None:

@@ -48,6 +48,7 @@ def test_killed_away_and_stopped(person: Make, serve: Any) -> None:
     expect(notice).to_contain_text("rying again")
     server = serve()
     expect(notice).to_contain_text("nothing was learned twice")
+    expect(page.locator("#announcer")).to_contain_text("nothing was learned twice")
     ada.hear(2)
     assert ada.texts()[1].startswith(seen.strip()[:4])
     assert len(set(ada.keys)) == 1 < len(ada.keys)

@@ -95,7 +95,7 @@ function remember(id, tokens, levels) {
 
 /** Once nothing has happened for a moment: it reads some text twice, beside whoever is being answered. */
 async function measure(id, place, signal) {
-  place.append(h("h3", {}, "With and without its memory"), h("p", { class: "quiet", role: "status" }, "Measuring…"));
+  place.append(h("h3", {}, "With and without its memory"), h("p", { class: "quiet" }, "Measuring…"));
   await pause(QUIET_MS, signal);
   const found = await sessions.loss(id, signal);
   if (signal.aborted) return;

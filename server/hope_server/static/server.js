@@ -2,7 +2,7 @@
 
 import { ApiError, forgetKey, request } from "./api.js";
 import { levelTable, short, spectrum } from "./charts.js";
-import { button, byId, h } from "./dom.js";
+import { announce, button, byId, h } from "./dom.js";
 import { mean, parse, quantile, total, values } from "./prometheus.js";
 
 const EVERY_MS = 5000;
@@ -41,7 +41,8 @@ function explain(error) {
   const forbidden = error instanceof ApiError && error.status === 403;
   const text = forbidden ? "These figures are of all tenants, and are shown to an operator's key alone (hope keys create --operator)." : `${error.message}.`;
   const again = forbidden ? [button("Use another key", () => { forgetKey(); start(); }, { class: "plain" })] : [];
-  byId("server").replaceChildren(h("p", { class: forbidden ? "quiet" : "error", role: "status" }, text), ...again);
+  if (byId("server").firstChild?.textContent !== text) announce(text); // not every 5 seconds
+  byId("server").replaceChildren(h("p", { class: forbidden ? "quiet" : "error" }, text), ...again);
   if (forbidden) stop();
 }
 
