@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from tests.browser.conftest import CHAT, LONG, SHORT
+from tests.browser.conftest import CHAT, SHORT
 
 from hope_client import Client
 
@@ -28,12 +28,8 @@ def said(url: str, session: str, text: str) -> int:
 
 def cut(ada: Any, text: str) -> str:
     """Ask for a long answer; what can be seen of it before it ends."""
-    ada.tokens = LONG
-    ada.say(text)
-    growing = ada.page.locator("#log li[aria-busy] .body")
-    expect(growing).not_to_have_text("")
+    seen: str = ada.begin(text).inner_text()
     ada.tokens = SHORT
-    seen: str = growing.inner_text()
     return seen
 
 
