@@ -32,6 +32,7 @@ def audit(page: Page) -> None:
     assert len(ids) == len(set(ids))
     assert page.evaluate("[...document.images].every((image) => image.hasAttribute('alt'))")
     expect(page.get_by_role("main")).to_have_count(1)
+    expect(page.get_by_role("status")).to_have_id("announcer")
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     found = page.evaluate(CONTRASTS)
     assert found["poor"] == []
