@@ -16,7 +16,7 @@ onKeyNeeded(async (error) => {
     label: "API key",
     secret: true,
     ok: "Go on",
-    required: false,
+    cancellable: false,
   });
   setKey(key);
 });
