@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -56,7 +57,8 @@ def test_every_word_of_an_answer_is_printed_once(text: str, size: int) -> None:
     assert [final.count(f"w{index}") for index in range(5)] == [1] * 5
 
 
-def test_a_terminal_of_80_columns_shows_every_figure_of_a_level() -> None:
+@pytest.mark.parametrize(("width", "bar"), [(80, "██████"), (72, "█")])
+def test_a_narrow_terminal_shows_every_figure_of_a_level(width: int, bar: str) -> None:
     screen = io.StringIO()
     level = wire.LevelStatus(
         name="projections",
@@ -68,7 +70,7 @@ def test_a_terminal_of_80_columns_shows_every_figure_of_a_level() -> None:
         drift_ratio=0.25,
         bytes=1_064_960,
     )
-    Screen(Console(file=screen, width=80)).levels([level])
+    Screen(Console(file=screen, width=width)).levels([level])
     assert "…" not in screen.getvalue()
-    for figure in ("projections", "64", "65,536", "1,024", "12", "0.015625", "0.2500", "1,064,960", "████"):
+    for figure in ("projections", "64", "65,536", "1,024", "12", "0.015625", "0.2500", "1,064,960", bar):
         assert figure in screen.getvalue()
