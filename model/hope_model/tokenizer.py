@@ -127,7 +127,9 @@ class Tokenizer:
         backend.train_from_iterator(_pieces_of(texts), trainer)
         if backend.get_vocab_size() != vocab_size:
             found = backend.get_vocab_size()
-            raise TokenizerError(f"training text: expected enough for {vocab_size} tokens, found {found}")
+            raise TokenizerError(
+                f"training text: expected enough for a vocabulary of {vocab_size}, found {found}"
+            )
         return cls(backend)
 
 

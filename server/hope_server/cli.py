@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Shell = Literal["bash", "zsh", "fish"]
 BAD_SETTING = 2
 INTERRUPTED = 130
+UNREAD = 141
 
 
 class Command(NamedTuple):
@@ -42,18 +44,27 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `hope`; returns the exit status: the command's own, or 2 for bad arguments, settings or files."""
+    """Run `hope`; returns the exit status: the command's own, or 2 for bad arguments, settings or files.
+
+    Interrupted it is 130; 141 when whoever reads the output, as `head` does, has gone.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
     args = parser_of([chosen]).parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run_command
     try:
-        return run(args)
+        status = run(args)
+        sys.stdout.flush()
+        return status
     except (HopeError, HopeModelError) as error:
         print(f"hope {args.command}: {error}", file=sys.stderr)
         return BAD_SETTING
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        # At its end Python flushes what is left, which nobody takes either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
 
 
 def add_serve_parser(subparsers: Subparsers) -> argparse.ArgumentParser:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 from tests.e2e.server_process import ServerProcess
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -117,6 +126,18 @@ class Person:
         page = page or self.page
         page.get_by_label("Message", exact=True).fill(text)
         page.keyboard.press("Enter")
+
+    def begin(self, text: str) -> Locator:
+        """Ask for an answer so long that somebody has to end it; where it grows, once something can be seen.
+
+        The tab is to the front: one that nobody sees draws when it likes.
+        """
+        self.page.bring_to_front()
+        self.tokens = LONG
+        self.say(text)
+        growing = self.page.locator("#log li[aria-busy] .body")
+        expect(growing).not_to_have_text("")
+        return growing
 
     def hear(self, messages: int, page: Page | None = None) -> None:
         """The answer is there, and so many messages in all."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
-from tests.browser.conftest import LONG
+from tests.browser.conftest import LONG, SHORT
 
 from hope_client import Client
 
@@ -40,11 +40,8 @@ def test_chat_reload_continue(person: Make) -> None:
 
 def test_an_answer_grows_and_is_stopped(person: Make) -> None:
     ada = person()
-    ada.tokens = LONG
     page = ada.visit()
-    ada.say("Tell me everything.")
-    growing = page.locator("#log li[aria-busy] .body")
-    expect(growing).not_to_have_text("")
+    growing = ada.begin("Tell me everything.")
     some = growing.inner_text()
     expect(growing).not_to_have_text(some)
     page.get_by_role("button", name="Stop").click()
@@ -54,12 +51,10 @@ def test_an_answer_grows_and_is_stopped(person: Make) -> None:
     with Client(base_url=ada.url) as client:
         tokens = client.sessions.get(ada.session).tokens
     assert 3 < tokens < LONG
-    ada.tokens = 4
+    ada.tokens = SHORT
     ada.say("Enough.")
     ada.hear(4)
-    ada.tokens = LONG
-    ada.say("Once more.")
-    expect(growing).not_to_have_text("")
+    ada.begin("Once more.")
     page.keyboard.press("Escape")
     ada.hear(6)
 
@@ -132,7 +127,8 @@ def test_rename_and_delete(person: Make) -> None:
     expect(page.locator("#sessions a")).to_have_count(0)
     expect(page.get_by_role("heading", level=1)).to_have_text("New session")
     ada.visit(f"/#/s/{session}")
-    expect(page.locator("#notice")).to_have_text("This session is not there any more.")
+    for place in ("#notice", "#announcer"):
+        expect(page.locator(place)).to_have_text("This session is not there any more.")
 
 
 def test_two_tabs(person: Make) -> None:
@@ -147,14 +143,12 @@ def test_two_tabs(person: Make) -> None:
     ada.hear(4)
     ada.hear(4, second)
     assert ada.texts(second) == ada.texts()
-    ada.tokens = 200
-    first.bring_to_front()  # a tab that nobody sees draws when it likes
-    ada.say("three")
-    expect(first.locator("#log li[aria-busy] .body")).not_to_have_text("")
-    ada.tokens = 4
+    ada.begin("three")
+    ada.tokens = SHORT
     ada.say("four", second)
     expect(second.locator("#notice")).to_contain_text("in the middle of another turn")
-    ada.hear(6)
+    expect(second.locator("#log [data-seq]")).to_have_count(4)
+    first.get_by_role("button", name="Stop").click()
     ada.hear(8, second)
     expect(second.locator("#notice")).to_be_hidden()
     ada.hear(8)

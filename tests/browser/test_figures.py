@@ -90,6 +90,7 @@ def test_keys(person: Make, serve: Any, tmp_path: Any) -> None:
     assert tenant not in page.url
     page.get_by_role("link", name="The server").click()
     expect(page.locator("#server")).to_contain_text("an operator's key alone")
+    expect(page.locator("#announcer")).to_contain_text("an operator's key alone")
     page.get_by_role("button", name="Use another key").click()
     dialog.get_by_label("API key").fill(operator)
     page.keyboard.press("Enter")

@@ -281,11 +281,16 @@ def test_what_was_committed_before_the_break_comes_from_the_journal(loopback: "L
         {"seq": seq, "kind": kind, "token": seq, "text": text, "origin": origin}
         for seq, (kind, origin, text) in enumerate([("run", "template", "<s>"), *pieces], 1)
     ]
-    loopback.json({"events": events, "head": 4})
+    later = {"seq": 5, "kind": "step", "token": 5, "text": "another turn's", "origin": "model"}
+    loopback.json({"events": events[:3], "head": 5})
+    loopback.json({"events": [events[3], later], "head": 5})
     _, screen = _chat(loopback, ["hi"])
     assert "Hel\nthe server does not answer" in screen
     assert "\nlo\n(the connection broke" in screen.replace("Ctrl-C stops\n", "\n")
-    assert "after=0" in loopback.seen[-1].path
+    assert [seen.path.partition("?")[2] for seen in loopback.seen[-2:]] == [
+        f"after={after}&limit=1000" for after in (0, 3)
+    ]
+    assert "another turn's" not in screen
 
 
 def test_a_server_that_stays_away_ends_the_turn_alone(loopback: "Loopback") -> None:

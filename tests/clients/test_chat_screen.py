@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from hope_client._chat_screen import MarkdownAnswer, hard_breaks, last_lines, split_blocks
+from hope_client import wire
+from hope_client._chat_screen import MarkdownAnswer, Screen, hard_breaks, last_lines, split_blocks
 
 LINES = st.sampled_from(["text", "", "  ", "```", "```py", "~~~", "- item", "> said", "    code", "# Title"])
 TEXTS = st.lists(LINES, max_size=12).map("\n".join)
@@ -53,3 +55,22 @@ def test_every_word_of_an_answer_is_printed_once(text: str, size: int) -> None:
             answer.add(whole[start : start + size])
     final = screen.getvalue().rpartition("\x1b[2K")[2]
     assert [final.count(f"w{index}") for index in range(5)] == [1] * 5
+
+
+@pytest.mark.parametrize(("width", "bar"), [(80, "██████"), (72, "█")])
+def test_a_narrow_terminal_shows_every_figure_of_a_level(width: int, bar: str) -> None:
+    screen = io.StringIO()
+    level = wire.LevelStatus(
+        name="projections",
+        period=64,
+        tokens=65_536,
+        writes=1_024,
+        refused=12,
+        frequency=1 / 64,
+        drift_ratio=0.25,
+        bytes=1_064_960,
+    )
+    Screen(Console(file=screen, width=width)).levels([level])
+    assert "…" not in screen.getvalue()
+    for figure in ("projections", "64", "65,536", "1,024", "12", "0.015625", "0.2500", "1,064,960", bar):
+        assert figure in screen.getvalue()

@@ -1,6 +1,7 @@
 """The command `hope`: what each subcommand takes, exit statuses, and that help costs no torch."""
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,16 @@ def test_a_bug_is_not_dressed_up_as_a_user_s_error(monkeypatch: pytest.MonkeyPat
 def test_ctrl_c_has_the_shell_s_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "run_serve", _raising(KeyboardInterrupt()))
     assert main(["serve"]) == 130
+
+
+def test_a_reader_who_leaves_early_is_no_bug() -> None:
+    """As in `hope completion bash | head -1`."""
+    command = [sys.executable, "-m", "hope_server", "completion", "bash"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_the_status_is_the_command_s_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -58,10 +57,16 @@ class Screen:
         self.console.out(text, highlight=False)
 
     def levels(self, levels: Sequence[wire.LevelStatus]) -> None:
-        """A table of what each level has done, with a bar for how far it has moved."""
-        table = Table("level", "period", "tokens", "writes", "refused", "f_k", "drift", "", "bytes")
+        """A table of what each level has done, with a bar for how far it has moved.
+
+        80 columns have room for all figures; where there are fewer, the bar gives way first.
+        """
+        titles = ("level", "period", "tokens", "writes", "refused", "f_k", "drift", "", "bytes")
+        table = Table(*titles, padding=0)
         for index, column in enumerate(table.columns):
             column.justify = "left" if index in (0, 7) else "right"
+            column.no_wrap = index != 7
+        table.columns[7].overflow = "crop"
         most = max((level.drift_ratio for level in levels), default=0.0)
         for level in levels:
             name, *cells, size = _level_cells(level)
@@ -105,12 +110,7 @@ class PlainAnswer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._console.out("")
 
 
@@ -138,12 +138,7 @@ class MarkdownAnswer:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._live.stop()
         if self._open.strip():
             self._console.print(_rendered(self._open))

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hope_client import wire
+from hope_client._command import journal
 from hope_client._requests import ChatOptions
+from hope_client._stream import text_of
 from hope_client.client import Client, Stream
 from hope_client.errors import (
     AlreadyLearned,
@@ -84,30 +86,19 @@ class Turn:
     def _pieces(self, stream: Stream[wire.ChatCompletionChunk]) -> Iterator[str]:
         for chunk in stream:
             self.hope = chunk.hope or self.hope
-            for choice in chunk.choices:
-                if choice.index == 0 and choice.delta.content:
-                    yield choice.delta.content
+            if piece := text_of(chunk):
+                yield piece
 
     def _from_journal(self, answer: Shows, learned: AlreadyLearned) -> None:
         """The server had committed more than it could send: the rest of it is in the journal."""
         self.broken = True
         if learned.first_seq is None or learned.last_seq is None:
             return
-        said = "".join(self._said(learned.first_seq, learned.last_seq))
+        turn = journal(self.client, self.session_id, after=learned.first_seq - 1, last=learned.last_seq)
+        said = "".join(event.text or "" for event in turn if event.kind == "step" and event.origin == "model")
         shown = self.text if said.startswith(self.text) else ""
         answer.add(said[len(shown) :])
         self.text = said
-
-    def _said(self, first_seq: int, last_seq: int) -> Iterator[str]:
-        after = first_seq - 1
-        while after < last_seq:
-            page = self.client.sessions.events(self.session_id, after=after, limit=last_seq - after)
-            if not page.events:
-                return
-            for event in page.events:
-                if event.kind == "step" and event.origin == "model":
-                    yield event.text or ""
-            after = page.events[-1].seq
 
 
 def passes(error: HopeClientError) -> bool:

@@ -3,7 +3,6 @@
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import IO, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
@@ -191,12 +190,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 
@@ -256,12 +250,7 @@ class Stream(Generic[Chunk]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

@@ -1,12 +1,10 @@
 """`hope replay`: a session's journal as it was, and whether its state is that of its journal."""
 
 import argparse
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hope_client import wire
-from hope_client._command import add_url, complain, connect
-from hope_client.client import Client
+from hope_client._command import add_url, complain, connect, journal
 from hope_client.errors import HopeClientError
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def run_replay(args: argparse.Namespace) -> int:
         with connect(args) as client:
             if args.verify:
                 return _report(client.sessions.verify(args.session))
-            for event in _journal(client, args.session):
+            for event in journal(client, args.session):
                 print(f"{event.seq:8}  {event.kind:8}  {event.origin:8}  {_shown(event)}")
             return 0
     except HopeClientError as error:
@@ -55,14 +53,6 @@ def _report(found: wire.Verification) -> int:
     print(f"restored  {found.restored_sha256} (snapshot at {found.snapshot_seq})")
     print("equal" if found.equal else "DIFFERENT")
     return 0 if found.equal else DIFFERS
-
-
-def _journal(client: Client, session_id: str) -> Iterator[wire.Event]:
-    after, head = 0, 1
-    while after < head:
-        page = client.sessions.events(session_id, after=after)
-        yield from page.events
-        after, head = page.events[-1].seq if page.events else page.head, page.head
 
 
 def _shown(event: wire.Event) -> str:

@@ -9,7 +9,6 @@ export class ApiError extends Error {
     this.name = "ApiError";
     this.status = status;
     this.code = detail?.code ?? "";
-    this.detail = detail ?? {};
     this.retry = retry;
     this.waitMs = waitMs;
   }
@@ -23,7 +22,7 @@ export class ConnectionLost extends Error {
   }
 }
 
-export const getKey = () => sessionStorage.getItem(KEY);
+const getKey = () => sessionStorage.getItem(KEY);
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
 
@@ -52,7 +51,7 @@ export async function request(method, path, { body, headers = {}, signal } = {})
 }
 
 /** The JSON of an answer. */
-export async function call(method, path, options) {
+async function call(method, path, options) {
   const response = await request(method, path, options);
   try {
     return await response.json();
@@ -112,6 +111,7 @@ export const sessions = {
   fork: (id, seq, name) => call("POST", `${sessionPath(id)}/fork`, { body: { seq, name } }),
   rollback: (id, seq) => call("POST", `${sessionPath(id)}/rollback`, { body: { seq } }),
   levels: (id, signal) => call("GET", `${sessionPath(id)}/levels`, { signal }),
+  loss: (id, signal) => call("GET", `${sessionPath(id)}/loss`, { signal }),
   /** The messages behind the journal entry `after`. */
   async messages(id, after = 0, signal = undefined) {
     const found = [];

@@ -1,6 +1,6 @@
 // Small charts. Each has a name for who cannot see it; the numbers themselves stand in a table beside it.
 
-import { svg } from "./dom.js";
+import { h, svg } from "./dom.js";
 
 const WIDTH = 304;
 
@@ -28,7 +28,7 @@ export function spectrum(levels) {
   const chart = figure(height, `Spectrum of ${learning.length} levels: ${learning.map(said).join("; ")}`);
   chart.append(svg("line", { class: "axis", x1: 6, y1: base, x2: WIDTH - 6, y2: base }));
   for (let power = 0; power <= last; power += last > 9 ? 4 : 2) {
-    chart.append(label(x(2 ** power), base + 18, power ? String(2 ** power) : "1"));
+    chart.append(label(x(2 ** power), base + 18, String(2 ** power)));
   }
   const taken = [];
   learning.forEach((level, index) => chart.append(...stem(level, index, { x, base, most, taken })));
@@ -51,6 +51,16 @@ function stem(level, index, { x, base, most, taken }) {
     svg("circle", { class: "dot", cx: at, cy: top, r: 3.5 }),
     label(at, top - 9, String(index + 1)),
   ];
+}
+
+/** What the charts show of levels, as a table, and `figures`: {title: (level) => number} beside it. */
+export function levelTable(caption, levels, figures) {
+  const head = ["Level", "Every", "Measured", ...Object.keys(figures)].map((text) => h("th", { scope: "col" }, text));
+  const cells = ({ period, frequency }) => [period === 1 ? "token" : short(period), frequency ? `1/${short(1 / frequency)}` : "–"];
+  const rows = levels.map((level, index) => h("tr", {},
+    h("th", { scope: "row" }, h("span", { class: "number" }, `${index + 1}`), ` ${level.name}`),
+    ...[...cells(level), ...Object.values(figures).map((of) => short(of(level)))].map((text) => h("td", {}, text))));
+  return h("table", {}, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows));
 }
 
 /** Lines over tokens. points: [{tokens, values: {name: number}}], names in the order of their numbers. */

@@ -112,7 +112,7 @@ async function converse(id, text, run, answer) {
   const on = {
     start: () => { answer.begin(); if (again && open.id === id) notice(""); },
     piece: answer.piece,
-    waiting: (why) => { again = true; if (open.id === id) notice(why); announce(why); },
+    waiting: (why) => { again = true; (open.id === id ? notice : announce)(why); },
   };
   const { controller: { signal } } = run;
   const done = await turn({ session: id, text, learn: byId("learn").checked, signal, on });
@@ -120,7 +120,6 @@ async function converse(id, text, run, answer) {
   if (done.kind === "kept" && open.id === id) {
     const said = "The answer broke off. What the session kept of it is shown, and nothing was learned twice.";
     notice(said, { actions: [["Ask again", () => guarded(() => askAgain(text))]] });
-    announce(said);
   } else {
     answer.say();
   }
@@ -161,9 +160,7 @@ async function rollback(seq) {
   const { id, seq: head } = open;
   await sessions.rollback(id, seq);
   await changed(id);
-  const said = "Rolled back: what came after is forgotten.";
-  announce(said);
-  notice(said, { actions: [["Undo", () => guarded(async () => { await sessions.rollback(id, head); await changed(id); })]] });
+  notice("Rolled back: what came after is forgotten.", { actions: [["Undo", () => guarded(async () => { await sessions.rollback(id, head); await changed(id); })]] });
 }
 
 async function edit(seq, text) {

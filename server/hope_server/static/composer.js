@@ -1,6 +1,6 @@
 // The field to write a message, with Send and Stop.
 
-import { byId } from "./dom.js";
+import { byId, overlay } from "./dom.js";
 
 /** `send(text)` and `stop()` are what the two buttons do. */
 export function start({ send, stop }) {
@@ -24,8 +24,7 @@ export function start({ send, stop }) {
   field.addEventListener("input", resize);
   byId("stop").addEventListener("click", stop);
   addEventListener("keydown", (event) => {
-    const elsewhere = document.querySelector("dialog[open], [popover]:popover-open");
-    if (event.key === "Escape" && !elsewhere && !byId("stop").hidden) stop();
+    if (event.key === "Escape" && !overlay() && !byId("stop").hidden) stop();
   });
 }
 

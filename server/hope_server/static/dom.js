@@ -31,6 +31,9 @@ export function button(text, act, properties = {}) {
   return h("button", { type: "button", onclick: act, ...properties }, text);
 }
 
+/** The dialog or menu that is open, which Esc belongs to; null when there is none. */
+export const overlay = () => document.querySelector("dialog[open], [popover]:popover-open");
+
 let announced = 0;
 
 /** Have a screen reader say something, also the same thing twice. */
@@ -42,13 +45,14 @@ export function announce(text) {
   }, 60);
 }
 
-/** Show a line above the chat; nothing for an empty text. `actions`: [label, function] pairs. */
+/** Show a line above the chat, and say it; nothing for an empty text. `actions`: [label, function] pairs. */
 export function notice(text, { bad = false, actions = [] } = {}) {
   const line = byId("notice");
   line.hidden = !text;
   line.classList.toggle("bad", bad);
   const buttons = actions.map(([label, act]) => button(label, () => { notice(""); act(); }));
-  line.replaceChildren(h("span", {}, text || ""), ...buttons);
+  line.replaceChildren(h("span", {}, text), ...buttons);
+  if (text) announce(text);
 }
 
 /** After `milliseconds`, or at once when `signal` aborts (which it then throws). */

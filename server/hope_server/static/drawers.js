@@ -1,7 +1,7 @@
 // On a narrow page the sessions and the figures are drawers: one at a time, closed by Esc, the scrim or their
 // button, with the focus inside while open.
 
-import { byId } from "./dom.js";
+import { byId, overlay } from "./dom.js";
 
 const narrow = matchMedia("(max-width: 900px)");
 const overlaid = matchMedia("(max-width: 1120px)");
@@ -15,7 +15,7 @@ export function start(onPanel = () => {}) {
   byId("panel-toggle").addEventListener("click", () => showPanel(byId("panel").hidden));
   byId("scrim").addEventListener("click", closeAll);
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !byId("scrim").hidden && !document.querySelector("dialog[open], [popover]:popover-open")) closeAll();
+    if (event.key === "Escape" && !byId("scrim").hidden && !overlay()) closeAll();
   });
   for (const query of [narrow, overlaid]) query.addEventListener("change", settle);
   settle();

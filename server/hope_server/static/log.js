@@ -7,18 +7,17 @@ const NAMES = { user: "You", assistant: "Hope", system: "System", tool: "Tool", 
 const NEAR_END_PX = 80;
 
 /** What can be done with a message; set by whoever shows the log. */
-export const actions = { fork: null, rollback: null, edit: null, again: null };
+export const actions = { fork: null, rollback: null, edit: null };
 
 /** Show these messages and no others. */
 export function show(messages) {
   byId("log").replaceChildren();
   add(messages);
-  const scroll = byId("scroll");
-  scroll.scrollTop = scroll.scrollHeight;
+  toEnd();
 }
 
 /** Show these messages behind those that are shown. `note`: what is said below the last answer. */
-export function add(messages, note = "") {
+function add(messages, note = "") {
   const log = byId("log");
   const stuck = atEnd();
   let before = Number([...log.querySelectorAll("[data-seq]:is(.assistant, .text)")].at(-1)?.dataset.seq ?? 0);
@@ -111,7 +110,7 @@ const atEnd = () => {
 };
 
 /** Scroll to the last message. */
-export function toEnd() {
+function toEnd() {
   const scroll = byId("scroll");
   scroll.scrollTop = scroll.scrollHeight;
 }

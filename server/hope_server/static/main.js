@@ -3,7 +3,7 @@
 import { model, onKeyNeeded, setKey } from "./api.js";
 import * as chat from "./chat.js";
 import { ask } from "./dialog.js";
-import { byId, notice } from "./dom.js";
+import { byId, notice, overlay } from "./dom.js";
 import * as drawers from "./drawers.js";
 import * as panel from "./panel.js";
 import * as server from "./server.js";
@@ -16,7 +16,7 @@ onKeyNeeded(async (error) => {
     label: "API key",
     secret: true,
     ok: "Go on",
-    required: false,
+    cancellable: false,
   });
   setKey(key);
 });
@@ -75,7 +75,7 @@ async function begin() {
     await sidebar.refresh();
     await route();
     if (!byId("panel-toggle").hidden) drawers.begin();
-    if (!chat.currentId() && !document.querySelector("dialog[open]")) byId("composer-text").focus();
+    if (!chat.currentId() && !overlay()) byId("composer-text").focus();
   } catch (error) {
     notice(chat.explained(error), { bad: true, actions: [["Try again", begin]] });
   }

@@ -125,7 +125,7 @@ const SPAN = new RegExp(
 );
 
 /** The nodes of one line: code, emphasis, links, and text. */
-export function inline(text, depth = 0) {
+function inline(text, depth = 0) {
   const nodes = [];
   let rest = text;
   const plain = depth >= MAX_DEPTH || text.length > MAX_LINE;

@@ -1,7 +1,7 @@
 // What the open session has learned: its levels, how far they moved, and what that is worth.
 
-import { call, sessions } from "./api.js";
-import { bars, lines, short, spectrum } from "./charts.js";
+import { sessions } from "./api.js";
+import { bars, levelTable, lines, short, spectrum } from "./charts.js";
 import { button, byId, h, pause } from "./dom.js";
 import { showPanel } from "./drawers.js";
 
@@ -17,7 +17,7 @@ let reading = new AbortController();
  * is worth only when `over`: no answer is being written.
  */
 export async function update(id, over = true) {
-  reading.abort(new DOMException("", "AbortError"));
+  reading.abort();
   reading = new AbortController();
   const { signal } = reading;
   const panel = byId("panel");
@@ -71,17 +71,10 @@ function levelFigures(id, levels) {
 }
 
 function table(levels) {
-  const head = ["Level", "Every", "Measured", "Writes", "Drift"].map((text) => h("th", { scope: "col" }, text));
-  const rows = levels.map((level, index) => h("tr", {},
-    h("th", { scope: "row" }, h("span", { class: "number" }, `${index + 1}`), ` ${level.name}`),
-    h("td", {}, level.period === 1 ? "token" : short(level.period)),
-    h("td", {}, level.frequency ? `1/${short(1 / level.frequency)}` : "–"),
-    h("td", {}, short(level.writes)),
-    h("td", {}, short(level.drift_ratio))));
   const [{ tokens } = { tokens: 0 }] = levels;
   const bytes = levels.reduce((sum, level) => sum + level.bytes, 0);
   return h("div", { class: "table" },
-    h("table", {}, h("caption", { class: "hidden" }, "Levels of the session"), h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows)),
+    levelTable("Levels of the session", levels, { Writes: (level) => level.writes, Drift: (level) => level.drift_ratio }),
     h("p", { class: "quiet" }, `${short(tokens)} tokens read; its own weights take ${short(Math.round(bytes / 1024))} KiB.`));
 }
 
@@ -102,9 +95,9 @@ function remember(id, tokens, levels) {
 
 /** Once nothing has happened for a moment: it reads some text twice, beside whoever is being answered. */
 async function measure(id, place, signal) {
-  place.append(h("h3", {}, "With and without its memory"), h("p", { class: "quiet", role: "status" }, "Measuring…"));
+  place.append(h("h3", {}, "With and without its memory"), h("p", { class: "quiet" }, "Measuring…"));
   await pause(QUIET_MS, signal);
-  const found = await call("GET", `/v1/sessions/${id}/loss`, { signal });
+  const found = await sessions.loss(id, signal);
   if (signal.aborted) return;
   place.lastChild.remove();
   if (found.with_memory === null || found.without_memory === null) {

@@ -1,8 +1,8 @@
 // The server at a glance, from its own /metrics. With API keys it shows itself to an operator's key alone.
 
 import { ApiError, forgetKey, request } from "./api.js";
-import { short, spectrum } from "./charts.js";
-import { button, byId, h } from "./dom.js";
+import { levelTable, short, spectrum } from "./charts.js";
+import { announce, button, byId, h } from "./dom.js";
 import { mean, parse, quantile, total, values } from "./prometheus.js";
 
 const EVERY_MS = 5000;
@@ -24,7 +24,7 @@ export function stop() {
 }
 
 async function refresh() {
-  const mine = timer = setTimeout(() => refresh(), EVERY_MS);
+  const mine = timer = setTimeout(refresh, EVERY_MS);
   if (document.hidden && last) return;
   try {
     const text = await (await request("GET", "/metrics")).text();
@@ -41,7 +41,8 @@ function explain(error) {
   const forbidden = error instanceof ApiError && error.status === 403;
   const text = forbidden ? "These figures are of all tenants, and are shown to an operator's key alone (hope keys create --operator)." : `${error.message}.`;
   const again = forbidden ? [button("Use another key", () => { forgetKey(); start(); }, { class: "plain" })] : [];
-  byId("server").replaceChildren(h("p", { class: forbidden ? "quiet" : "error", role: "status" }, text), ...again);
+  if (byId("server").firstChild?.textContent !== text) announce(text); // not every 5 seconds
+  byId("server").replaceChildren(h("p", { class: forbidden ? "quiet" : "error" }, text), ...again);
   if (forbidden) stop();
 }
 
@@ -109,14 +110,16 @@ function learning(series) {
       drift: mean(series, "session_drift_ratio", { level: name }) ?? 0,
     };
   });
-  const head = ["Level", "Every", "Measured", "Writes", "Refused", "A write's norm", "Drift"].map((text) => h("th", { scope: "col" }, text));
-  const rows = levels.map((level, index) => h("tr", {},
-    h("th", { scope: "row" }, h("span", { class: "number" }, `${index + 1}`), ` ${level.name}`),
-    ...[level.period === 1 ? "token" : short(level.period), level.frequency ? `1/${short(1 / level.frequency)}` : "–", short(level.writes), short(level.refused), short(level.norm), short(level.drift)].map((text) => h("td", {}, text))));
+  const figures = {
+    Writes: (level) => level.writes,
+    Refused: (level) => level.refused,
+    "A write's norm": (level) => level.norm,
+    Drift: (level) => level.drift,
+  };
   return h("section", { class: "card wide" },
     h("h2", {}, "Learning, all sessions"),
     spectrum(levels),
-    h("div", { class: "table" }, h("table", {}, h("caption", { class: "hidden" }, "Levels, over all sessions"), h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows))));
+    h("div", { class: "table" }, levelTable("Levels, over all sessions", levels, figures)));
 }
 
 function card(title, rows) {

@@ -89,7 +89,7 @@ function menu(anchor, session) {
 }
 
 /** Ask for another name. */
-export async function rename(session) {
+async function rename(session) {
   const act = (name) => sessions.rename(session.id, name);
   const name = await ask({ title: "Rename the session", label: "Name", value: session.name ?? "", ok: "Rename", act });
   if (name !== null) await settle(session.id, "renamed", `Renamed to ${name}.`);
@@ -107,7 +107,7 @@ export async function fork(session, seq = undefined) {
 }
 
 /** Ask, then delete. */
-export async function remove(session) {
+async function remove(session) {
   const text = `“${nameOf(session)}” is deleted with everything that it has learned. This cannot be undone.`;
   const act = () => sessions.remove(session.id);
   if (await ask({ title: "Delete the session?", text, ok: "Delete", danger: true, act }) === null) return;

@@ -11,7 +11,7 @@ const GIVE_UP_MS = 5 * 60_000;
 const ENDS = new Set(["shutting_down", "store_unavailable", "session_fenced"]);
 
 /** 32 hex digits that nobody else has. Works without a secure context, where crypto.randomUUID does not. */
-export function newKey() {
+function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -36,7 +36,7 @@ export async function turn({ session, text, learn, signal, on }) {
       if (signal.aborted) throw signal.reason;
       if (error instanceof ApiError && error.code === "already_learned") return { kind: "kept" };
       if (!mends(error) || performance.now() - began > GIVE_UP_MS) throw error;
-      on.waiting(why(error), error);
+      on.waiting(why(error));
       const backoff = Math.min(LONGEST_PAUSE_MS, 400 * 2 ** Math.min(attempt, 5));
       await pause(Math.max(error.waitMs ?? 0, backoff), signal);
     }
