@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from hope_server.config import ServerConfig, flag
+
 Query = Any  # its class lives in conftest, which tests cannot import
 Rules = dict[str, dict[str, Any]]
 
@@ -37,6 +39,23 @@ def test_each_alert_says_how_bad_it_is_and_where_to_read_on(rules: Rules, deploy
         assert notes["runbook_url"] == f"deploy/RUNBOOK.md#{name.lower()}"
         for part in ("**Means**", "**Look**", "**Do**"):
             assert part in entries[name], f"{name}: its entry has no {part}"
+
+
+def test_the_runbook_names_panels_settings_and_series_that_exist(
+    deploy: Path, dashboards: dict[str, dict[str, Any]], exported: set[str]
+) -> None:
+    runbook = (deploy / "RUNBOOK.md").read_text()
+    panels = {panel["title"] for board in dashboards.values() for panel in board["panels"]}
+    shown = panels | {board["title"] for board in dashboards.values()} | {"Targets"}  # Prometheus' own page
+    settings = {flag(name) for name in ServerConfig.model_fields} | {"--no-learn"}
+    for pattern, known in (
+        (r"(?<!\*)\*([^*\n]+)\*(?!\*)", shown),
+        (r"`(--[\w-]+)`", settings),
+        (r"hope:\w+", exported),
+    ):
+        named = set(re.findall(pattern, runbook))
+        assert named, pattern
+        assert named <= known, named - known
 
 
 def test_each_alert_has_a_case_where_it_fires_and_one_where_not(rules: Rules, deploy: Path) -> None:

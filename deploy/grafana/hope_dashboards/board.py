@@ -47,6 +47,8 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from hope_dashboards.queries import quantile
+
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT = 8
 TAG = "hope"
@@ -57,6 +59,12 @@ class Line(NamedTuple):
 
     expr: str
     legend: str = ""
+
+
+def quantiles(name: str, *shares: float, by: str = "") -> list[Line]:
+    """A line for each share of what a histogram observed lately (0.95: p95), and for each `by`."""
+    prefix = f"{{{{{by}}}}} " if by else ""
+    return [Line(quantile(share, name, by=by), f"{prefix}p{100 * share:g}") for share in shares]
 
 
 def board(uid: str, title: str, description: str, sections: dict[str, Sequence[Builder[Panel]]]) -> Dashboard:

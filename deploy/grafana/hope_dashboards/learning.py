@@ -6,12 +6,12 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from hope_dashboards.board import Line, bars, board, graph, number, spread
-from hope_dashboards.queries import MODEL, gauge, quantile, rate
+from hope_dashboards.board import Line, bars, board, graph, number, quantiles, spread
+from hope_dashboards.queries import MODEL, gauge, rate
 
 MEASURED = f"avg by (level) (hope:level_update_frequency{{{MODEL}}})"
 CONFIGURED = f"1 / max by (level) (hope:level_period_tokens{{{MODEL}}})"
-QUANTILES = ((0.5, "p50"), (0.95, "p95"))
+SHARES = (0.5, 0.95)
 
 
 def dashboard() -> Dashboard:
@@ -110,7 +110,7 @@ def _updates() -> list[Builder[Panel]]:
     return [
         graph(
             "Update norm",
-            *_by_level("level_update_norm"),
+            *quantiles("level_update_norm", *SHARES, by="level"),
             unit="none",
             about="Norm of what one block changed in a level, of one session.",
             width=12,
@@ -118,7 +118,7 @@ def _updates() -> list[Builder[Panel]]:
         ),
         graph(
             "Drift",
-            *_by_level("session_drift_ratio"),
+            *quantiles("session_drift_ratio", *SHARES, by="level"),
             unit="none",
             about="Distance of a session's level from its initial state, over the norm of its reference. It "
             "should level off, not grow with the length of the session.",
@@ -183,7 +183,3 @@ def _safety() -> list[Builder[Panel]]:
             about="0: the frozen weights have changed in memory.",
         ),
     ]
-
-
-def _by_level(name: str) -> list[Line]:
-    return [Line(quantile(share, name, by="level"), f"{{{{level}}}} {label}") for share, label in QUANTILES]

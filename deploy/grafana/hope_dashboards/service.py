@@ -6,10 +6,10 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from hope_dashboards.board import Line, board, graph, number, spread
+from hope_dashboards.board import Line, board, graph, number, quantiles, spread
 from hope_dashboards.queries import gauge, mean, process, quantile, rate
 
-QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+SHARES = (0.5, 0.95, 0.99)
 FAILED = 'finished_reason="error"'
 ACTIVE = 'residency="active"'
 
@@ -115,25 +115,25 @@ def _latency() -> list[Builder[Panel]]:
     return [
         graph(
             "Time to first token",
-            *_quantiles("time_to_first_token_seconds"),
+            *quantiles("time_to_first_token_seconds", *SHARES),
             unit="s",
             about="From a turn's arrival to its first committed token: queue, restore, prompt, commit.",
         ),
         graph(
             "Time between tokens",
-            *_quantiles("inter_token_latency_seconds"),
+            *quantiles("inter_token_latency_seconds", *SHARES),
             unit="s",
             about="Between two tokens of one turn.",
         ),
         graph(
             "Length of a turn",
-            *_quantiles("e2e_request_latency_seconds"),
+            *quantiles("e2e_request_latency_seconds", *SHARES),
             unit="s",
             about="From its arrival to its end.",
         ),
         graph(
             "Wait for a slot",
-            *_quantiles("request_queue_time_seconds"),
+            *quantiles("request_queue_time_seconds", *SHARES),
             unit="s",
             about="Part of the time to first token; it grows when more turns come than slots become free.",
         ),
@@ -200,7 +200,7 @@ def _saturation() -> list[Builder[Panel]]:
         ),
         graph(
             "Engine step",
-            *_quantiles("engine_step_seconds"),
+            *quantiles("engine_step_seconds", *SHARES),
             unit="s",
             about="One step of the engine: a batch of decodes, a piece of a prompt, or both.",
         ),
@@ -248,7 +248,3 @@ def _saturation() -> list[Builder[Panel]]:
             about="By worker: how evenly sessions are spread.",
         ),
     ]
-
-
-def _quantiles(name: str) -> list[Line]:
-    return [Line(quantile(share, name), label) for share, label in QUANTILES]

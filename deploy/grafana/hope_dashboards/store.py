@@ -6,10 +6,10 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from hope_dashboards.board import Line, board, graph, number, spread
+from hope_dashboards.board import Line, board, graph, number, quantiles, spread
 from hope_dashboards.queries import gauge, quantile, rate
 
-QUANTILES = ((0.5, "p50"), (0.99, "p99"))
+SHARES = (0.5, 0.99)
 OK = 'result="ok"'
 
 
@@ -81,7 +81,7 @@ def _commits() -> list[Builder[Panel]]:
         ),
         graph(
             "Length of a commit",
-            *[Line(quantile(share, "state_commit_seconds"), label) for share, label in QUANTILES],
+            *quantiles("state_commit_seconds", *SHARES),
             unit="s",
             about="With appendfsync always it holds one write-through to the disk.",
         ),
@@ -105,7 +105,7 @@ def _snapshots() -> list[Builder[Panel]]:
         ),
         graph(
             "Length of a snapshot",
-            *[Line(quantile(share, "state_save_seconds"), label) for share, label in QUANTILES],
+            *quantiles("state_save_seconds", *SHARES),
             unit="s",
             about="Beside the turns, not in their way.",
         ),
@@ -123,7 +123,7 @@ def _snapshots() -> list[Builder[Panel]]:
         ),
         graph(
             "Length of a restore",
-            *[Line(quantile(share, "state_load_seconds"), label) for share, label in QUANTILES],
+            *quantiles("state_load_seconds", *SHARES),
             unit="s",
             about="Part of the time to first token.",
         ),
