@@ -1,4 +1,4 @@
-"""``python -m hope_model.experiment``: the command ``hope experiment`` by itself."""
+"""``python -m hope_model.experiment``: the command ``hope experiment`` by itself, as its jobs are started."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from hope_model.experiment.cli import add_parser
 
 
 def main() -> int:
+    """The exit code, as of ``hope``."""
     parser = argparse.ArgumentParser(prog="hope")
     add_parser(parser.add_subparsers(dest="command", required=True))
     args = parser.parse_args(["experiment", *sys.argv[1:]])
@@ -16,6 +17,8 @@ def main() -> int:
     except HopeModelError as error:
         print(f"hope experiment: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return status
 
 

@@ -1,4 +1,4 @@
-"""``hope experiment``: train and measure every system, as many as fit, and write the report."""
+"""``hope experiment``: train and measure every system, as many as fit; report what came of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hope_model.experiment.plan import chosen, schedule
 
 if TYPE_CHECKING:
     from hope_model.experiment.plan import Run
-    from hope_model.experiment.results import Result
     from hope_model.experiment.runner import Experiment
 
-_DESCRIPTION = (
-    "Trains and measures every system of the plan that has no result yet, in the plan's order. Stopped at any "
+RESULTS = Path("model/experiments/results")
+_RUN = (
+    "Tunes, trains and measures every run of the plan that has no result yet, in the plan's order. Stopped at any "
     "time, the same command goes on. A finished run is one JSON file in --results."
 )
 
@@ -30,23 +30,37 @@ _DESCRIPTION = (
 def add_parser(subparsers: Any) -> None:
     """Mount ``hope experiment`` on the main command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "experiment", help="train and compare all systems", description=_DESCRIPTION
+        "experiment", help="train and compare all systems"
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the core mixture")
-    parser.add_argument("--kit", type=Path, required=True, metavar="DIR", help="folder of the evaluation kit")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="checkpoints and split text")
-    parser.add_argument(
-        "--results", type=Path, required=True, metavar="DIR", help="finished runs, model/experiments/results"
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    run = kinds.add_parser("run", help="make the runs that have no result yet", description=_RUN)
+    run.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of the core mixture's sets"
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these runs alone, in this order")
-    parser.add_argument("--minutes", type=float, help="stop after so long, as Ctrl-C does")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of each (default: %(default)s)")
-    parser.add_argument("--list", action="store_true", help="say what is finished and what comes, and end")
-    parser.set_defaults(run_command=run)
+    run.add_argument("--kit", type=Path, required=True, metavar="DIR", help="folder of the evaluation kit")
+    run.add_argument("--work", type=Path, required=True, metavar="DIR", help="for checkpoints and split text")
+    _add_results(run)
+    run.add_argument("--only", nargs="+", metavar="NAME", help="these runs alone, in this order")
+    run.add_argument("--minutes", type=float, help="stop after so long, as Ctrl-C does")
+    run.add_argument("--jobs", type=int, default=1, help="processes at once (default: %(default)s)")
+    run.add_argument("--threads", type=int, default=1, help="torch threads of each (default: %(default)s)")
+    run.set_defaults(run_command=run_runs)
+    listing = kinds.add_parser(
+        "list", help="every run of the plan: its loss, or the core hours that it takes"
+    )
+    _add_results(listing)
+    listing.set_defaults(run_command=run_list)
+    report = kinds.add_parser("report", help="write the report and its pictures from the results")
+    _add_results(report)
+    report.add_argument("--out", type=Path, default=Path("model/EXPERIMENTS.md"), metavar="FILE")
+    report.set_defaults(run_command=run_report)
+    compare = kinds.add_parser("compare", help="runs made again beside these results, by their noise")
+    compare.add_argument("other", type=Path, help="folder of the results made again")
+    _add_results(compare)
+    compare.set_defaults(run_command=run_compare)
 
 
-def run(args: argparse.Namespace) -> int:
+def run_runs(args: argparse.Namespace) -> int:
     """Make runs until none is left or the time is up; returns the exit code, 130 when stopped."""
     import torch
 
@@ -59,30 +73,63 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise ConfigError(f"{name}: expected a positive number, found {value}")
-    only = chosen(args.only) if args.only else None
+    only = None if args.only is None else chosen(args.only)
     torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.load(resolve("hope-tiny") / "tokenizer.json")
     places = Places(data=args.data, kit=args.kit, work=args.work, results=args.results)
-    experiment = Experiment(places, ExperimentSettings(), tokenizer, say=_say)
-    if args.list:
-        print("\n".join(_listed(experiment.results(), only)))
-        return 0
-    with _helpers(args.jobs - 1):
-        try:
-            with _time_limit(args.minutes):
+    try:
+        with _time_limit(args.minutes):
+            experiment = Experiment(places, ExperimentSettings(), tokenizer, say=_say)
+            with _helpers(args):
                 make_all(experiment, only)
-        except KeyboardInterrupt:
-            _say("stopped; the same command goes on")
-            return 130
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on")
+        return 130
     return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print one line a run; returns the exit code."""
+    from hope_model.experiment.cost import core_hours
+    from hope_model.experiment.figures import losses_of
+    from hope_model.experiment.results import read_results
+    from hope_model.experiment.settings import ExperimentSettings
+
+    losses = losses_of(read_results(args.results))
+    for one in schedule(losses):
+        cost = f"{core_hours([one], ExperimentSettings()):.1f} core hours"
+        print(f"{one.name:24} {f'{losses[one.name]:.4f} nats' if one.name in losses else cost}")
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write the report; returns the exit code."""
+    from hope_model.experiment.report import write_report
+
+    write_report(args.results, args.out)
+    _say(f"{args.out} written")
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print the losses side by side; returns 1 when a run lies outside of the noise, or there is none."""
+    from hope_model.experiment.figures import repeated
+    from hope_model.experiment.results import read_results
+
+    rows = repeated(read_results(args.results), read_results(args.other))
+    for row in rows:
+        print(row.text())
+    return 0 if rows and all(row.within for row in rows) else 1
 
 
 def make_all(experiment: Experiment, only: tuple[Run, ...] | None) -> None:
     """Make every run that has no result and that no other process has in hand."""
+    from hope_model.experiment.figures import losses_of
+
     tried: set[str] = set()
     while True:
         results = experiment.results()
-        runs = schedule(heldout_losses(results)) if only is None else only
+        runs = schedule(losses_of(results)) if only is None else only
         left = [run for run in runs if run.name not in results and run.name not in tried]
         if not left:
             return
@@ -90,15 +137,10 @@ def make_all(experiment: Experiment, only: tuple[Run, ...] | None) -> None:
         experiment.make(left[0])
 
 
-def heldout_losses(results: dict[str, Result]) -> dict[str, float]:
-    """What the best systems are chosen by."""
-    return {name: result["evaluation"]["heldout"]["loss"] for name, result in results.items()}
-
-
-def _listed(results: dict[str, Result], only: tuple[Run, ...] | None) -> Iterator[str]:
-    losses = heldout_losses(results)
-    for one in schedule(losses) if only is None else only:
-        yield f"{one.name:24} {f'{losses[one.name]:.4f} nats' if one.name in losses else 'not run yet'}"
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="finished runs (default: %(default)s)"
+    )
 
 
 @contextmanager
@@ -117,12 +159,21 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _helpers(count: int) -> Iterator[None]:
-    """So many processes more with this process's arguments, which are waited for at the end."""
-    command = [sys.executable, "-m", "hope_model.experiment", *sys.argv[2:], "--jobs", "1"]
-    others = [subprocess.Popen(command) for _ in range(count)]
+def _helpers(args: argparse.Namespace) -> Iterator[None]:
+    """The other ``--jobs``: processes with the same arguments, which are waited for at the end."""
+    command = [sys.executable, "-m", "hope_model.experiment", "run", "--threads", str(args.threads)]
+    for name in ("data", "kit", "work", "results", "minutes"):
+        if (value := getattr(args, name)) is not None:
+            command += [f"--{name}", str(value)]
+    if args.only is not None:
+        command += ["--only", *args.only]
+    others = [subprocess.Popen(command) for _ in range(args.jobs - 1)]
     try:
         yield
+    except KeyboardInterrupt:
+        for other in others:
+            other.send_signal(signal.SIGINT)
+        raise
     finally:
         for other in others:
             other.wait()

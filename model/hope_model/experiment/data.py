@@ -99,7 +99,9 @@ def heldout_rows(
     return [(name, weight / total, rows) for name, weight, rows in found]
 
 
-def _first_tokens(source: Source, tokenizer: Tokenizer, enough: int) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+def _first_tokens(
+    source: Source, tokenizer: Tokenizer, enough: int
+) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
     stream = DocumentStream(source, tokenizer, seed=0, shuffle_bytes=1 << 26)
     parts, size = [], 0
     try:
@@ -123,7 +125,9 @@ def _split(source: Source, work: Path, settings: ExperimentSettings) -> None:
             file = stack.enter_context((work / f"{source.name}.{kind}.jsonl.zst").open("wb"))
             writers[kind] = stack.enter_context(zstandard.ZstdCompressor(level=3).stream_writer(file))
         for row in _in_turn([read_rows(shard) for shard in source.shards]):
-            held_out = int(hashlib.sha256(row.text.encode()).hexdigest()[:8], 16) % settings.heldout_share == 0
+            held_out = (
+                int(hashlib.sha256(row.text.encode()).hexdigest()[:8], 16) % settings.heldout_share == 0
+            )
             kind = HELDOUT if held_out else TRAIN
             writers[kind].write(json.dumps({"text": row.text}).encode() + b"\n")
             size += len(row.raw)

@@ -129,11 +129,10 @@ def recall(model: Hope, rows: Rows, settings: EvaluationSettings) -> dict[str, A
     starts = [step * row for row in range(settings.recall_rows)]
     saved = {}
     for gap in settings.recall_gaps:
-        parts = [
-            torch.cat((pool[s : s + length + gap], pool[s : s + length])) for s in starts
-        ]
+        parts = [torch.cat((pool[s : s + length + gap], pool[s : s + length])) for s in starts]
         losses, _ = read_losses(model, torch.stack(parts), model.initial_state(len(parts)), RUN)
-        first, second = losses[:, 1 : length - 1], losses[:, length + gap :]
+        # Of both readings the same tokens, the third to the last: what comes before them is in the passage.
+        first, second = losses[:, 1 : length - 1], losses[:, length + gap + 1 :]
         saved[str(gap)] = float(first.mean() - second.mean())
     return {"tokens": length, "saved": saved}
 
@@ -144,9 +143,7 @@ def task_figures(
     """Benchmarks as ``hope eval task`` scores them, the first rows of each."""
     scorer = HopeScorer(model, tokenizer)
     articles = read_articles(kit / WIKITEXT, settings.articles)
-    found: dict[str, Mapping[str, float]] = {
-        "wikitext": text_figures(scorer, articles, window=None, batch=4)
-    }
+    found: dict[str, Mapping[str, float]] = {"wikitext": text_figures(scorer, articles, window=None, batch=4)}
     for name, count in settings.rows.items():
         items = read_items(kit / TASK_FILES[name], TASKS[name], count)
         if name == "lambada":

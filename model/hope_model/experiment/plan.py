@@ -60,9 +60,7 @@ SYSTEMS = (
 
 
 def _ablation(name: str, title: str, options: str = "", levels: str = "config") -> Run:
-    return replace(
-        HOPE, name=f"hope-{name}", title=title, group="ablation", options=options, levels=levels
-    )
+    return replace(HOPE, name=f"hope-{name}", title=title, group="ablation", options=options, levels=levels)
 
 
 ABLATIONS = (

@@ -94,5 +94,7 @@ def _read(path: Path) -> Result:
                 f"{path}: {name}: expected {kind.__name__}, found {type(found.get(name)).__name__}"
             )
     if path.stem not in ALL or found["run"].get("name") != path.stem:
-        raise ExperimentError(f"{path}: expected the result of run {path.stem!r}, found {found['run'].get('name')!r}")
+        raise ExperimentError(
+            f"{path}: expected the result of run {path.stem!r}, found {found['run'].get('name')!r}"
+        )
     return found

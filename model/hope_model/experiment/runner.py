@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,7 +92,9 @@ class Experiment:
             losses = {rate: self._try(base, rate) for rate in self.settings.rates}
         finite = {rate: loss for rate, loss in losses.items() if loss is not None}
         if not finite:
-            raise ExperimentError(f"{base.name}: expected a rate of {self.settings.rates} to train, found none")
+            raise ExperimentError(
+                f"{base.name}: expected a rate of {self.settings.rates} to train, found none"
+            )
         best = min(finite, key=lambda rate: finite[rate])
         return best, {f"{rate:g}": loss for rate, loss in losses.items()}
 
@@ -167,10 +170,14 @@ def thinned(points: list[tuple[int, float]], count: int) -> list[list[float]]:
 
 
 def machine() -> str:
-    """Architecture, cores, threads and torch."""
+    """Processor, where the system tells it, cores, threads and torch."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}"
+        f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} thread(s), torch {torch.__version__}"
     )
 
 

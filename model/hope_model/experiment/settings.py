@@ -107,7 +107,9 @@ class ExperimentSettings:
         return own
 
 
-def fingerprint(settings: ExperimentSettings, tokenizer_sha256: str, files: Mapping[str, str]) -> dict[str, Any]:
+def fingerprint(
+    settings: ExperimentSettings, tokenizer_sha256: str, files: Mapping[str, str]
+) -> dict[str, Any]:
     """What a result depends on beside its run: ``files`` are the sha256 of what is read, by name."""
     return {
         "format": FORMAT,
