@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path("model/experiments/results")
 _RUN = (
-    "Tunes, trains and measures every run of the plan that has no result yet, in the plan's order. Stopped at any "
-    "time, the same command goes on. A finished run is one JSON file in --results."
+    "Tunes, trains and measures every run of the plan that has no result yet, in the plan's order. Stopped "
+    "at any time, the same command goes on. A finished run is one JSON file in --results."
 )
 
 

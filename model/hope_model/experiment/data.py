@@ -1,4 +1,4 @@
-"""The experiment's own text: a part of the pre-training sets, some documents of which are kept out of training.
+"""The experiment's own text: a part of the pre-training sets, some documents kept out of training.
 
 Which side a document is on is a function of its bytes alone, so that a copy of it is on the same side.
 """
@@ -24,13 +24,13 @@ from hope_model.train.shards import RawRow, read_rows
 
 BYTES_PER_TOKEN = 4.5
 SURPLUS = 4.0
-"""Training text is cut from so many times the bytes that a run reads, so that other seeds read other parts."""
+"""So many times the bytes that a run reads are cut, so that other seeds read other parts."""
 TRAIN, HELDOUT, RECORD = "train", "heldout", "prepared.json"
 
 
 @dataclass(frozen=True)
 class ExperimentData:
-    """Sources to train on and to judge on, by the same names and weights; ``files``: sha256 of the originals."""
+    """Sources to train and to judge on, by the same names and weights; ``files``: sha256 of the originals."""
 
     train: tuple[Source, ...]
     heldout: tuple[Source, ...]
@@ -41,7 +41,8 @@ def prepare(folder: Path, work: Path, settings: ExperimentSettings) -> Experimen
     """Read what was split into ``work`` before, or split the sets in ``folder`` now.
 
     Raises:
-        DataError: a set or a shard is missing or broken, or the text in ``work`` is of other shards or settings.
+        DataError: a set or a shard is missing or broken, or the text in ``work`` is of other shards or
+        settings.
     """
     sources = builtin_mixture(settings.mixture).resolve(folder)
     files = {path.name: sha256_of(path) for source in sources for path in source.shards}

@@ -23,15 +23,6 @@ TASK_COLUMNS = (
     ("boolq", "acc"),
 )
 """Our figures in the order of the paper's columns, with the accuracies that are usual for each."""
-CHANCE = {
-    "piqa": 0.5,
-    "hellaswag": 0.25,
-    "winogrande": 0.5,
-    "arc_easy": 0.25,
-    "arc_challenge": 0.25,
-    "siqa": 1 / 3,
-    "boolq": 0.5,
-}
 
 
 def loss_of(result: Result) -> float:
@@ -108,7 +99,8 @@ class Repeated:
             judged = "the noise is not known yet"
         else:
             judged = f"{'within' if self.within else 'outside of'} the noise of {self.allowed:.4f}"
-        return f"{self.name:24} {self.first:.4f} {self.second:.4f} {self.second - self.first:+.4f} nats, {judged}"
+        difference = f"{self.second - self.first:+.4f}"
+        return f"{self.name:24} {self.first:.4f} {self.second:.4f} {difference} nats, {judged}"
 
 
 def repeated(results: Results, again: Results) -> list[Repeated]:
@@ -150,14 +142,6 @@ def task_value(result: Result, task: str, figure: str) -> tuple[float, float | N
     """A benchmark's figure and its standard error."""
     found = result["evaluation"]["tasks"][task]
     return float(found[figure]), found.get(f"{figure}_stderr")
-
-
-def mean_accuracy(result: Result) -> float:
-    """Of the eight accuracies of the paper's table."""
-    values = [
-        task_value(result, task, figure)[0] for task, figure in TASK_COLUMNS if figure.startswith("acc")
-    ]
-    return sum(values) / len(values)
 
 
 def position_losses(result: Result) -> list[tuple[int, float]]:

@@ -41,8 +41,8 @@ def _order(results: Results, noise: Noise | None) -> Iterator[str]:
     correlation = rank_correlation(results)
     if correlation is not None:
         yield (
-            f"Rank correlation with the paper's WikiText perplexity at 760M (Spearman): {correlation[0]:+.2f} over "
-            f"{correlation[1]} systems."
+            "Rank correlation with the paper's WikiText perplexity at 760M (Spearman): "
+            f"{correlation[0]:+.2f} over {correlation[1]} systems."
         )
 
 
@@ -51,16 +51,16 @@ def _hope_against_others(results: Results, noise: Noise | None) -> Iterator[str]
     if HOPE.name not in results:
         yield "Hope is not run yet, so the paper's claim that it does best is open."
         return
-    own = loss_of(results[HOPE.name])
+    own, doubt = loss_of(results[HOPE.name]), _doubt(noise)
     groups: dict[str, list[str]] = {}
     for name in finished_systems(results):
         if name in paper.TABLE_2 and name != HOPE.name:
             groups.setdefault(verdict(own - loss_of(results[name]), noise), []).append(title_of(name))
     for judged, titles in groups.items():
         if judged.startswith("lower"):
-            yield f"Agrees with the paper: Hope's loss is lower than that of {', '.join(titles)}{_doubt(noise)}."
+            yield f"Agrees with the paper: Hope's loss is lower than that of {', '.join(titles)}{doubt}."
         elif judged.startswith("higher"):
-            yield f"Does not agree: Hope's loss is higher than that of {', '.join(titles)}{_doubt(noise)}."
+            yield f"Does not agree: Hope's loss is higher than that of {', '.join(titles)}{doubt}."
         else:
             yield f"Hope cannot be told from {', '.join(titles)}: the difference is within noise."
 
@@ -77,7 +77,10 @@ def _ablations(results: Results, noise: Noise | None) -> Iterator[str]:
             said = "no difference that the noise would not make"
         else:
             said = "agrees" if judged.rstrip("?") == theirs else "does not agree"
-        yield f"Ablation {column}: {difference:+.3f} nats; the paper's perplexity is {theirs}: {said}{_doubt(noise)}."
+        yield (
+            f"Ablation {column}: {difference:+.3f} nats; the paper's perplexity is {theirs}: "
+            f"{said}{_doubt(noise)}."
+        )
 
 
 def _slopes(results: Results) -> Iterator[str]:
@@ -94,8 +97,8 @@ def _streams(results: Results) -> Iterator[str]:
         if len(points) > 2:
             (middle, before), (end, after) = points[len(points) // 2], points[-1]
             yield (
-                f"{title_of(name)} on long streams: {before:.3f} nats up to token {middle:,}, {after:.3f} in the last "
-                f"stretch to {end:,} ({after - before:+.3f})."
+                f"{title_of(name)} on long streams: {before:.3f} nats up to token {middle:,}, "
+                f"{after:.3f} in the last stretch to {end:,} ({after - before:+.3f})."
             )
 
 

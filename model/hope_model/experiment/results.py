@@ -25,6 +25,9 @@ NEEDED = {
 }
 """Fields of a result and their types."""
 
+EVALUATED = ("heldout", "streams", "levels", "recall", "tasks")
+"""Parts of its evaluation."""
+
 Result = dict[str, Any]
 
 
@@ -36,8 +39,8 @@ def read_results(folder: Path) -> dict[str, Result]:
     """Every result in ``folder``, by run.
 
     Raises:
-        ExperimentError: a file is broken, names a run that there is not, or two were made with other settings;
-        the message names the file and what was expected.
+        ExperimentError: a file is broken, names a run that there is not, or two were made with other
+        settings; the message names the file and what was expected.
     """
     found: dict[str, Result] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
@@ -93,6 +96,12 @@ def _read(path: Path) -> Result:
             raise ExperimentError(
                 f"{path}: {name}: expected {kind.__name__}, found {type(found.get(name)).__name__}"
             )
+    missing = [name for name in EVALUATED if name not in found["evaluation"]]
+    if missing:
+        raise ExperimentError(
+            f"{path}: evaluation: expected heldout, streams, levels, recall and tasks, "
+            f"found none of {', '.join(missing)}"
+        )
     if path.stem not in ALL or found["run"].get("name") != path.stem:
         raise ExperimentError(
             f"{path}: expected the result of run {path.stem!r}, found {found['run'].get('name')!r}"

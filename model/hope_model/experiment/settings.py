@@ -1,11 +1,11 @@
-"""What all runs of the experiment have in common, and the fingerprint that keeps others from being mixed in."""
+"""What all runs of the experiment have in common, and the fingerprint that keeps others out."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hope_model.errors import ConfigError
+from hope_model.errors import ConfigError, ExperimentError
 from hope_model.experiment.plan import Run
 from hope_model.train.settings import TrainSettings
 
@@ -91,6 +91,22 @@ class ExperimentSettings:
             precision=self.precision,
             save_every=self.save_every,
         )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ExperimentSettings":
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ExperimentError: a field is missing, unknown or of another kind.
+        """
+        try:
+            own = {name: value for name, value in data.items() if name != "trainer"}
+            evaluation = dict(own.pop("evaluation"))
+            gaps = tuple(evaluation.pop("recall_gaps"))
+            rates = tuple(own.pop("rates"))
+            return cls(**own, rates=rates, evaluation=EvaluationSettings(**evaluation, recall_gaps=gaps))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ExperimentError(f"settings of the experiment: cannot be read: {error!r}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values of what figures depend on."""

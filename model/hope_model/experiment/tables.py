@@ -19,6 +19,8 @@ from hope_model.experiment.plan import ALL, HOPE, PAIRS, SYSTEMS, TRANSFORMER, R
 from hope_model.experiment.results import Result
 
 MISSING = "not run yet"
+PERPLEXITIES = 2
+"""So many columns of the paper's table come before its accuracies."""
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -51,18 +53,20 @@ def systems(results: Results) -> str:
 
 
 def beside_paper(results: Results) -> str:
-    """Each figure of the paper's Table 2 (760M), then ours; accuracies in percent."""
-    head = ("system", *paper.COLUMNS)
+    """Each figure of the paper's Table 2 (760M), then ours; accuracies in percent, and their mean."""
     rows = []
     for run in SYSTEMS:
         theirs = paper.TABLE_2.get(run.name)
         ours = _paper_row(results[run.name]) if run.name in results else None
-        cells = [
-            f"{'-' if theirs is None else f'{theirs[at]:g}'} / {MISSING if ours is None else ours[at]}"
-            for at in range(len(paper.COLUMNS))
-        ]
-        rows.append((run.title, *cells))
-    return markdown(head, rows)
+        cells = []
+        for at in range(len(paper.COLUMNS)):
+            left = "-" if theirs is None else f"{theirs[at]:g}"
+            cells.append(f"{left} / {'-' if ours is None else _shown(ours[at], at)}")
+        left = "-" if theirs is None else f"{_mean_accuracy(theirs):.1f}"
+        rows.append(
+            (run.title, *cells, f"{left} / {MISSING if ours is None else f'{_mean_accuracy(ours):.1f}'}")
+        )
+    return markdown(("system", *paper.COLUMNS, "mean"), rows)
 
 
 def errors(results: Results) -> str:
@@ -168,12 +172,20 @@ def noise(found: Noise) -> str:
     return markdown(("system", *(f"seed {seed + 1}" for seed in range(width)), "range"), rows)
 
 
-def _paper_row(own: Result) -> list[str]:
-    cells = []
-    for task, figure in TASK_COLUMNS:
-        value, _ = task_value(own, task, figure)
-        cells.append(f"{100 * value:.1f}" if figure.startswith("acc") else f"{value:,.0f}")
-    return cells
+def _paper_row(own: Result) -> list[float]:
+    """Our figures in the paper's order and units."""
+    return [
+        task_value(own, task, figure)[0] * (100 if figure.startswith("acc") else 1)
+        for task, figure in TASK_COLUMNS
+    ]
+
+
+def _shown(value: float, column: int) -> str:
+    return f"{value:,.0f}" if column < PERPLEXITIES else f"{value:.1f}"
+
+
+def _mean_accuracy(row: Sequence[float]) -> float:
+    return sum(row[PERPLEXITIES:]) / len(row[PERPLEXITIES:])
 
 
 def _missing(results: Results, runs: Iterable[Run], columns: int) -> list[tuple[str, ...]]:
