@@ -122,7 +122,7 @@ READS = frozenset(
     {Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__}
     | {Tensor.nonzero, torch.nonzero, Tensor.unique}
 )
-REFUSED = frozenset({Tensor.numpy, Tensor.__array__})
+REFUSED: frozenset[Any] = frozenset((Tensor.numpy, Tensor.__array__))
 
 
 def _sides(function: Any, values: Any) -> bool:

@@ -103,6 +103,7 @@ def _replay(steps: Steps, story: Story, tokens: list[int], block: int) -> None:
     """From its stored boundary, another session comes to the same state; a third one is frozen there."""
     boundary = [event for event in steps.events["greedy"] if isinstance(event, Boundary)][-1]
     spec = steps.runner.spec
+    assert on_host(boundary.row)
     story.row = decode_row(spec, encode_row(spec, boundary.row, boundary.position), boundary.position)
     steps.engine.release("steered", None)
     steps.engine.release("greedy", None)
