@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hope_model.errors import ConfigError
+from hope_model.errors import ConfigError, TrainError
 from hope_model.experiment.plan import chosen, schedule
 
 if TYPE_CHECKING:
@@ -123,18 +123,29 @@ def run_compare(args: argparse.Namespace) -> int:
 
 
 def make_all(experiment: Experiment, only: tuple[Run, ...] | None) -> None:
-    """Make every run that has no result and that no other process has in hand."""
+    """Make every run that has no result and that no other process has in hand.
+
+    Raises:
+        TrainError: a run left the finite numbers; the others have been made by then.
+    """
     from hope_model.experiment.figures import losses_of
 
     tried: set[str] = set()
+    failed: list[TrainError] = []
     while True:
         results = experiment.results()
         runs = schedule(losses_of(results)) if only is None else only
         left = [run for run in runs if run.name not in results and run.name not in tried]
         if not left:
-            return
+            break
         tried.add(left[0].name)
-        experiment.make(left[0])
+        try:
+            experiment.make(left[0])
+        except TrainError as error:
+            failed.append(error)
+            _say(f"{left[0].name}: {error}")
+    if failed:
+        raise failed[0]
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:

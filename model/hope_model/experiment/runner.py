@@ -110,7 +110,7 @@ class Experiment:
             return None
         losses = [record["loss"] for record in read_log(folder / "log.jsonl")]
         last = losses[-max(1, len(losses) // 4) :]
-        loss = sum(last) / len(last)
+        loss: float = sum(last) / len(last)
         self._say(f"{run.name}: {rate:g} gives {loss:.4f}")
         return loss
 

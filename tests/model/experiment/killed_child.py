@@ -13,13 +13,13 @@ from hope_model.experiment.runner import Places
 from hope_model.train.log import TrainLog
 
 
-def main(folder: Path, name: str, step: int) -> None:
+def main(folder: Path, name: str, last: int) -> None:
     shrink(lambda mapping, key, value: mapping.__setitem__(key, value))
     plain = TrainLog.step
 
-    def killed(self: TrainLog, number: int, **figures: float) -> None:
-        plain(self, number, **figures)
-        if number == step and self._path.parent.name == "train":
+    def killed(self: TrainLog, step: int, **figures: float) -> None:
+        plain(self, step, **figures)
+        if step == last and self._path.parent.name == "train":
             os.kill(os.getpid(), signal.SIGKILL)
 
     TrainLog.step = killed  # type: ignore[method-assign]

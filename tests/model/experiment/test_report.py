@@ -12,9 +12,9 @@ from tests.model.experiment.conftest import made_result
 from hope_model.experiment import report
 from hope_model.experiment.figures import noise_of, repeated, slope, verdict
 from hope_model.experiment.findings import findings
-from hope_model.experiment.plan import ABLATIONS, SIZES, SYSTEMS, seed_runs
+from hope_model.experiment.plan import ABLATIONS, ALL, SIZES, SYSTEMS, seed_runs
 from hope_model.experiment.report import write_report
-from hope_model.experiment.results import ALL, Result, write_result
+from hope_model.experiment.results import Result, write_result
 
 SEEDED = {"hope": 5.0, "hope-seed-2": 5.01, "hope-seed-3": 4.99}
 
@@ -89,7 +89,7 @@ def test_a_whole_experiment_is_said_to_be_finished(unseen: None, tmp_path: Path)
     losses |= {run.name: 5.0 for system in SYSTEMS[:3] for run in seed_runs(system)}
     text = _report(tmp_path, losses)
     assert "29 of 29 runs" in text
-    assert "About 0 of 0 hours" in text
+    assert "About 0 of 1 hours" in text
     assert "not run yet" not in text.partition("## What the figures say")[2]
 
 

@@ -15,10 +15,10 @@ import torch
 from tests.model.experiment.conftest import made_result
 from tests.model.experiment.tiny import PARAMETERS, SETTINGS, opened, words
 
-from hope_model.errors import DataError, ExperimentError
+from hope_model.errors import DataError, ExperimentError, TrainError
 from hope_model.experiment import runner
 from hope_model.experiment.cli import make_all
-from hope_model.experiment.plan import ALL, chosen
+from hope_model.experiment.plan import ALL, Run, chosen
 from hope_model.experiment.results import Result, write_result
 from hope_model.experiment.runner import Places
 from hope_model.experiment.settings import ExperimentSettings
@@ -179,3 +179,20 @@ def test_a_missing_kit_is_said_before_anything_is_done(places: Places) -> None:
     with pytest.raises(DataError, match=r"expected the files streams/gutenberg_darwin.txt, "):
         opened(replace(places, kit=places.kit / "none"))
     assert not places.work.exists()
+
+
+def test_a_run_that_cannot_be_trained_does_not_stop_the_others(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = opened(places)
+    made: list[str] = []
+
+    def make(run: Run) -> None:
+        made.append(run.name)
+        if run.name == "retnet":
+            raise TrainError("step 7: expected a finite loss")
+
+    monkeypatch.setattr(experiment, "make", make)
+    with pytest.raises(TrainError, match="step 7"):
+        make_all(experiment, chosen(["retnet", "dla"]))
+    assert made == ["retnet", "dla"]
