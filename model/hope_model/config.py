@@ -144,9 +144,6 @@ def _sized(name: str, width: int, layers: int, mlp_width: int, cms_width: int, v
 CONFIGS: dict[str, HopeConfig] = {
     config.name: config
     for config in (
-        _sized("experiment-small", 128, 3, 128, 64, 8192),
-        _sized("experiment-base", 192, 3, 256, 64, 8192),
-        _sized("experiment-large", 256, 4, 384, 128, 8192),
         _sized("hope-tiny", 256, 4, 384, 128, 8192),
         _sized("hope-3m", 192, 4, 256, 64, 8192),
         _sized("hope-25m", 512, 6, 1408, 256, 8192),
@@ -154,6 +151,9 @@ CONFIGS: dict[str, HopeConfig] = {
         _sized("hope-350m", 1024, 24, 2816, 256, 32768),
         _sized("hope-760m", 1536, 24, 4096, 384, 32768),
         _sized("hope-1.3b", 2048, 24, 5632, 512, 32768),
+        _sized("experiment-small", 128, 3, 128, 64, 8192),
+        _sized("experiment-base", 192, 3, 256, 64, 8192),
+        _sized("experiment-large", 256, 4, 384, 128, 8192),
     )
 }
 
