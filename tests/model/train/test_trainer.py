@@ -34,7 +34,7 @@ def _same_weights(one: Path, other: Path) -> bool:
 
 
 def _figures(directory: Path) -> list[dict[str, Any]]:
-    """The log without its only measured number."""
+    """The log without what a clock measured."""
     timed = dict.fromkeys(("tokens_per_s", "seconds", "cpu_seconds"))
     return [{**record, **timed} for record in read_log(directory / "log.jsonl")]
 
