@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.model.test_decoding import config, decode, tokens_of
 from torch import Tensor
 
 from hope_kernels import dispatch
+from hope_kernels.cpu import build as cpu
 from hope_kernels.cpu import decoder
 from hope_kernels.cpu.build import BuildError
 from hope_model.decoding import DecodeRows
@@ -52,6 +54,46 @@ def test_bits_do_not_depend_on_the_number_of_threads(rows: int) -> None:
     for threads in (2, 3):
         found = run_of(model, rows, 20, threads)
         assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True)), threads
+
+
+@pytest.fixture
+def compiled_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Has the kernel compiled with these flags in the place of -march=native."""
+
+    def choose(*flags: str) -> None:
+        others = tuple(flag for flag in cpu.FLAGS if not flag.startswith("-march"))
+        monkeypatch.setattr(cpu, "FLAGS", (*others, *flags))
+        cpu.load.cache_clear()
+
+    yield choose
+    cpu.load.cache_clear()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("-march=x86-64",),
+        ("-march=native", "-mno-amx-tile"),
+        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
+        pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_other_instructions_keep_the_rules(
+    compiled_with: Callable[..., None], flags: tuple[str, ...]
+) -> None:
+    """The machine's own are in all other tests. More rows than one register holds, and a few left over."""
+    compiled_with(*flags)
+    model = build(config(), torch.float32)
+    rows, alone = DecodeRows(model, 7, path="compiled"), DecodeRows(model, 1, path="compiled")
+    other = DecodeRows(model, 1, path="torch")
+    for step, token in enumerate(tokens_of(0, 40)):
+        logits = rows.step(range(7), [(token + 5 * row) % 31 for row in range(7)])
+        assert torch.equal(alone.step([0], [(token + 15) % 31])[0], logits[3]), step
+        expected = other.step([0], [(token + 15) % 31])[0].log_softmax(-1)
+        shift = (expected.exp() * (expected - logits[3].log_softmax(-1))).sum()
+        assert float(shift) < 1e-3, step
 
 
 def test_the_fastest_path_is_the_compiled_one_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

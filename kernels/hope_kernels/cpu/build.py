@@ -30,7 +30,7 @@ SOURCES = (
     "pool.h",
 )
 FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
+    *("-std=gnu11", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
     *("-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wno-psabi"),
 )
 """No -ffast-math and no contraction: a sum keeps its order and its roundings wherever it is inlined."""

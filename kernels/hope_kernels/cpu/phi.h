@@ -14,13 +14,13 @@ INLINE float square_sum(const float *x, long n) {
 }
 
 /* to = x / |x|, filled up with zeros to sixteens. */
-INLINE void unit(const float *x, long n, float *to) {
+static void unit(const float *x, long n, float *to) {
     const vf scale = all(1.f / sqrtf(square_sum(x, n) + 1e-6f));
     for (long i = 0; i < n; i += LANES) store(to + i, get(x + i, n - i) * scale);
 }
 
 /* y [rows] = M [rows, n] x; x is filled up with zeros. */
-INLINE void matrix_vector(const float *m, long rows, long n, const float *x, float *y) {
+static void matrix_vector(const float *m, long rows, long n, const float *x, float *y) {
     for (long v = 0; v < rows; v += LANES) {
         vf s[LANES];
         const long some = rows - v < LANES ? rows - v : LANES;

@@ -11,7 +11,11 @@
 #include "vector.h"
 
 #define TILE 4 /* sixteens of outputs */
-#define ROWS 4 /* that share what is loaded of W */
+#ifdef __AVX512F__
+#define ROWS 4 /* that share what is loaded of W: as many as there are registers for */
+#else
+#define ROWS 2
+#endif
 
 typedef struct {
     const void *weights; /* packed, see hope_pack */
@@ -43,7 +47,7 @@ EXPORT void hope_pack(const Product *p, const float *w, uint32_t *to) {
 }
 
 /* x [n] -> operands of a product: as they are, or pairs of bf16. Padded with zeros to sixteens. */
-INLINE void operands(const float *x, long n, int bf16, uint32_t *to) {
+static void operands(const float *x, long n, int bf16, uint32_t *to) {
     if (!bf16) {
         for (long i = 0; i < n; i += LANES) store((float *)to + i, get(x + i, n - i));
         return;
@@ -76,31 +80,34 @@ INLINE void put_sum(float *y, long at, long outputs, vf s, int add) {
 }
 
 /* `wide` sixteens of outputs from `out` on, of `rows` rows; of W, `step` numbers an input. */
+#define UNROLLED _Pragma("GCC unroll 4")
+
 INLINE void some_of(const Product *p, int bf16, int wide, int rows, const uint32_t *w, long step, const uint32_t *x,
                     long x_step, long out, float *y, long y_step, int add) {
-    vf s[ROWS][TILE];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < wide; c++) s[r][c] = load(p->bias + out + c * LANES);
+    vf s[4][TILE];
+    UNROLLED for (int r = 0; r < rows; r++)
+        UNROLLED for (int c = 0; c < wide; c++) s[r][c] = load(p->bias + out + c * LANES);
     const long depth = product_depth(p);
     for (long at = 0; at < depth; at++, w += step)
-        for (int c = 0; c < wide; c++) {
+        UNROLLED for (int c = 0; c < wide; c++) {
             vu v;
             memcpy(&v, w + c * LANES, sizeof v);
-            for (int r = 0; r < rows; r++) {
+            UNROLLED for (int r = 0; r < rows; r++) {
                 float factor;
                 memcpy(&factor, x + r * x_step + at, sizeof factor);
                 s[r][c] = bf16 ? add_pair(s[r][c], v, x[r * x_step + at]) : fma_((vf)v, all(factor), s[r][c]);
             }
         }
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < wide; c++) put_sum(y + r * y_step, out + c * LANES, p->outputs, s[r][c], add);
+    UNROLLED for (int r = 0; r < rows; r++)
+        UNROLLED for (int c = 0; c < wide; c++) put_sum(y + r * y_step, out + c * LANES, p->outputs, s[r][c], add);
 }
 
 #define SOME(bf16, wide, rows) some_of(p, bf16, wide, rows, w, step, x, x_step, out, y, y_step, add)
 
 /* As many rows as there are instructions for, at most `left`; how many. */
 #define SOME_ROWS(bf16, wide) \
-    (left >= 4 ? (SOME(bf16, wide, 4), 4) : left >= 2 ? (SOME(bf16, wide, 2), 2) : (SOME(bf16, wide, 1), 1))
+    (left >= 4 && ROWS >= 4 ? (SOME(bf16, wide, 4), 4) \
+     : left >= 2 && ROWS >= 2 ? (SOME(bf16, wide, 2), 2) : (SOME(bf16, wide, 1), 1))
 
 static int whole_tile(const Product *p, const uint32_t *w, long step, const uint32_t *x, long x_step, long out,
                       float *y, long y_step, int add, long left) {

@@ -67,7 +67,7 @@ INLINE vf fma_(vf a, vf b, vf c) {
 INLINE vf choose(vi where, vf yes, vf no) { return (vf)((where & (vi)yes) | (~where & (vi)no)); }
 
 /* The sum of each of sixteen vectors, as one. */
-INLINE vf sums(const vf a[16]) {
+static __attribute__((noinline, unused)) vf sums(const vf a[16]) {
     vf b[8], c[4], d[2];
     for (int i = 0; i < 8; i++)
         b[i] = __builtin_shufflevector(a[i], a[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
@@ -92,7 +92,7 @@ INLINE float sum(vf a) {
 }
 
 /* To about 1 ulp; 0 and infinity beyond the range, NaN of NaN. */
-INLINE vf exp_(vf x) {
+static __attribute__((noinline, unused)) vf exp_(vf x) {
     const vf low = all(-87.5f), high = all(88.5f);
     const vf y = choose(x < low, low, choose(x > high, high, x));
     const vf shift = all(12582912.f); /* 1.5 * 2^23: rounds to an integer */

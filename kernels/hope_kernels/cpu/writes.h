@@ -7,7 +7,7 @@
 #define AT_ONCE 4 /* sixteens of a line */
 
 /* line [n] = scale line + sum over t of factors[t] right[t]; factors and rights a step apart. */
-INLINE void add_to_line(float *line, long n, float scale, long tokens, const float *factors, long factor_step,
+static void add_to_line(float *line, long n, float scale, long tokens, const float *factors, long factor_step,
                         const float *right, long right_step) {
     for (long j = 0; j < n; j += AT_ONCE * LANES) {
         vf s[AT_ONCE];

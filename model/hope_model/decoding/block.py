@@ -25,8 +25,9 @@ class BlockRows:
 
     def slabs(self) -> Iterator[Tensor]:
         """Every tensor with a row axis."""
-        for part in (self.phi, *self.levels):
-            yield from part.slabs.values()
+        yield from self.phi.slabs.values()
+        for level in self.levels:
+            yield from level.slabs.values()
 
 
 def blocks_of(model: Hope) -> Iterator[HopeBlock]:
