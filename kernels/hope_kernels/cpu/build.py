@@ -16,19 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from hope_kernels.cpu.cache import is_private, library_dir
+from hope_kernels.cpu.layout import typed
 
-SOURCES = (
-    "decode.c",
-    "vector.h",
-    "tiles.h",
-    "products.h",
-    "work.h",
-    "model.h",
-    "phi.h",
-    "level.h",
-    "writes.h",
-    "pool.h",
-)
 FLAGS = (
     *("-std=gnu11", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
     *("-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wno-psabi"),
@@ -46,6 +35,14 @@ class BuildError(RuntimeError):
     """There is no compiled kernel to be had on this machine."""
 
 
+_loaded: list[ctypes.CDLL] = []
+
+
+def loaded() -> ctypes.CDLL | None:
+    """The library, if it has been loaded."""
+    return _loaded[-1] if _loaded else None
+
+
 @cache
 def load() -> ctypes.CDLL:
     """The compiled library, from the cache if it is there.
@@ -61,9 +58,11 @@ def load() -> ctypes.CDLL:
             with _alone(folder):
                 if not is_private(path):
                     _compile(compiler, path)
-            return ctypes.CDLL(str(path))
+            library = typed(ctypes.CDLL(str(path)))
     except OSError as error:
         raise BuildError(f"{name}: {error}") from error
+    _loaded[:] = [library]
+    return library
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def _compiler() -> list[str]:
 
 def _fingerprint(compiler: Sequence[str]) -> str:
     """Of all that decides the library's instructions."""
-    parts = [(_HERE / name).read_bytes() for name in SOURCES]
+    parts = [path.read_bytes() for path in sorted(_HERE.glob("*.[ch]"))]
     version = _run([*compiler, "--version"], "says no version")
     parts += [part.encode() for part in (*compiler, *FLAGS, version, platform.machine(), _cpu())]
     digest = sha256()
@@ -111,7 +110,7 @@ def _compile(compiler: Sequence[str], target: Path) -> None:
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=".so", dir=target.parent)
     os.close(handle)
     try:
-        _run([*compiler, *FLAGS, "-o", name, str(_HERE / SOURCES[0]), "-lm"], "failed")
+        _run([*compiler, *FLAGS, "-o", name, str(_HERE / "decode.c"), "-lm"], "failed")
         os.chmod(name, 0o700)
         with open(name, "rb") as file:
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@
  * over its own row in an order of their own.
  */
 #include "level.h"
+#include "draw.h"
 #include "pool.h"
 #include "writes.h"
 

@@ -62,7 +62,7 @@ class Decoder:
         max_rate: float,
         bf16: bool,
     ) -> None:
-        self._library, self._bf16 = _typed(load()), bf16
+        self._library, self._bf16 = load(), bf16
         self._held: list[Any] = []
         self._rows = len(blocks[0].slabs["memory"])
         self._vocab, self._wrote = len(embedding), sizes["layers"] * sizes["heads"]
@@ -179,16 +179,3 @@ class Decoder:
         assert (tensor.element_size(), tensor.device.type) == (4, "cpu")
         self._held.append(tensor)
         return tensor.data_ptr()
-
-
-def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.hope_decode.argtypes = (pointer, pointer, ctypes.c_int32)
-    library.hope_end_run.argtypes = (pointer, number, number)
-    library.hope_sum_gradient.argtypes = (pointer, number, number, number)
-    library.hope_pack.argtypes = (pointer, pointer, pointer)
-    for name in ("hope_decode", "hope_end_run", "hope_sum_gradient", "hope_pack"):
-        getattr(library, name).restype = None
-    for name in ("hope_scratch", "hope_phases"):
-        getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
-    return library

@@ -1,5 +1,6 @@
-"""The structures of ``model.h``, field by field."""
+"""The structures of ``model.h``, field by field, and the functions that take them."""
 
+import ctypes
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 
@@ -48,3 +49,19 @@ class Model(Structure):
 class Step(Structure):
     ARRAYS = ("rows", "tokens", "runs", "chunks", "kept", "learns", "wrote", "logits", "scratch", "phases")
     _fields_ = (*((name, c_void_p) for name in ARRAYS), ("count", c_int64))
+
+
+def typed(library: ctypes.CDLL) -> ctypes.CDLL:
+    """With the types of its functions."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.hope_decode.argtypes = (pointer, pointer, ctypes.c_int32)
+    library.hope_end_run.argtypes = (pointer, number, number)
+    library.hope_sum_gradient.argtypes = (pointer, number, number, number)
+    library.hope_pack.argtypes = (pointer, pointer, pointer)
+    for name in ("hope_decode", "hope_end_run", "hope_sum_gradient", "hope_pack"):
+        getattr(library, name).restype = None
+    for name in ("hope_scratch", "hope_phases"):
+        getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
+    library.hope_draw.argtypes = (pointer, number, ctypes.c_double, ctypes.c_double)
+    library.hope_draw.restype = number
+    return library
