@@ -15,15 +15,16 @@ from hope_model.attention.checkpoint import (
     attention_weights_sha256,
     load_attention_checkpoint,
 )
+from hope_model.attention.quantize import bits_of, require_unquantized
 from hope_model.attention.repeatable import unrepeatable_products
 from hope_model.checkpoint import SHIPPED, family_of, load_checkpoint, resolve, slow_weights_sha256
 from hope_model.convert.convert import ensure_model
 from hope_model.convert.package import known_models
 from hope_model.convert.progress import console_progress
-from hope_model.errors import CheckpointError, HopeModelError
+from hope_model.errors import CheckpointError, HopeModelError, QuantizeError
 from hope_server.chat import ChatFormat, JinjaFormat, Message, NativeFormat, TextTokenizer, learn
 from hope_server.chat.tools import tool_format_of
-from hope_server.config import flag, variable
+from hope_server.config import Quantize, flag, variable
 from hope_server.engine.runner import ServedModel
 from hope_server.engine.threads import use_threads
 from hope_server.errors import StartupError
@@ -45,21 +46,27 @@ class Served:
     digest: Callable[[], str]
 
 
-def load_served(name: str, *, learning: bool, threads: int) -> Served:
+def load_served(name: str, *, learning: bool, threads: int, quantize: Quantize = "none") -> Served:
     """Load a shipped or known model, or a checkpoint folder; a known one is converted on first use.
 
-    threads: of torch, that it will be served with.
+    threads: of torch, that it will be served with. quantize: how the slow weights are kept.
 
     Raises:
-        StartupError: no such model, it cannot be fetched or read, or it cannot do without learning.
+        StartupError: no such model, it cannot be fetched or read, not be quantised so, or not do without
+            learning.
     """
     try:
         folder = find_folder(name)
         if family_of(folder) == FAMILY:
-            checkpoint = load_attention_checkpoint(folder)
+            checkpoint = load_attention_checkpoint(folder, quantize=bits_of(quantize))
             _check_repeatable(checkpoint.model, threads)
             return _attention(checkpoint, learning=learning)
+        require_unquantized(folder, bits_of(quantize))
         return _hope(folder, learning=learning)
+    except QuantizeError as error:
+        raise StartupError(
+            f"{flag('quantize')} ({variable('quantize')}): {error}", param="quantize"
+        ) from error
     except HopeModelError as error:
         raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
 

@@ -65,7 +65,9 @@ def run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
-        served = load_served(config.model, learning=config.learn, threads=config.threads)
+        served = load_served(
+            config.model, learning=config.learn, threads=config.threads, quantize=config.quantize
+        )
         spec, digest = served.model.state_spec, served.digest()
         engine_config = _engine_config(config)
         device = served.model.initial_state(1)["position"].device

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hope_kernels.quantized_linear import Bits
 from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
@@ -31,10 +32,13 @@ class AttentionCheckpoint:
     add_bos: bool
 
 
-def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfloat16) -> AttentionCheckpoint:
-    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype``.
+def load_attention_checkpoint(
+    directory: Path, *, dtype: torch.dtype = torch.bfloat16, quantize: Bits | None = None
+) -> AttentionCheckpoint:
+    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype`` or quantised.
 
     Raises:
+        QuantizeError: they cannot be quantised so.
         CheckpointError: a file is missing or damaged, or files do not belong together.
     """
     content = read_config_file(directory / "config.json")
@@ -62,7 +66,7 @@ def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfl
         )
     for name, tensor in weights.items():
         weights[name] = tensor if name.startswith("memory.") else tensor.to(dtype)
-    model = HopeAttention(config, weights, dtype=dtype)
+    model = HopeAttention(config, weights, dtype=dtype, quantize=quantize)
     return AttentionCheckpoint(model, tokenizer, _template(directory), bool(tokens["add_bos"]))
 
 

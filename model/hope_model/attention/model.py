@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hope_kernels.quantized_linear import Bits
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
 from hope_model.attention.cache import WindowCache
@@ -20,6 +21,7 @@ from hope_model.attention.memory import (
     geometry_names,
     sites_of,
 )
+from hope_model.attention.quantize import require_quantizable
 from hope_model.attention.rotary import Rotary, Turn, rotate
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 from hope_model.streaks import counter_specs
@@ -40,6 +42,10 @@ class HopeAttention:
         config: sizes, window and levels.
         weights: backbone tensors and geometry constants by name, as a checkpoint holds them.
         dtype: of weights and activations; a session's deltas are fp32 in any case.
+        quantize: how the backbone's products keep their weights; None as they are.
+
+    Raises:
+        QuantizeError: they cannot be quantised so.
     """
 
     def __init__(
@@ -48,10 +54,17 @@ class HopeAttention:
         weights: Mapping[str, Tensor],
         *,
         dtype: torch.dtype = torch.bfloat16,
+        quantize: Bits | None = None,
     ) -> None:
         self.config = config
+        self.quantize = quantize
         own = {name: tensor.to(dtype) for name, tensor in weights.items() if not name.startswith("memory.")}
-        self.backbone = Backbone(config.backbone, own, differentiable_from=config.first_adapted)
+        if quantize is not None:
+            device = own["model.embed_tokens.weight"].device
+            require_quantizable(config.backbone, quantize, dtype, device)
+        self.backbone = Backbone(
+            config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
+        )
         sites = sites_of(config)
         geometry = {site.name: _geometry(site, weights, dtype) for site in sites}
         self.memory = Memory(sites, geometry)
