@@ -60,8 +60,8 @@ class ServerConfig(BaseSettings):
     )
     quantize: Quantize = Field(
         default="none",
-        description="how a CPU keeps the weights of a Hope-Attention model; a session goes on only with those "
-        "it began with",
+        description="how a CPU keeps the weights of a Hope-Attention model; a session goes on only with "
+        "those that it began with",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir,

@@ -23,6 +23,7 @@ from hope_model.attention.memory import (
 )
 from hope_model.attention.quantize import require_quantizable
 from hope_model.attention.rotary import Rotary, Turn, rotate
+from hope_model.errors import QuantizeError
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 from hope_model.streaks import counter_specs
 
@@ -62,9 +63,12 @@ class HopeAttention:
         if quantize is not None:
             device = own["model.embed_tokens.weight"].device
             require_quantizable(config.backbone, quantize, dtype, device)
-        self.backbone = Backbone(
-            config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
-        )
+        try:
+            self.backbone = Backbone(
+                config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
+            )
+        except ValueError as error:
+            raise QuantizeError(f"{quantize}: {error}") from error
         sites = sites_of(config)
         geometry = {site.name: _geometry(site, weights, dtype) for site in sites}
         self.memory = Memory(sites, geometry)
