@@ -48,8 +48,8 @@ class Int4Linear:
 
     @property
     def nbytes(self) -> int:
-        bias = 0 if self.bias is None else self.bias.nbytes
-        return self._packed.nbytes + self._scales.nbytes + bias
+        parts = (self._packed, self._scales, self.bias)
+        return sum(part.nbytes for part in parts if part is not None)
 
     def constants(self) -> Iterator[tuple[str, Tensor]]:
         yield ".int4", self.weight

@@ -48,7 +48,8 @@ class Quantized:
     def weight(self) -> Tensor:
         """``[N, K]`` fp32."""
         groups = self.values.float().unflatten(1, (self.scales.shape[1], -1))
-        return (groups * self.scales[..., None] + self.zeros[..., None]).flatten(1)
+        whole: Tensor = groups * self.scales[..., None] + self.zeros[..., None]
+        return whole.flatten(1)
 
 
 def linear(x: Tensor, quantized: Quantized, bias: Tensor | None = None) -> Tensor:

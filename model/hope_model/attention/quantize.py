@@ -44,7 +44,8 @@ def require_unquantized(folder: Path, quantize: Bits | None) -> None:
 
 def body_linear(quantize: Bits | None) -> MakeLinear:
     """What the blocks multiply with."""
-    return {None: PackedLinear, "int8": Int8Linear, "int4": Int4Linear}[quantize]
+    made: dict[Bits | None, MakeLinear] = {None: PackedLinear, "int8": Int8Linear, "int4": Int4Linear}
+    return made[quantize]
 
 
 def head_linear(quantize: Bits | None) -> MakeLinear:
