@@ -135,6 +135,7 @@ def test_a_file_that_cannot_be_judged_is_named(
 
 @pytest.mark.parametrize("kind", ["stream", "task"])
 def test_a_native_model_is_not_quantised(checkpoint: Path, book: Path, tmp_path: Path, kind: str) -> None:
+    book.write_text("= A title =\n\nAnd a text.\n")
     what = ["wikitext", book] if kind == "task" else [book]
     with pytest.raises(QuantizeError, match="a native Hope model, found int4"):
         _run(kind, *what, "--model", checkpoint, "--quantize", "int4", *_out(kind, tmp_path))
