@@ -12,12 +12,13 @@ Product = Callable[[Tensor], Tensor]
 class FrozenLinear(Protocol):
     """``y = x W^T + b``, ``W [rows, columns]``, with a gradient with respect to ``x`` alone.
 
-    dtype: of ``x`` and ``y``.
+    dtype, device: of ``x`` and ``y``.
     """
 
     rows: int
     columns: int
     dtype: torch.dtype
+    device: torch.device
     bias: Tensor | None
 
     @property

@@ -30,7 +30,7 @@ class Int4Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
         self.rows, self.columns = weight.shape
-        self.dtype = weight.dtype
+        self.dtype, self.device = weight.dtype, weight.device
         if self.columns % GROUP:
             raise ValueError(f"expected a multiple of {GROUP} columns, found {self.columns}")
         self.bias = bias

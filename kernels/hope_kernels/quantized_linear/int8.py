@@ -32,7 +32,7 @@ class Int8Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
         self.rows, self.columns = weight.shape
-        self.dtype = weight.dtype
+        self.dtype, self.device = weight.dtype, weight.device
         self.bias = bias
         quantized = Quantized.int8(weight)
         self._packed = torch.ops.onednn.qlinear_prepack(quantized.values, None)

@@ -14,7 +14,7 @@ from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
 from hope_model.attention.model import HopeAttention
-from hope_model.checkpoint import FORMAT, read_config_file, read_weights
+from hope_model.checkpoint import FORMAT, HOST, read_config_file, read_weights
 from hope_model.errors import CheckpointError, ConfigError, TokenizerError
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
@@ -33,9 +33,13 @@ class AttentionCheckpoint:
 
 
 def load_attention_checkpoint(
-    directory: Path, *, dtype: torch.dtype = torch.bfloat16, quantize: Bits | None = None
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device = HOST,
+    quantize: Bits | None = None,
 ) -> AttentionCheckpoint:
-    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype`` or quantised.
+    """Read a checkpoint of family ``hope_attention``: frozen, in ``dtype`` or quantised, on ``device``.
 
     Raises:
         QuantizeError: they cannot be quantised so.
@@ -66,7 +70,7 @@ def load_attention_checkpoint(
         )
     for name, tensor in weights.items():
         weights[name] = tensor if name.startswith("memory.") else tensor.to(dtype)
-    model = HopeAttention(config, weights, dtype=dtype, quantize=quantize)
+    model = HopeAttention(config, weights, dtype=dtype, device=device, quantize=quantize)
     return AttentionCheckpoint(model, tokenizer, _template(directory), bool(tokens["add_bos"]))
 
 

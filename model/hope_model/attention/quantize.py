@@ -53,12 +53,11 @@ def head_linear(quantize: Bits | None) -> MakeLinear:
     return PackedLinear if quantize is None else Int8Linear
 
 
-def require_quantizable(
-    config: BackboneConfig, quantize: Bits, dtype: torch.dtype, device: torch.device
-) -> None:
+def require_quantizable(config: BackboneConfig, quantize: Bits, embedding: Tensor) -> None:
     """Raises QuantizeError if the products cannot be had here, or not for such a model."""
-    if dtype is not torch.bfloat16 or device.type != "cpu":
-        raise QuantizeError(f"{quantize}: expected bfloat16 weights on a CPU, found {dtype} on {device.type}")
+    if embedding.dtype is not torch.bfloat16 or embedding.device.type != "cpu":
+        found = f"{embedding.dtype} on {embedding.device.type}"
+        raise QuantizeError(f"{quantize}: expected bfloat16 weights on a CPU, found {found}")
     if not all(map(works, {quantize, "int8"})):
         raise QuantizeError(
             f"{quantize}: expected a PyTorch whose products with such weights are right on this CPU, found "
