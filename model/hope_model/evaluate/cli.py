@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hope_model.errors import DataError
-from hope_model.evaluate import needle_cli, recall_cli
+from hope_model.evaluate import babilong_cli, needle_cli, recall_cli
+from hope_model.evaluate.continual import cli as continual_cli
 from hope_model.evaluate.recall_cli import locate
 from hope_model.evaluate.tasks import cli as tasks_cli
 from hope_model.train.shards import read_rows
@@ -48,7 +49,7 @@ def add_parser(
     Args:
         find: finds models by name; without it, shipped ones and folders.
         render_of: how checkpoints with a chat template write chats; ``recall`` needs it.
-        open_server: connects to a running server, which ``needle``, ``babilong`` and ``continual`` can measure.
+        open_server: connects to a server, for ``needle``, ``babilong`` and ``continual`` to measure.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="measure a model")
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -87,6 +88,8 @@ def add_parser(
     recall_cli.add_parser(kinds, find, render_of)
     tasks_cli.add_parser(kinds, find)
     needle_cli.add_parser(kinds, find, open_server)
+    babilong_cli.add_parser(kinds, find, open_server)
+    continual_cli.add_parser(kinds, find, open_server)
 
 
 def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:

@@ -72,7 +72,7 @@ class Haystack:
         return tuple(woven)
 
     def _from(self, first: int, room: int) -> list[tuple[int, ...]]:
-        """Sentences that hold ``room`` tokens, the last one cut; behind the file's end comes its beginning."""
+        """Sentences of ``room`` tokens, the last one cut; behind the file's end comes its beginning."""
         chosen, left = [], room
         for number in range(first, first + len(self._sentences)):
             sentence = self._sentences[number % len(self._sentences)][:left]

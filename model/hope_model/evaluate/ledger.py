@@ -1,7 +1,7 @@
-"""What a long measurement has found so far, on disk: it can be gone on with, and is never mixed with another.
+"""What a long measurement has found so far, on disk: it can be gone on with, and never mixes with another.
 
-``NAME.jsonl`` has the settings in its first line and a record in every other. Records are appended as they are
-found. The same measurement, started again, goes on behind them; another one is refused.
+``NAME.jsonl`` has the settings in its first line and a record in every other. Records are appended as they
+are found. The same measurement, started again, goes on behind them; another one is refused.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hope_model.errors import ConfigError, DataError
+from hope_model.errors import ConfigError, DataError, EvaluationError
 
 Record = dict[str, Any]
 
@@ -46,9 +46,13 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if self._file is not None:
             self._file.close()
+        if isinstance(error, EvaluationError) and self.records:
+            raise EvaluationError(
+                f"{error}; what was found so far is in {self._path}: the same command goes on from there"
+            ) from error
 
     def add(self, record: Record) -> None:
         """Keep ``record``, on disk before this returns. Raises DataError."""

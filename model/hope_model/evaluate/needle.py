@@ -1,7 +1,7 @@
 """A needle in a haystack: one sentence hidden in a long text, asked for at its end.
 
-S-NIAH of RULER (the paper's Table 1): the haystack is noise or prose, the needle's value a number, a word or a
-UUID. The value is the likeliest of eight, or it is not; the session's own next words hold it, or they do not.
+S-NIAH of RULER (the paper's Table 1): the haystack is noise or prose, the needle's value a number, a word or
+a UUID. The value is the likeliest of eight, or it is not; the session's own next words hold it, or do not.
 """
 
 from __future__ import annotations
@@ -26,10 +26,33 @@ SPARE = 8
 KINDS = ("number", "word", "uuid")
 TOWNS = (
     *("Riga", "Oslo", "Lima", "Cairo", "Perth", "Quito", "Hanoi", "Lisbon", "Dublin", "Nairobi", "Kyoto"),
-    *("Boston", "Geneva", "Tunis", "Seoul", "Vienna", "Bergen", "Havana", "Malta", "Delhi", "Prague", "Zagreb"),
+    *(
+        "Boston",
+        "Geneva",
+        "Tunis",
+        "Seoul",
+        "Vienna",
+        "Bergen",
+        "Havana",
+        "Malta",
+        "Delhi",
+        "Prague",
+        "Zagreb",
+    ),
 )
 WORDS = (
-    *("lantern", "harbour", "violin", "saddle", "pepper", "granite", "feather", "orchard", "compass", "velvet"),
+    *(
+        "lantern",
+        "harbour",
+        "violin",
+        "saddle",
+        "pepper",
+        "granite",
+        "feather",
+        "orchard",
+        "compass",
+        "velvet",
+    ),
     *("thunder", "basket", "copper", "meadow", "anchor", "marble", "candle", "walnut", "helmet", "ribbon"),
     *("barrel", "cactus", "domino", "falcon", "ginger", "hammer", "island", "jacket", "kettle", "ladder"),
 )
@@ -99,7 +122,11 @@ def parse_needle(row: Row) -> NeedleText:
     """``words`` (or ``length``), ``depth``, ``context``, ``question``, ``answer``."""
     length = number_of(row, "length" if "length" in row else "words")
     found = NeedleText(
-        length, number_of(row, "depth"), text_of(row, "context"), text_of(row, "question"), text_of(row, "answer")
+        length,
+        number_of(row, "depth"),
+        text_of(row, "context"),
+        text_of(row, "question"),
+        text_of(row, "answer"),
     )
     if not 0 <= found.depth <= 100:
         raise RowError(f"percent from 0 to 100 as 'depth', found {found.depth}")

@@ -36,7 +36,11 @@ def add_parser(kinds: Any, find: Find | None, open_server: OpenServer | None) ->
     parser.add_argument("haystack", help="a text file, 'noise', or a .jsonl file of whole texts")
     add_subjects(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="for needle.md, .json, .png; resumes from .jsonl"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for needle.md, .json, .png; resumes from .jsonl",
     )
     parser.add_argument(
         "--conditions",
@@ -45,9 +49,7 @@ def add_parser(kinds: Any, find: Find | None, open_server: OpenServer | None) ->
         default=["on", "off"],
         help="default: on off",
     )
-    parser.add_argument(
-        "--kind", choices=("number", "word", "uuid"), help="what is hidden (default: number)"
-    )
+    parser.add_argument("--kind", choices=("number", "word", "uuid"), help="what is hidden (default: number)")
     parser.add_argument(
         "--lengths",
         type=int,
@@ -138,7 +140,9 @@ def _texts(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
     from hope_model.evaluate.rows import parse_rows
 
     if args.kind is not None or args.depths is not None:
-        raise ConfigError("kind, depths: expected with a text that nothing is hidden in, found with a .jsonl file")
+        raise ConfigError(
+            "kind, depths: expected with a text that nothing is hidden in, found with a .jsonl file"
+        )
     if args.repeats is not None and args.repeats < 1:
         raise ConfigError(f"repeats: expected at least 1, found {args.repeats}")
     path = Path(args.haystack)

@@ -9,7 +9,7 @@ from hope_model.evaluate.heat_map import HeatMap, plot_heat_maps
 from hope_model.evaluate.ledger import Ledger, Record, of
 from hope_model.evaluate.means import Mean, mean_of
 from hope_model.evaluate.needle import CHANCE
-from hope_model.evaluate.tables import markdown_table
+from hope_model.evaluate.tables import about_lines, markdown_table
 
 FIGURES = ("likeliest", "greedy")
 """The right value is the likeliest of eight; the free answer holds it."""
@@ -44,7 +44,7 @@ def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def markdown(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     """What was measured, and shares by length over all depths."""
-    lines = ["# Needle in a haystack", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    lines = ["# Needle in a haystack", "", *about_lines(about), ""]
     lines += [f"The right value is the likeliest of eight (chance {CHANCE}); the free answer holds it.", ""]
     rows = []
     for model, rule, condition in _readers(records):

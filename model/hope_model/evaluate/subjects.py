@@ -85,7 +85,9 @@ def _local(name: str, find: Find | None, origin: str) -> Named:
 
     folder = locate(find, name)
     if origin != "text" and not is_attention(folder):
-        raise ConfigError(f"origin: expected 'text' for {name}, in which all that is read teaches, found 'user'")
+        raise ConfigError(
+            f"origin: expected 'text' for {name}, in which all that is read teaches, found 'user'"
+        )
     return Named(_short(name), sha256_of(folder / "model.safetensors"), lambda: _loaded(folder, origin))
 
 

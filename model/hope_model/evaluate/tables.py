@@ -1,6 +1,7 @@
 """Tables of reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -8,6 +9,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def distinct(values: Sequence[object]) -> list[str]:
-    """Each once, as text, in the order of their first coming."""
-    return list(dict.fromkeys(map(str, values)))
+def about_lines(settings: Mapping[str, Any]) -> list[str]:
+    """What was measured and how, as a Markdown list."""
+    return [f"- {name}: {_shown(value)}" for name, value in settings.items()]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    return "-" if value is None else str(value)

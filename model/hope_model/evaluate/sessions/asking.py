@@ -17,8 +17,8 @@ STOP = "\n"
 class Question:
     """Token ids after which is judged how likely each of ``answers`` is, and what comes by itself.
 
-    answers: none of them empty; none at all: nothing is judged. limit: most tokens of the greedy answer, which
-    ends before :data:`STOP`; 0: none is wanted.
+    answers: none of them empty; none at all: nothing is judged. limit: most tokens of the greedy answer,
+    which ends before :data:`STOP`; 0: none is wanted.
     """
 
     prompt: tuple[int, ...]
@@ -36,6 +36,10 @@ class Reply:
     def best(self) -> int:
         """The number of the likeliest answer, the first of several."""
         return max(range(len(self.nats)), key=self.nats.__getitem__)
+
+    def above(self, prior: Reply) -> Reply:
+        """How much likelier each answer is than in another reply."""
+        return Reply(tuple(a - b for a, b in zip(self.nats, prior.nats, strict=True)), self.text)
 
 
 class TextSession(Protocol):
@@ -74,7 +78,7 @@ class Subject(Protocol):
         ...
 
     def wide(self, tokens: int) -> AbstractContextManager[TextSession]:
-        """One that never learns and, where the model can, has ``tokens`` tokens in sight, branches included."""
+        """One that never learns and, where the model can, has ``tokens`` in sight, branches included."""
         ...
 
 

@@ -91,7 +91,9 @@ class HopeSession:
         longest = max(map(len, answers))
         # Filled up at the end, where nothing is judged.
         ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers])
-        rows = {name: tensor.repeat(len(answers), *[1] * (tensor.dim() - 1)) for name, tensor in state.items()}
+        rows = {
+            name: tensor.repeat(len(answers), *[1] * (tensor.dim() - 1)) for name, tensor in state.items()
+        }
         hidden, _ = self._hidden(ids[:, :-1], rows, learn=False)
         chances = self._model.logits(hidden).float().log_softmax(-1)
         nats = chances.gather(-1, ids[:, 1:, None])[..., 0].double().tolist()
@@ -111,4 +113,6 @@ class HopeSession:
         return until_stop(self._tokenizer.decode(ids))
 
     def _hidden(self, tokens: Tensor, state: State, *, learn: bool) -> tuple[Tensor, State]:
-        return self._model.hidden(tokens, state, None if learn else torch.zeros_like(tokens, dtype=torch.bool))
+        return self._model.hidden(
+            tokens, state, None if learn else torch.zeros_like(tokens, dtype=torch.bool)
+        )

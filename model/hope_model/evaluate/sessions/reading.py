@@ -37,6 +37,6 @@ def require_conditions(subject: Subject, name: str, conditions: Sequence[str]) -
     """Raises ConfigError where "context" would be the same as "off"."""
     if "context" in conditions and not subject.widens:
         raise ConfigError(
-            f"conditions: expected on and off for {name}: 'context' takes a pre-trained model in this process, "
-            f"whose window can be widened, found rule {subject.rule!r}"
+            f"conditions: expected on and off for {name}: 'context' takes a pre-trained model in this "
+            f"process, whose window can be widened, found rule {subject.rule!r}"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from hope_model.evaluate.rows import Row, RowError, number_of, text_of, texts_of
 
+
 @dataclass(frozen=True)
 class Pair:
     """How likely is ``continuation`` after ``context``?"""
