@@ -113,7 +113,7 @@ def _hidden(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
     from hope_model.evaluate.needle import NeedleSettings, hidden_needles
 
     given = {name: getattr(args, name) for name in ("kind", "lengths", "depths", "repeats")}
-    chosen = {
+    chosen: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in given.items()
         if value is not None
