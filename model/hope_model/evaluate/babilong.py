@@ -5,7 +5,6 @@ As BABILong has them (arXiv 2406.10149): the facts keep their order, what stands
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class Item:
             "likeliest": reply.best() == self.right,
             "greedy": _same(reply.text, self.answer),
             "answers": len(reply.nats),
-            "nats": [round(each, 4) if math.isfinite(each) else None for each in reply.nats],
+            "nats": [round(each, 4) for each in reply.nats],
             "text": reply.text,
         }
 

@@ -6,7 +6,6 @@ a UUID. The value is the likeliest of eight, or it is not; the session's own nex
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import uuid
@@ -109,11 +108,10 @@ class Needle:
 
     def found(self, reply: Reply) -> dict[str, object]:
         """What the reply says, for the records."""
-        nats = reply.nats
         return {
-            "likeliest": nats[0] > max(nats[1:]),
+            "likeliest": reply.best() == 0,
             "greedy": self.answer.lower() in reply.text.lower(),
-            "nats": [round(each, 4) if math.isfinite(each) else None for each in nats],
+            "nats": [round(each, 4) for each in reply.nats],
             "text": reply.text,
         }
 

@@ -88,9 +88,7 @@ def test_who_looks_it_up_finds_every_needle() -> None:
     ("nats", "text", "likeliest", "greedy"),
     [
         ((-1.0, -2.0), " it is AB1.", True, True),
-        ((-1.0, -1.0), "ab", False, False),
-        ((-3.0, -2.0), "", False, False),
-        ((float("nan"), -2.0), "", False, False),
+        ((-3.0, -2.0), "ab", False, False),
     ],
 )
 def test_what_counts_as_found(nats: tuple[float, ...], text: str, likeliest: bool, greedy: bool) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from hope_model.convert.progress import Progress, silent
+from hope_model.errors import EvaluationError
 
 STOP = "\n"
 """A free answer ends before it."""
@@ -34,7 +36,13 @@ class Reply:
     text: str
 
     def best(self) -> int:
-        """The number of the likeliest answer, the first of several."""
+        """The number of the likeliest answer, the first of several.
+
+        Raises:
+            EvaluationError: a likelihood is no number.
+        """
+        if not all(map(math.isfinite, self.nats)):
+            raise EvaluationError(f"expected finite log-likelihoods of answers, found {self.nats}")
         return max(range(len(self.nats)), key=self.nats.__getitem__)
 
     def above(self, prior: Reply) -> Reply:
