@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from hope_server.errors import StartupError
 
 ENV_PREFIX = "HOPE_"
+Quantize = Literal["none", "int8", "int4"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -53,9 +54,20 @@ class ServerConfig(BaseSettings):
         min_length=1,
         description="smollm2-135m (fetched and converted on first use), hope-tiny, or a checkpoint directory",
     )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d{1,3})?)$",
+        description="cpu, cuda or cuda:N: where the model and the sessions in slots are. Not measured on a "
+        "GPU, so one is used only when asked for. Servers that share sessions need devices of one kind",
+    )
     learn: bool = Field(
         default=True,
         description="sessions learn; without it a Hope-Attention model answers as it was trained",
+    )
+    quantize: Quantize = Field(
+        default="none",
+        description="how a CPU keeps the weights of a Hope-Attention model; a session goes on only with "
+        "those that it began with",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir,

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from hope_kernels.quantized_linear import Bits
 from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
 from hope_model.attention.model import HopeAttention
-from hope_model.checkpoint import FORMAT, read_config_file, read_weights
+from hope_model.checkpoint import FORMAT, HOST, read_config_file, read_weights
 from hope_model.errors import CheckpointError, ConfigError, TokenizerError
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
@@ -31,10 +32,17 @@ class AttentionCheckpoint:
     add_bos: bool
 
 
-def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfloat16) -> AttentionCheckpoint:
-    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype``.
+def load_attention_checkpoint(
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device = HOST,
+    quantize: Bits | None = None,
+) -> AttentionCheckpoint:
+    """Read a checkpoint of family ``hope_attention``: frozen, in ``dtype`` or quantised, on ``device``.
 
     Raises:
+        QuantizeError: they cannot be quantised so.
         CheckpointError: a file is missing or damaged, or files do not belong together.
     """
     content = read_config_file(directory / "config.json")
@@ -62,7 +70,7 @@ def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfl
         )
     for name, tensor in weights.items():
         weights[name] = tensor if name.startswith("memory.") else tensor.to(dtype)
-    model = HopeAttention(config, weights, dtype=dtype)
+    model = HopeAttention(config, weights, dtype=dtype, device=device, quantize=quantize)
     return AttentionCheckpoint(model, tokenizer, _template(directory), bool(tokens["add_bos"]))
 
 

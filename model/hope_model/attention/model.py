@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hope_kernels.quantized_linear import Bits
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
 from hope_model.attention.cache import WindowCache
@@ -20,7 +21,9 @@ from hope_model.attention.memory import (
     geometry_names,
     sites_of,
 )
+from hope_model.attention.quantize import require_quantizable
 from hope_model.attention.rotary import Rotary, Turn, rotate
+from hope_model.errors import QuantizeError
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 from hope_model.streaks import counter_specs
 
@@ -40,6 +43,11 @@ class HopeAttention:
         config: sizes, window and levels.
         weights: backbone tensors and geometry constants by name, as a checkpoint holds them.
         dtype: of weights and activations; a session's deltas are fp32 in any case.
+        device: where they go; constants are computed before, so that they are the same on every one.
+        quantize: how the backbone's products keep their weights; None as they are.
+
+    Raises:
+        QuantizeError: they cannot be quantised so.
     """
 
     def __init__(
@@ -48,12 +56,26 @@ class HopeAttention:
         weights: Mapping[str, Tensor],
         *,
         dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | None = None,
+        quantize: Bits | None = None,
     ) -> None:
         self.config = config
-        own = {name: tensor.to(dtype) for name, tensor in weights.items() if not name.startswith("memory.")}
-        self.backbone = Backbone(config.backbone, own, differentiable_from=config.first_adapted)
+        self.quantize = quantize
+        own = {
+            name: tensor.to(device=device, dtype=dtype)
+            for name, tensor in weights.items()
+            if not name.startswith("memory.")
+        }
+        if quantize is not None:
+            require_quantizable(config.backbone, quantize, own["model.embed_tokens.weight"])
+        try:
+            self.backbone = Backbone(
+                config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
+            )
+        except ValueError as error:
+            raise QuantizeError(f"{quantize}: {error}") from error
         sites = sites_of(config)
-        geometry = {site.name: _geometry(site, weights, dtype) for site in sites}
+        geometry = {site.name: _geometry(site, weights, dtype, self.backbone.device) for site in sites}
         self.memory = Memory(sites, geometry)
         memory = config.memory
         self.rotary = Rotary(
@@ -277,9 +299,11 @@ def _canaries(model: HopeAttention, weights: Mapping[str, Tensor]) -> list[Canar
     ]
 
 
-def _geometry(site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Geometry:
+def _geometry(
+    site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> Geometry:
     subspace, inputs, outputs = (weights[name].float() for name in geometry_names(site))
-    return Geometry.of(subspace, inputs, outputs, dtype)
+    return Geometry.of(subspace, inputs, outputs, dtype, device)
 
 
 def _spec(config: HopeAttentionConfig) -> StateSpec:

@@ -6,7 +6,7 @@ in an order that depends on them, its state would be another one, and would righ
 
 from collections.abc import Iterator
 
-from hope_kernels.packed_linear import PackedLinear
+from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID
@@ -20,27 +20,30 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
         for name, linear in _distinct(model)
         if not served_linear_holds(linear)
     ]
+    device = model.backbone.device
     ranks = {(site.level.rank, site.shape[1]) for site in model.memory.sites}
+    if device.type == "cuda":
+        ranks.clear()  # read by a kernel, token by token
     found += [
         f"deltas {rank}x{outputs}" for rank, outputs in sorted(ranks) if not product_holds(rank, outputs)
     ]
     sizes = model.config.backbone
     spans = range(GRID, WindowCache.capacity_of(model.config) + 1, GRID)
-    if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans):
+    if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans, device):
         found.append(f"attention {sizes.heads}x{sizes.head_width}")
     return found
 
 
-def _distinct(model: HopeAttention) -> Iterator[tuple[str, PackedLinear]]:
-    """One product of each size."""
-    seen: set[tuple[int, int]] = set()
+def _distinct(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:
+    """One product of each kind and size."""
+    seen: set[tuple[type, int, int]] = set()
     for name, linear in _products(model):
-        if (linear.rows, linear.columns) not in seen:
-            seen.add((linear.rows, linear.columns))
+        if (found := (type(linear), linear.rows, linear.columns)) not in seen:
+            seen.add(found)
             yield name, linear
 
 
-def _products(model: HopeAttention) -> Iterator[tuple[str, PackedLinear]]:
+def _products(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:
     yield "head", model.backbone.head
     for layer in model.backbone.layers:
         yield from (

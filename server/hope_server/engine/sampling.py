@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.draw import draw
 from hope_kernels.sampling import choose_tokens
 from hope_server.engine.request import SamplingParams
+
+LEAST = torch.finfo(torch.float32).min
 
 _MASK = (1 << 64) - 1
 
@@ -28,6 +31,8 @@ def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
         return int(logits.argmax())
     if logits.is_cuda:
         return choose_on_device(logits, params, u)
+    if not cuts(params, len(logits)) and (drawn := draw(logits, params.temperature, u)) is not None:
+        return drawn
     kept, tokens = candidates(logits, params)
     cumulative = kept.cumsum(0)
     index = int(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
@@ -39,7 +44,8 @@ def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
     """:func:`choose` by the kernel of ``hope_kernels.sampling``: what leaves the device is the token alone.
 
     It goes through the tokens best first, also where nothing is cut: ``u`` then stands for another token than
-    on a CPU. On a CPU, where logits are sorted for it, the slower of both.
+    on a CPU. On a CPU, where logits are sorted for it, the slower of both. A token that may not come, minus
+    infinity, gets a finite logit that leaves it no weight: the kernel refuses what is not finite.
     """
     device = logits.device
 
@@ -47,7 +53,7 @@ def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
         return torch.tensor([value], dtype=kind, device=device)
 
     chosen = choose_tokens(
-        logits.float()[None],
+        logits.float().clamp_min(LEAST)[None],
         one(params.temperature, torch.float32),
         one(params.top_k, torch.int64),
         one(params.top_p, torch.float32),
@@ -67,16 +73,21 @@ def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor |
     """Weights in fp64 (not normalised) and their tokens, best first; None stands for all tokens in order."""
     # Subtracting the best before dividing keeps a tiny temperature from overflowing.
     scaled = (logits.double() - logits.max()) / params.temperature
-    cut = 0 < params.top_k < len(scaled)
-    if not cut and params.top_p >= 1.0:
+    if not cuts(params, len(scaled)):
         return scaled.exp(), None
-    scaled, tokens = scaled.topk(params.top_k) if cut else scaled.sort(descending=True, stable=True)
+    few = 0 < params.top_k < len(scaled)
+    scaled, tokens = scaled.topk(params.top_k) if few else scaled.sort(descending=True, stable=True)
     weights = scaled.exp()
     if params.top_p < 1.0:
         before = weights.cumsum(0) - weights
         count = max(1, int((before < params.top_p * weights.sum()).sum()))
         weights, tokens = weights[:count], tokens[:count]
     return weights, tokens
+
+
+def cuts(params: SamplingParams, vocab: int) -> bool:
+    """Whether some of the tokens are out of the question."""
+    return 0 < params.top_k < vocab or params.top_p < 1.0
 
 
 def _mix(x: int) -> int:
