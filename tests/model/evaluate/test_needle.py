@@ -67,7 +67,7 @@ def test_seeds_draw_other_needles() -> None:
 def test_who_looks_it_up_finds_every_needle() -> None:
     def look(read: str, prompt: str) -> str:
         question = re.findall(r"Answer: (.+ is)$", prompt)[0]
-        return re.findall(rf"{question} (.+?)\. ", read)[0]
+        return str(re.findall(rf"{question} (.+?)\. ", read)[0])
 
     for condition in ("on", "off", "context"):
         subject = Spoken(look)
