@@ -48,7 +48,7 @@ class Dispatch(Generic[P, R]):
         try:
             return self.fused()(*args, **kwargs)
         except _compile_failures() as error:
-            _give_up(self.name, error)
+            give_up(self.name, error, f"kernel {self.name} does not compile, its reference runs from here on")
         return self.reference(*args, **kwargs)
 
     def fused(self) -> Callable[P, R]:
@@ -83,11 +83,18 @@ def on_gpu(*tensors: Tensor | None) -> bool:
     return all(tensor.is_cuda for tensor in known)
 
 
-def _give_up(name: str, error: BaseException) -> None:
+def known_operation(name: str) -> str:
+    """``name``, which is from now on one of :func:`operations`: of something else that may be given up."""
+    _names.append(name)
+    return name
+
+
+def give_up(name: str, error: BaseException, what: str) -> None:
+    """Operation ``name`` goes on another way: ``what`` is logged, once, and observers are told."""
     if name in _given_up:
         return
     _given_up[name] = error
-    _log.error("kernel %s does not compile, its reference runs from here on: %s", name, error)
+    _log.error("%s: %s", what, error)
     for observer in _observers:
         observer(name, error)
 
@@ -102,4 +109,13 @@ def _compile_failures() -> tuple[type[BaseException], ...]:
     return (ImportError, CompilationError, OutOfResources, PTXASError)
 
 
-__all__ = ["Dispatch", "Observer", "fallbacks", "observe_fallbacks", "on_gpu", "operations"]
+__all__ = [
+    "Dispatch",
+    "Observer",
+    "fallbacks",
+    "give_up",
+    "known_operation",
+    "observe_fallbacks",
+    "on_gpu",
+    "operations",
+]
