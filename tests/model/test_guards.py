@@ -107,6 +107,11 @@ def test_a_row_that_is_not_finite_is_refused_whole(value: float, shape: tuple[in
     assert torch.equal(kept[[0, 2]], new[[0, 2]])
 
 
+def test_rows_of_single_numbers_are_looked_at_one_by_one() -> None:
+    """As a GPU does with every tensor, and a CPU where the sum is not finite."""
+    assert finite_rows(torch.tensor([1.0, float("nan"), 3.0])).tolist() == [True, False, True]
+
+
 def test_finite_rows_are_all_kept() -> None:
     new = torch.randn(3, 4)
     kept, applied = keep_finite(new, torch.zeros(3, 4))
