@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hope_model import cms
 from hope_model.cms import bound_direction
-from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
+from hope_model.guards import bound_norm, finite_rows, full_precision, keep_finite, l2_normalize
 from hope_model.rules import delta, gated, gradient, matrix, selective
 from hope_model.state import State
 

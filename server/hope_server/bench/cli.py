@@ -9,10 +9,10 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hope_server.bench.load_plan import LoadSettings, Span
-from hope_server.config import DEVICES, usable_cores
+from hope_server.config import DEVICES, Quantize, usable_cores
 from hope_server.errors import StartupError
 
 if TYPE_CHECKING:
@@ -45,9 +45,17 @@ def run_decode(args: argparse.Namespace) -> int:
 
     device = find_device(args.device)
     use_threads(args.threads)
-    served = load_served(args.model, learning=args.learn, threads=args.threads, device=device)
+    served = load_served(
+        args.model, learning=args.learn, threads=args.threads, device=device, quantize=args.quantize
+    )
     run = DecodeRun(
-        args.prompt_tokens, args.tokens, args.temperature, args.threads, args.learn, args.decode_rows
+        args.prompt_tokens,
+        args.tokens,
+        args.temperature,
+        args.threads,
+        args.learn,
+        quantize=args.quantize,
+        decode_rows=args.decode_rows,
     )
     measure(served.model, run, min(args.sessions))
     runs = [measure(served.model, run, sessions) for _ in range(args.repeats) for sessions in args.sessions]
@@ -169,6 +177,9 @@ def _add_decode(kinds: Any) -> None:
     parser.add_argument("--threads", type=_count, default=usable_cores(), help="default: all usable cores")
     parser.add_argument(
         "--learn", action=argparse.BooleanOptionalAction, default=True, help="as of `hope serve`"
+    )
+    parser.add_argument(
+        "--quantize", choices=get_args(Quantize), default="none", help="as of `hope serve` (default: none)"
     )
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.set_defaults(run_command=run_decode)

@@ -29,6 +29,7 @@ class DecodeRun:
     temperature: float
     threads: int
     learn: bool = True
+    quantize: str = "none"
     decode_rows: int = 4
 
 

@@ -7,10 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hope_kernels.dispatch import give_up, known_operation
+from hope_kernels.dispatch import declare, give_up
 
-OPERATION = known_operation("decode_graph")
+OPERATION = "decode_graph"
 """As the metric of fall-backs has it."""
+declare(OPERATION)
 
 log = logging.getLogger(__name__)
 
