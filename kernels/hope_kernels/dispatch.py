@@ -87,7 +87,7 @@ def give_up(name: str, error: BaseException, what: str = "") -> None:
     if name in _given_up:
         return
     _given_up[name] = error
-    _log.error("%s: %s", what, error)
+    _log.error("%s: %s", what or f"kernel {name} does not compile, its reference runs from here on", error)
     for observer in _observers:
         observer(name, error)
 

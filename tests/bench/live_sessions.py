@@ -118,14 +118,14 @@ async def live(client: AsyncClient, life: Life, args: argparse.Namespace, pid: i
         async def work(order: Any = order) -> None:
             for session in order:
                 cold = await turn(client, life, session, chance)
+                if life.turns % max(1, args.sessions // 50) == 0:
+                    life.rss.append((life.turns, rss_bytes(pid)))
+                    print(f"{life.turns} turns, {life.rss[-1][1] / 1e6:.0f} MB", file=sys.stderr, flush=True)
                 if life.turns % WARM_EVERY == 0 and cold is not None:
                     warm = await turn(client, life, session, chance)
                     if warm is not None:
                         life.cold_s.append(cold)
                         life.warm_s.append(warm)
-                if life.turns % max(1, args.sessions // 50) == 0:
-                    life.rss.append((life.turns, rss_bytes(pid)))
-                    print(f"{life.turns} turns, {life.rss[-1][1] / 1e6:.0f} MB", file=sys.stderr, flush=True)
 
         await asyncio.gather(*(work() for _ in range(args.concurrency)))
 
