@@ -35,6 +35,7 @@ def fp32_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previews, "can_decode", lambda _model: False)
 
 
+@torch.inference_mode(False)  # the model is kept for other tests
 def native(device: torch.device, parts: Parts | None = None) -> Hope:
     small = small_model(parts or Parts(), torch.float32)
     with torch.device("meta"):
