@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.model.experiment.conftest import made_result
-from tests.model.experiment.tiny import opened
+from tests.model.experiment.tiny import SETTINGS, opened, tiny_tokenizer
 
 from hope_model.errors import ConfigError
-from hope_model.experiment import cli, report, runner
+from hope_model.experiment import cli, report, runner, settings
 from hope_model.experiment.cli import add_parser
 from hope_model.experiment.plan import ALL, SYSTEMS, chosen
 from hope_model.experiment.results import write_result
 from hope_model.experiment.runner import Places
+from hope_model.tokenizer import Tokenizer
 
 
 def _run(*arguments: str) -> int:
@@ -80,6 +82,22 @@ def test_the_time_limit_stops_as_ctrl_c_does(places: Places, monkeypatch: pytest
     assert len(made) == 23
     with pytest.raises(KeyboardInterrupt), cli._time_limit(1e-4):
         signal.pause()
+
+
+def test_the_command_makes_runs_until_its_time_is_up(
+    places: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unmeasured = {"heldout": {"loss": 1.0}, "streams": {}, "levels": [], "recall": {}, "tasks": {}}
+    monkeypatch.setattr(settings, "ExperimentSettings", lambda: SETTINGS)
+    monkeypatch.setattr(Tokenizer, "load", lambda path: tiny_tokenizer())
+    monkeypatch.setattr(runner, "evaluate", lambda *arguments: unmeasured)
+    given = [f"--{name}={getattr(places, name)}" for name in ("data", "kit", "work", "results")]
+    assert _run("run", *given, "--threads", str(torch.get_num_threads()), "--only", "retnet") == 0
+    assert [path.name for path in places.results.iterdir()] == ["retnet.json"]
+    capsys.readouterr()
+    assert _run("run", *given, "--threads", str(torch.get_num_threads()), "--minutes", "1e-5") == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on"
+    assert [path.name for path in places.results.iterdir()] == ["retnet.json"]
 
 
 def test_jobs_are_processes_with_the_same_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
