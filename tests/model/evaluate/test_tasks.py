@@ -229,18 +229,23 @@ class Fixed:
 def test_accuracy_counts_the_likeliest_answer_and_the_likeliest_a_character() -> None:
     items = [Item((Pair("q", " aaaa"), Pair("q", " b")), gold, (4, 1)) for gold in (0, 0, 1)]
     scorer = Fixed({" aaaa": -6.0, " b": -2.0})  # b is likelier, a's likelier a character: -1.5 against -2
-    figures = choice_figures(scorer, TASKS["piqa"], items, batch=4)
+    figures, rows = choice_figures(scorer, TASKS["piqa"], items, batch=4)
     assert figures["acc"] == pytest.approx(1 / 3)
     assert figures["acc_norm"] == pytest.approx(2 / 3)
     assert figures["acc_stderr"] == pytest.approx(math.sqrt((1 / 3) / 3))
     assert scorer.batches == [4, 2]
-    assert "acc_norm" not in choice_figures(scorer, TASKS["boolq"], items, batch=4)
+    assert rows == [
+        {"nats": [-6.0, -2.0], "acc": float(gold == 1), "acc_norm": float(gold == 0)} for gold in (0, 0, 1)
+    ]
+    plain, _ = choice_figures(scorer, TASKS["boolq"], items, batch=4)
+    assert "acc_norm" not in plain
     assert "| acc | 0.3333 | 0.3333 |" in table("piqa", figures)
 
 
 def test_the_last_word_has_a_perplexity_and_an_accuracy() -> None:
     items = [Item((Pair("so", f" {word}"),), 0, (1,)) for word in "ab"]
-    figures = last_word_figures(Fixed({" a": -1.0, " b": -3.0}), items, batch=1)
+    figures, rows = last_word_figures(Fixed({" a": -1.0, " b": -3.0}), items, batch=1)
+    assert rows == [{"nats": [-1.0], "acc": 1.0}, {"nats": [-3.0], "acc": 0.0}]
     assert figures["perplexity"] == pytest.approx(math.exp(2.0))
     assert figures["perplexity_stderr"] == pytest.approx(math.exp(2.0) * 1.0)
     assert figures["acc"] == 0.5
@@ -248,10 +253,39 @@ def test_the_last_word_has_a_perplexity_and_an_accuracy() -> None:
 
 def test_words_and_bytes_are_those_of_the_file() -> None:
     article = " a , é "
-    figures = text_figures(Fixed({" a, é ": -12.0}), [article], window=None, batch=1)
+    figures, rows = text_figures(Fixed({" a, é ": -12.0}), [article], window=None, batch=1)
+    assert rows == [{"nats": [-12.0]}]
     assert figures["word_perplexity"] == pytest.approx(math.exp(12 / 5))  # lm-eval counts the empty ends too
     assert figures["bits_per_byte"] == pytest.approx(12 / 8 / math.log(2))
     assert figures["token_perplexity"] == pytest.approx(math.exp(12 / 6))
+
+
+def test_windows_of_an_article_are_added_up() -> None:
+    scorer = Fixed({"ab": -3.0, "c": -1.0, "xy": -5.0})
+    figures, rows = text_figures(scorer, ["abc", "xy"], window=2, batch=8)
+    assert rows == [{"nats": [-4.0]}, {"nats": [-5.0]}]
+    assert figures["token_perplexity"] == pytest.approx(math.exp(9 / 5))
+
+
+class Merging(Fixed):
+    """Its token 1 is "ab" in one."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text.replace("ab", "\x01")]
+
+
+def test_what_is_judged_follows_the_contexts_own_tokens() -> None:
+    """Also where a token of both texts reaches over their border; a continuation may then be empty."""
+    scorer = Merging({"b": -1.0})
+    assert judged_pair(scorer, Pair("xa", "bb")) == Judged((ord("x"), ord("a"), ord("b")), 1)
+    nothing = Item((Pair("xa", "b"),), 0, (1,))
+    assert judged_pair(scorer, nothing.pairs[0]) == Judged((ord("x"), ord("a")), 0)
+    assert last_word_figures(scorer, [nothing], batch=1)[1] == [{"nats": [0.0], "acc": 1.0}]
+    assert scorer.batches == []
+
+
+def test_a_text_that_begins_with_the_token_before_a_text_has_no_other_before_it() -> None:
+    assert judged_pair(Fixed({}), Pair("", "\0ab")) == Judged((0, ord("a"), ord("b")), 2)
 
 
 @pytest.fixture(scope="module")
@@ -332,8 +366,8 @@ def test_a_server_is_asked_for_echoed_log_probabilities() -> None:
     logprobs = {
         "tokens": ["a", "b", "c", "d"],
         "token_logprobs": [None, -0.5, -1.5, -9.0],
-        "top_logprobs": [None, {"b": -0.5}, {"x": -0.1, "c": -1.5}, {"d": -9.0}],
-    }
+        "top_logprobs": [None, {"x": -0.5}, {"x": -0.1, "c": -1.5}, {"d": -9.0}],
+    }  # x is as likely as b
     answer = {"choices": [{"index": 1, "logprobs": logprobs}, {"index": 0, "logprobs": logprobs}]}
     found = _server(answer).score([Judged((1, 2, 3), 2), Judged((1, 2), 1)])
     assert found == [Likelihood(-2.0, False), Likelihood(-0.5, True)]
