@@ -1,11 +1,11 @@
-"""The nine benchmarks of `hope eval task`: the kit's file, lm-eval's own task, rows as the benchmark publishes them."""
+"""The nine benchmarks of `hope eval task`: the kit's file, lm-eval's own task, rows as they are published."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ def as_hellaswag(row: Row) -> Row:
 
 def as_winogrande(row: Row) -> Row:
     first, second = row["contexts"]
-    before = commonprefix([first, second]).rpartition(" ")[0]
-    before += " " if before else ""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    before = "".join(letter for letter, _ in same)
+    before = before[: before.rfind(" ") + 1]
     return {
         "sentence": f"{before}_ {row['continuation']}",
         "option1": first.removeprefix(before),
@@ -72,15 +73,14 @@ def as_lambada(row: Row) -> Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """file: in the kit. definition: lm-eval's, below its folder of tasks. split: the one that it judges."""
+    """file: in the kit. definition: lm-eval's, below its folder of tasks."""
 
     file: str
     definition: str
-    split: str
     published: Callable[[Row], Row]
 
     def rows(self, kit: Path) -> Iterator[Row]:
-        for line in (kit / self.file).read_text(encoding="utf-8").splitlines():
+        for line in (kit / self.file).read_text(encoding="utf-8").removesuffix("\n").split("\n"):
             yield self.published(json.loads(line))
 
 
@@ -93,15 +93,13 @@ class WikiText(Benchmark):
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "wikitext": WikiText("lm/wikitext2_valid.txt", "wikitext/wikitext.yaml", "test", dict),
-    "lambada": Benchmark("lm/lambada_openai_test.jsonl", "lambada/lambada_openai.yaml", "test", as_lambada),
-    "piqa": Benchmark("mc/piqa_valid.jsonl", "piqa/piqa.yaml", "validation", as_piqa),
-    "hellaswag": Benchmark("mc/hellaswag_val.jsonl", "hellaswag/hellaswag.yaml", "validation", as_hellaswag),
-    "winogrande": Benchmark(
-        "mc/winogrande_xl_dev.jsonl", "winogrande/default.yaml", "validation", as_winogrande
-    ),
-    "arc_easy": Benchmark("mc/arc_easy_test.jsonl", "arc/arc_easy.yaml", "test", as_arc),
-    "arc_challenge": Benchmark("mc/arc_challenge_test.jsonl", "arc/arc_challenge.yaml", "test", as_arc),
-    "siqa": Benchmark("mc/siqa_val.jsonl", "siqa/siqa.yaml", "validation", as_siqa),
-    "boolq": Benchmark("mc/boolq_val.jsonl", "super_glue/boolq/default.yaml", "validation", as_boolq),
+    "wikitext": WikiText("lm/wikitext2_valid.txt", "wikitext/wikitext.yaml", dict),
+    "lambada": Benchmark("lm/lambada_openai_test.jsonl", "lambada/lambada_openai.yaml", as_lambada),
+    "piqa": Benchmark("mc/piqa_valid.jsonl", "piqa/piqa.yaml", as_piqa),
+    "hellaswag": Benchmark("mc/hellaswag_val.jsonl", "hellaswag/hellaswag.yaml", as_hellaswag),
+    "winogrande": Benchmark("mc/winogrande_xl_dev.jsonl", "winogrande/default.yaml", as_winogrande),
+    "arc_easy": Benchmark("mc/arc_easy_test.jsonl", "arc/arc_easy.yaml", as_arc),
+    "arc_challenge": Benchmark("mc/arc_challenge_test.jsonl", "arc/arc_challenge.yaml", as_arc),
+    "siqa": Benchmark("mc/siqa_val.jsonl", "siqa/siqa.yaml", as_siqa),
+    "boolq": Benchmark("mc/boolq_val.jsonl", "super_glue/boolq/default.yaml", as_boolq),
 }

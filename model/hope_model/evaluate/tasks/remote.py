@@ -51,8 +51,8 @@ class RemoteScorer:
             ids = self.encode(text) if isinstance(text, str) else []
             if len(ids) != 1:
                 raise EvaluationError(
-                    f"{self._base}: expected a text that begins or ends texts and is one token, found {text!r} "
-                    f"as {ids}; name its id with --prefix-token"
+                    f"{self._base}: expected what begins or ends a text to be one token, found {text!r} as "
+                    f"{ids}; name its id with --prefix-token"
                 )
             self._prefix = ids[0]
         return self._prefix

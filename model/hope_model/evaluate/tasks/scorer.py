@@ -49,7 +49,7 @@ class Scorer(Protocol):
 
 
 def judged_pair(scorer: Scorer, pair: Pair) -> Judged:
-    """The context's tokens, then what the tokens of both texts together have beyond so many: these are judged.
+    """The context's tokens, then what the tokens of both texts have beyond so many: these are judged.
 
     Spaces at the context's end belong to the continuation, whose first token they are part of. A continuation
     without context that itself begins with the token before a text has no other before it.
