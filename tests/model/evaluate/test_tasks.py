@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +15,14 @@ import httpx
 import pytest
 import torch
 from tests.model.attention.tiny import tiny_model
+from tests.model.convert.builders import EOS
+from tests.model.evaluate import talking
 from tests.model.small import build, small_config
 
 from hope_model.attention.rows import SessionRows
 from hope_model.checkpoint import load_checkpoint, resolve
 from hope_model.errors import ConfigError, DataError, EvaluationError
+from hope_model.evaluate.tasks import cli
 from hope_model.evaluate.tasks.cli import add_parser, table
 from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures, text_figures
 from hope_model.evaluate.tasks.files import detokenised, read_articles, read_items
@@ -337,6 +341,20 @@ def test_a_pre_trained_model_judges_a_session_as_it_is_read() -> None:
         assert ended.greedy
 
 
+def test_tokens_that_share_the_first_place_are_each_the_likeliest(scorer: HopeScorer) -> None:
+    part = judged_pair(scorer, Pair("The cat sat on", " the mat"))
+    hidden, _ = scorer._model.hidden(torch.tensor([part.ids[:-1]]), scorer._model.initial_state(1))
+    logits = scorer._model.logits(hidden[0, -1])
+    first, last = int(logits.argmax()), part.ids[-1]
+    assert last != first
+    with pytest.MonkeyPatch.context() as patch:
+        even = logits.clone()
+        even[last] = even[first]
+        patch.setattr(scorer._model, "logits", lambda hidden: even.expand(len(hidden), -1))
+        (found,) = scorer.score([Judged(part.ids, 1)])
+    assert found.greedy
+
+
 @pytest.mark.parametrize(
     ("task", "option", "said"),
     [
@@ -351,6 +369,15 @@ def test_an_option_that_would_do_nothing_is_refused(task: str, option: list[str]
     args = parser.parse_args(["task", task, "no-such-file", *option])
     with pytest.raises(ConfigError, match=said):
         args.run_command(args)
+
+
+@pytest.mark.parametrize(("add_bos", "prefix"), [(True, talking.START), (False, EOS)])
+def test_a_pre_trained_model_reads_a_text_after_the_token_that_its_checkpoint_says(
+    tmp_path: Path, add_bos: bool, prefix: int
+) -> None:
+    folder = talking.write_checkpoint(tmp_path / "base", add_bos=add_bos)
+    args = argparse.Namespace(url=None, model=str(folder))
+    assert cli._scorer(args, None, ExitStack()).prefix() == prefix
 
 
 def _server(answer: Any, status: int = 200) -> RemoteScorer:
@@ -371,6 +398,24 @@ def test_a_server_is_asked_for_echoed_log_probabilities() -> None:
     answer = {"choices": [{"index": 1, "logprobs": logprobs}, {"index": 0, "logprobs": logprobs}]}
     found = _server(answer).score([Judged((1, 2, 3), 2), Judged((1, 2), 1)])
     assert found == [Likelihood(-2.0, False), Likelihood(-0.5, True)]
+
+
+@pytest.mark.parametrize(
+    ("info", "prefix"),
+    [
+        ({"eos_token": "<e>", "bos_token": "<b>"}, ord("b")),
+        ({"eos_token": "<e>", "bos_token": None}, ord("e")),
+        ({"eos_token": "<e>"}, ord("e")),
+    ],
+)
+def test_a_text_stands_after_what_begins_one_or_else_ends_one(info: dict[str, Any], prefix: int) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/tokenizer_info":
+            return httpx.Response(200, json=info)
+        return httpx.Response(200, json={"tokens": [ord(json.loads(request.content)["prompt"][1])]})
+
+    client = httpx.Client(transport=httpx.MockTransport(handle))
+    assert RemoteScorer("http://test", "m", client).prefix() == prefix
 
 
 @pytest.mark.parametrize(
