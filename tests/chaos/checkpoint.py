@@ -18,6 +18,10 @@ from hope_model.tokenizer import Tokenizer
 VOCAB = 8192
 BLOCK = 32
 """Boundaries come often, so that faults meet snapshots too."""
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 REFUSING_BLOCK = 192
 REFUSING_NATS = 0.02
 """About as far as a write of that model moves a canary's answers: some are refused, and some sessions have
@@ -55,7 +59,8 @@ def write_refusing_checkpoint(folder: Path) -> Path:
     folder.mkdir()
     save_file(random_weights(config), folder / "model.safetensors")
     (folder / "tokenizer.json").write_bytes(shipped.read_bytes())
-    tokens = {"eos": [Tokenizer.load(shipped).eos_id], "bos": None, "add_bos": False}
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    tokens = {"eos": [Tokenizer.end_id], "bos": None, "add_bos": False}
     content = {"format": 1, "family": "hope_attention", "model": config.to_dict(), "tokens": tokens}
     (folder / "config.json").write_text(json.dumps(content))
     return folder
