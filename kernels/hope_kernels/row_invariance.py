@@ -15,6 +15,7 @@ from hope_kernels.low_rank_read import low_rank_product
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.window_attention import window_attention
 
+HOST = torch.device("cpu")
 BATCH, TOKENS = 3, 64
 SIZES = (1, 2, 7, 33, TOKENS)
 """Tokens that share a call."""
@@ -37,7 +38,7 @@ def linear_holds(columns: int, rows: int) -> bool:
 
 def served_linear_holds(linear: PackedLinear) -> bool:
     """Of one that is served, as it is: a check short enough for every start."""
-    x = _normal()(1, _rows_that_show(linear.rows), linear.columns).to(linear.dtype)
+    x = _normal(linear.device)(1, _rows_that_show(linear.rows), linear.columns).to(linear.dtype)
     whole = linear(x)
     return all(
         torch.equal(linear(part), expected)
@@ -72,19 +73,27 @@ def attention_holds(heads: int, groups: int, width: int, span: int) -> bool:
     return _equal(whole, attend) and _equal(whole, partial(attend, end=middle))
 
 
-def served_attention_holds(heads: int, groups: int, width: int, spans: Sequence[int]) -> bool:
+def served_attention_holds(
+    heads: int, groups: int, width: int, spans: Sequence[int], device: torch.device = HOST
+) -> bool:
     """Of ``window_attention`` over any of ``spans`` positions (ascending): as short a check."""
-    normal, tokens = _normal(), min(34, spans[0])
+    normal, tokens = _normal(device), min(34, spans[0])
     queries = normal(2, heads, tokens, width) * width**-0.5
     keys, values = normal(2, groups, spans[-1], width), normal(2, groups, spans[-1], width)
 
     def holds(seen: int) -> bool:
         last = torch.arange(seen - tokens, seen)[:, None]
         bias = torch.zeros(1, tokens, spans[-1]).masked_fill_(torch.arange(spans[-1]) > last, -torch.inf)
+        bias = bias.to(device)
 
         def attend(end: int, rows: int, size: int) -> Tensor:
+            held = keys[:rows, :, :end], values[:rows, :, :end]
+            slots: tuple[Tensor, ...] = ()
+            if device.type == "cuda":  # where rows of a whole cache are found by their slot
+                held = held[0].contiguous(), held[1].contiguous()
+                slots = (torch.arange(rows, device=device),)
             parts = [
-                window_attention(part, keys[:rows, :, :end], values[:rows, :, :end], mask[:, :, :end])
+                window_attention(part, *held, mask[:, :, :end], *slots)
                 for part, mask in zip(queries[:rows].split(size, 2), bias.split(size, 1), strict=True)
             ]
             return torch.cat(parts, 2)
@@ -112,7 +121,7 @@ def _parts() -> Iterator[tuple[slice, slice]]:
             yield slice(row, row + rows), slice(token, token + tokens)
 
 
-def _normal() -> Callable[..., Tensor]:
-    """Random values in bf16, the same in every call."""
+def _normal(device: torch.device = HOST) -> Callable[..., Tensor]:
+    """Random values in bf16, the same in every call and on every device."""
     generator = torch.Generator().manual_seed(0)
-    return lambda *shape: torch.randn(shape, generator=generator).to(torch.bfloat16)
+    return lambda *shape: torch.randn(shape, generator=generator).to(device=device, dtype=torch.bfloat16)

@@ -19,6 +19,7 @@ from hope_model.tokenizer import Tokenizer
 FORMAT = 1
 MAX_CONFIG_BYTES = 1 << 20
 SHIPPED = ("hope-tiny",)
+HOST = torch.device("cpu")
 
 
 def resolve(name: str) -> Path:
@@ -45,8 +46,8 @@ def save_checkpoint(directory: Path, model: Hope, tokenizer: Tokenizer, *, dtype
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(directory: Path) -> tuple[Hope, Tokenizer]:
-    """Read a checkpoint; weights become fp32 and are frozen.
+def load_checkpoint(directory: Path, *, device: torch.device = HOST) -> tuple[Hope, Tokenizer]:
+    """Read a checkpoint; weights become fp32, go to ``device`` and are frozen.
 
     Raises:
         CheckpointError: a file is missing or damaged, or weights and configuration do not belong together.
@@ -60,7 +61,7 @@ def load_checkpoint(directory: Path) -> tuple[Hope, Tokenizer]:
     weights = read_weights(
         directory / "model.safetensors", {k: v.shape for k, v in model.state_dict().items()}
     )
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict({name: tensor.to(device) for name, tensor in weights.items()}, assign=True)
     try:
         tokenizer = Tokenizer.load(directory / "tokenizer.json", vocab_size=config.vocab_size)
     except TokenizerError as error:

@@ -98,6 +98,11 @@ def scatter_state(slab: State, slots: Tensor, rows: State) -> None:
         scatter_rows(slab[name], slots, tensor)
 
 
+def on_host(state: State) -> State:
+    """The same values in the host's memory; what is there already is not copied."""
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
 def detach(state: State) -> State:
     """The same values, cut from the graph (truncated back-propagation)."""
     return {name: tensor.detach() for name, tensor in state.items()}

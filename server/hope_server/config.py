@@ -53,6 +53,12 @@ class ServerConfig(BaseSettings):
         min_length=1,
         description="smollm2-135m (fetched and converted on first use), hope-tiny, or a checkpoint directory",
     )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d{1,3})?)$",
+        description="cpu, cuda or cuda:N: where the model and the sessions in slots are. Not measured on a "
+        "GPU, so one is used only when asked for. Servers that share sessions need devices of one kind",
+    )
     learn: bool = Field(
         default=True,
         description="sessions learn; without it a Hope-Attention model answers as it was trained",

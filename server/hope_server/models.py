@@ -16,7 +16,7 @@ from hope_model.attention.checkpoint import (
     load_attention_checkpoint,
 )
 from hope_model.attention.repeatable import unrepeatable_products
-from hope_model.checkpoint import SHIPPED, family_of, load_checkpoint, resolve, slow_weights_sha256
+from hope_model.checkpoint import HOST, SHIPPED, family_of, load_checkpoint, resolve, slow_weights_sha256
 from hope_model.convert.convert import ensure_model
 from hope_model.convert.package import known_models
 from hope_model.convert.progress import console_progress
@@ -24,6 +24,7 @@ from hope_model.errors import CheckpointError, HopeModelError
 from hope_server.chat import ChatFormat, JinjaFormat, Message, NativeFormat, TextTokenizer, learn
 from hope_server.chat.tools import tool_format_of
 from hope_server.config import flag, variable
+from hope_server.engine.device import taking_memory
 from hope_server.engine.runner import ServedModel
 from hope_server.engine.threads import use_threads
 from hope_server.errors import StartupError
@@ -45,21 +46,23 @@ class Served:
     digest: Callable[[], str]
 
 
-def load_served(name: str, *, learning: bool, threads: int) -> Served:
+def load_served(name: str, *, learning: bool, threads: int, device: torch.device = HOST) -> Served:
     """Load a shipped or known model, or a checkpoint folder; a known one is converted on first use.
 
-    threads: of torch, that it will be served with.
+    threads: of torch, that it will be served with. device: where its weights go.
 
     Raises:
-        StartupError: no such model, it cannot be fetched or read, or it cannot do without learning.
+        StartupError: no such model, it cannot be fetched or read, it does not fit onto the device, or it
+            cannot do without learning.
     """
     try:
         folder = find_folder(name)
-        if family_of(folder) == FAMILY:
-            checkpoint = load_attention_checkpoint(folder)
-            _check_repeatable(checkpoint.model, threads)
-            return _attention(checkpoint, learning=learning)
-        return _hope(folder, learning=learning)
+        with taking_memory("its weights", "model"):
+            if family_of(folder) == FAMILY:
+                checkpoint = load_attention_checkpoint(folder, device=device)
+                _check_repeatable(checkpoint.model, threads)
+                return _attention(checkpoint, learning=learning)
+            return _hope(folder, device, learning=learning)
     except HopeModelError as error:
         raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
 
@@ -121,17 +124,22 @@ def _check_repeatable(model: HopeAttention, threads: int) -> None:
         products = unrepeatable_products(model)
     finally:
         use_threads(before)
-    if products:
-        raise StartupError(
-            f"with {threads} threads, this machine's kernels sum a row in an order that depends on the rows "
-            f"beside it ({', '.join(products)}), so that no session could be read again with the same bits: "
-            f"try {flag('threads')} 1, or ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment",
-            param="threads",
-        )
+    if not products:
+        return
+    device = model.backbone.device
+    found, remedy, setting = "this device's kernels", f"{flag('device')} cpu", "device"
+    if device.type == "cpu":
+        found, setting = f"with {threads} threads, this machine's kernels", "threads"
+        remedy = f"{flag('threads')} 1, or ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment"
+    raise StartupError(
+        f"{found} sum a row in an order that depends on the rows beside it ({', '.join(products)}), so that "
+        f"no session could be read again with the same bits: try {remedy}",
+        param=setting,
+    )
 
 
-def _hope(folder: Path, *, learning: bool) -> Served:
-    model, tokenizer = load_checkpoint(folder)
+def _hope(folder: Path, device: torch.device, *, learning: bool) -> Served:
+    model, tokenizer = load_checkpoint(folder, device=device)
     if not learning:
         raise StartupError(
             f"{flag('learn')} ({variable('learn')}): {model.config.name} reads with its memories, it cannot "

@@ -17,11 +17,13 @@ import time
 from hashlib import sha256
 
 from hope_kernels.dispatch import observe_fallbacks, operations
+from hope_model.checkpoint import HOST
 from hope_server.api.http_server import BACKLOG, HttpServer
 from hope_server.api.runtime import Runtime
 from hope_server.app import create_app
 from hope_server.config import ServerConfig, flag, variable
 from hope_server.constrained import Grammars
+from hope_server.engine.device import find_device, taking_memory
 from hope_server.engine.fit import check_fits, free_bytes, slot_bytes
 from hope_server.engine.request import EngineConfig
 from hope_server.engine.service import EngineService
@@ -65,11 +67,17 @@ def run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
-        served = load_served(config.model, learning=config.learn, threads=config.threads)
+        device = find_device(config.device)
+        served = load_served(config.model, learning=config.learn, threads=config.threads, device=device)
         spec, digest = served.model.state_spec, served.digest()
         engine_config = _engine_config(config)
-        device = served.model.initial_state(1)["position"].device
-        check_fits(engine_config, slot_bytes(served.model), free_bytes(device))
+        check_fits(
+            engine_config,
+            slot_bytes(served.model),
+            device=device,
+            free=free_bytes(device),
+            host_free=free_bytes(HOST),
+        )
         keys = find_keys(config.encryption_key_file, config.data_dir)
         store = await _open_store(config, keys, cleanup)
         metrics = Metrics(
@@ -84,7 +92,8 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
         engine = EngineService(
             served.model, store, engine_config, slow_weights_hash=served.digest, observer=metrics
         )
-        await engine.start()
+        with taking_memory(f"{config.slots} sessions", "slots"):
+            await engine.start()
         metrics.watch(engine.stats)
         tracing = _open_tracing() if config.tracing else NO_TRACING
         cleanup.push_async_callback(asyncio.to_thread, tracing.close)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.model.attention.tiny import tiny_model
+from tests.model.attention.tiny import config, random_weights, tiny_model
+from tests.pretend_gpu import GPU, pretend_gpu
 
+from hope_model.attention.model import HopeAttention
 from hope_model.checkpoint import resolve, save_checkpoint
 from hope_model.config import HopeConfig
 from hope_model.hope import Hope
@@ -227,6 +229,42 @@ def test_kernels_that_cannot_repeat_a_session(monkeypatch: pytest.MonkeyPatch) -
     assert f"with {threads + 1} threads" in str(refused.value)
     assert f"(down {threads + 1})" in str(refused.value)
     assert torch.get_num_threads() == threads
+
+
+def test_a_gpu_that_cannot_repeat_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "unrepeatable_products", lambda model: ["down"])
+    with pretend_gpu(), torch.inference_mode(False):
+        model = HopeAttention(config(), random_weights(config()), device=GPU)
+        with pytest.raises(StartupError, match=r"this device's kernels .*: try --device cpu$") as refused:
+            models._check_repeatable(model, 1)
+    assert refused.value.param == "device"
+
+
+def test_a_device_that_is_not_there(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    error = refusal(device="cuda:1", model=str(small), data_dir=tmp_path / "data")
+    assert error.param == "device"
+    assert "cuda:1 is not there: torch" in str(error)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_model_goes_to_its_device_and_keeps_its_digest(small: Path) -> None:
+    with pretend_gpu():
+        served = load_served(str(small), learning=True, threads=1, device=GPU)
+        assert isinstance(served.model, Hope)
+        assert {tensor.device for tensor in served.model.state_dict().values()} == {GPU}
+        assert served.model.initial_state(1)["position"].device == GPU
+        assert served.digest() == load_served(str(small), learning=True, threads=1).digest()
+
+
+def test_weights_that_do_not_fit_name_the_model(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_args: object, **_kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models, "load_checkpoint", no_room)
+    with pytest.raises(StartupError, match=r"--model .*its weights do not fit") as refused:
+        load_served(str(small), learning=True, threads=1)
+    assert refused.value.param == "model"
 
 
 def test_slow_weights_that_changed_are_noticed_at_the_end(small: Path) -> None:

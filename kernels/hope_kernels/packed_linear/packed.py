@@ -1,4 +1,5 @@
-"""Frozen weights in the layout that the CPU's matrix kernels read, so that no call rearranges them.
+"""Frozen weights in the layout that the CPU's matrix kernels read, so that no call rearranges them. On a GPU
+they stay as they are, and products come in calls of one shape.
 
 A row's bits do not depend on how many rows share the call (checked by
 ``hope_kernels.row_invariance``): oneDNN sums along K in one order, in fp32. With AMX it does so for at most
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_kernels.company import in_company
+from hope_kernels.fixed_calls import in_fixed_calls
 
 _TYPICAL_ROWS = 16
 """The layout is chosen for a decode batch of this size; other sizes give the same bits."""
@@ -37,7 +39,7 @@ class PackedLinear:
         self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False, single: bool = False
     ) -> None:
         self.rows, self.columns = weight.shape
-        self.dtype = weight.dtype
+        self.dtype, self.device = weight.dtype, weight.device
         self.bias = bias
         packs = can_pack(weight, single=single)
         self._plain = None if packs else weight
@@ -55,7 +57,10 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """``x [..., K]`` in the weight's type -> ``[..., N]``."""
         if self._packed is None:
-            return F.linear(x, self.weight, self.bias)
+            weight, bias = self.weight, self.bias
+            if x.is_cuda:
+                return in_fixed_calls(lambda rows: F.linear(rows, weight, bias), x)
+            return F.linear(x, weight, bias)
         if torch.is_grad_enabled() and x.requires_grad:
             if self._transposed is None:
                 raise RuntimeError("packed without a transpose: no gradient passes here")

@@ -1,9 +1,12 @@
 """Grouped-query attention of new tokens over a window of cached keys and values.
 
-One token a row goes through a kernel that finds each row's cache by its slot; several go through torch's own
-attention on a GPU, and through two batched products on a CPU.
+On a GPU tokens of a cache go through a kernel that finds each one's row by its slot: several tokens of a row
+as so many rows, so that their bits are those of single ones. Without slots, torch's own attention serves
+where no gradient is asked for (its own would not be the same each time), and two batched products, as on a
+CPU.
 """
 
+import torch
 from torch import Tensor
 
 from hope_kernels.dispatch import Dispatch, on_gpu
@@ -46,13 +49,23 @@ def window_attention(
     """
     if not queries.is_cuda and slots is None:
         return _grouped(queries, keys, values, bias)
-    if queries.shape[2] == 1 and slots is not None:
-        return decode_attention(queries, keys, values, bias, slots)
+    if slots is not None and (queries.is_cuda or queries.shape[2] == 1):
+        return _token_by_token(queries, keys, values, bias, slots)
     if slots is not None:
         keys, values = keys[slots], values[slots]
-    if queries.is_cuda:
+    if queries.is_cuda and not torch.is_grad_enabled():
         return several_attention(queries, keys, values, bias)
     return _grouped(queries, keys, values, bias)
+
+
+def _token_by_token(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, slots: Tensor) -> Tensor:
+    rows, heads, tokens, width = queries.shape
+    if tokens == 1:
+        return decode_attention(queries, keys, values, bias, slots)
+    single = queries.transpose(1, 2).reshape(rows * tokens, heads, 1, width)
+    seen = bias.expand(rows, *bias.shape[1:]).reshape(rows * tokens, 1, -1)
+    mixed = decode_attention(single, keys, values, seen, slots.repeat_interleave(tokens))
+    return mixed.view(rows, tokens, heads, width).transpose(1, 2)
 
 
 __all__ = ["decode_attention", "window_attention"]

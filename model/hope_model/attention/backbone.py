@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.fixed_calls import in_fixed_calls
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention.config import BackboneConfig
 
@@ -100,6 +101,9 @@ class Backbone:
         A bf16 head rounds its results to 3 digits, which makes ties of likely tokens: the likeliest ones are
         computed again in fp32.
         """
+        return in_fixed_calls(self._logits, x) if x.is_cuda else self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         exact = self._exactly_normed(x, self.norm)
         logits = self.head(exact.to(self.dtype)).float()
         if self.dtype is torch.float32:

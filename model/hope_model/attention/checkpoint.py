@@ -13,7 +13,7 @@ from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
 from hope_model.attention.model import HopeAttention
-from hope_model.checkpoint import FORMAT, read_config_file, read_weights
+from hope_model.checkpoint import FORMAT, HOST, read_config_file, read_weights
 from hope_model.errors import CheckpointError, ConfigError, TokenizerError
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
@@ -31,8 +31,10 @@ class AttentionCheckpoint:
     add_bos: bool
 
 
-def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfloat16) -> AttentionCheckpoint:
-    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype``.
+def load_attention_checkpoint(
+    directory: Path, *, dtype: torch.dtype = torch.bfloat16, device: torch.device = HOST
+) -> AttentionCheckpoint:
+    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype`` and on ``device``.
 
     Raises:
         CheckpointError: a file is missing or damaged, or files do not belong together.
@@ -62,7 +64,7 @@ def load_attention_checkpoint(directory: Path, *, dtype: torch.dtype = torch.bfl
         )
     for name, tensor in weights.items():
         weights[name] = tensor if name.startswith("memory.") else tensor.to(dtype)
-    model = HopeAttention(config, weights, dtype=dtype)
+    model = HopeAttention(config, weights, dtype=dtype, device=device)
     return AttentionCheckpoint(model, tokenizer, _template(directory), bool(tokens["add_bos"]))
 
 

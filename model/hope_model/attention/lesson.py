@@ -41,9 +41,9 @@ def gather_lesson(
     positions = [first + index - 1 for index in taught]
     span = cache.span([row], 0)
     query = torch.tensor([positions])
-    slots = torch.tensor([cache.slot_of(row, position) for position in positions])
-    low = model.config.first_adapted
     device = cache.hidden.device
+    slots = torch.tensor([cache.slot_of(row, position) for position in positions], device=device)
+    low = model.config.first_adapted
     return Lesson(
         hidden=cache.hidden[row : row + 1, slots].clone(),
         outputs=cache.outputs[row : row + 1, slots].clone(),

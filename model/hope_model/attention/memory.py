@@ -33,14 +33,14 @@ class Geometry:
     outputs_inverse: Tensor
 
     @classmethod
-    def of(cls, subspace: Tensor, inputs: Tensor, outputs: Tensor, dtype: torch.dtype) -> "Geometry":
-        """From ``A``, ``S`` and ``G`` in fp32; products with ``A`` are computed in ``dtype``."""
+    def of(
+        cls, subspace: Tensor, inputs: Tensor, outputs: Tensor, dtype: torch.dtype, device: torch.device
+    ) -> "Geometry":
+        """From ``A``, ``S`` and ``G`` in fp32, to ``device``; products with ``A`` are in ``dtype``."""
+        moments = (inputs, outputs, _damped_inverse(inputs), _damped_inverse(outputs))
         return cls(
-            PackedLinear(subspace.to(dtype), backward=True),
-            inputs,
-            outputs,
-            _damped_inverse(inputs),
-            _damped_inverse(outputs),
+            PackedLinear(subspace.to(device=device, dtype=dtype), backward=True),
+            *(moment.to(device) for moment in moments),
         )
 
     def pull(self, delta: Tensor) -> Tensor:
@@ -100,15 +100,19 @@ class Memory:
     ) -> Tensor | None:
         """What the memory adds (E25): ``x [B, T, in]``, deltas in its type -> ``(A x) U [B, T, out]``.
 
-        With ``slots [B]`` these are the rows of the deltas, else the deltas are the batch's own.
+        With ``slots [B]`` these are the rows of the deltas, and several tokens are read with the bits of
+        single ones; else the deltas are the batch's own.
         """
         name = self._by_place.get((layer, projection))
         if name is None or name not in deltas:
             return None
         coordinates = self.geometry[name].subspace(x)
-        if slots is not None:
-            return low_rank_read(coordinates, deltas[name], slots)
-        return low_rank_product(coordinates, deltas[name])
+        if slots is None:
+            return low_rank_product(coordinates, deltas[name])
+        rows, tokens = x.shape[:2]
+        own = slots if tokens == 1 else slots.repeat_interleave(tokens)
+        single = coordinates.reshape(rows * tokens, 1, -1)
+        return low_rank_read(single, deltas[name], own).view(rows, tokens, -1)
 
     def squared_norm(self, deltas: Deltas, names: Sequence[str]) -> Tensor:
         """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""

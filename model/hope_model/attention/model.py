@@ -40,6 +40,7 @@ class HopeAttention:
         config: sizes, window and levels.
         weights: backbone tensors and geometry constants by name, as a checkpoint holds them.
         dtype: of weights and activations; a session's deltas are fp32 in any case.
+        device: where they go; constants are computed before, so that they are the same on every one.
     """
 
     def __init__(
@@ -48,12 +49,17 @@ class HopeAttention:
         weights: Mapping[str, Tensor],
         *,
         dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | None = None,
     ) -> None:
         self.config = config
-        own = {name: tensor.to(dtype) for name, tensor in weights.items() if not name.startswith("memory.")}
+        own = {
+            name: tensor.to(device=device, dtype=dtype)
+            for name, tensor in weights.items()
+            if not name.startswith("memory.")
+        }
         self.backbone = Backbone(config.backbone, own, differentiable_from=config.first_adapted)
         sites = sites_of(config)
-        geometry = {site.name: _geometry(site, weights, dtype) for site in sites}
+        geometry = {site.name: _geometry(site, weights, dtype, self.backbone.device) for site in sites}
         self.memory = Memory(sites, geometry)
         memory = config.memory
         self.rotary = Rotary(
@@ -277,9 +283,11 @@ def _canaries(model: HopeAttention, weights: Mapping[str, Tensor]) -> list[Canar
     ]
 
 
-def _geometry(site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Geometry:
+def _geometry(
+    site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> Geometry:
     subspace, inputs, outputs = (weights[name].float() for name in geometry_names(site))
-    return Geometry.of(subspace, inputs, outputs, dtype)
+    return Geometry.of(subspace, inputs, outputs, dtype, device)
 
 
 def _spec(config: HopeAttentionConfig) -> StateSpec:

@@ -20,13 +20,16 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
         for name, linear in _distinct(model)
         if not served_linear_holds(linear)
     ]
+    device = model.backbone.device
     ranks = {(site.level.rank, site.shape[1]) for site in model.memory.sites}
+    if device.type == "cuda":
+        ranks.clear()  # read by a kernel, token by token
     found += [
         f"deltas {rank}x{outputs}" for rank, outputs in sorted(ranks) if not product_holds(rank, outputs)
     ]
     sizes = model.config.backbone
     spans = range(GRID, WindowCache.capacity_of(model.config) + 1, GRID)
-    if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans):
+    if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans, device):
         found.append(f"attention {sizes.heads}x{sizes.head_width}")
     return found
 

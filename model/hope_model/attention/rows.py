@@ -261,8 +261,8 @@ class SessionRows:
         """Read tokens of one session; the last block's output ``[T, D]``."""
         if not 1 <= len(tokens) <= self.room(row) or len(origins) != len(tokens):
             raise StateError(f"expected 1 to {self.room(row)} tokens with origins, found {len(tokens)}")
-        deltas = self._slabs.deltas([row])
-        x = self.model.read(self._slabs.cache, [row], self._ids([tokens]), deltas)
+        deltas, slots = self._slabs.deltas_of_batch([row])
+        x = self.model.read(self._slabs.cache, [row], self._ids([tokens]), deltas, slots=slots)
         self._advance(row, tokens, origins, learn)
         return x[0]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.write import Written
-from hope_model.state import State
+from hope_model.state import COUNTERS, State
 from hope_model.streaks import LIMIT
 
 
@@ -29,14 +29,19 @@ class ParkedSlabs:
 class RowSlabs:
     """``rows`` rows of one model; each begins as a session that has read nothing.
 
-    cache: of each row's window. state: durable at a boundary. active: deltas in the type that is served, by
+    cache: of each row's window. state: durable at a boundary; its counters are the host's, which decides by
+    them and does not wait for a device. active: deltas in the type that is served, by
     site, which follow those of the state at :meth:`refresh`.
     """
 
     def __init__(self, model: HopeAttention, rows: int) -> None:
         self._model = model
         self.cache = model.new_cache(rows)
-        self.state = model.initial_state(rows)
+        counters = {spec.name for spec in model.state_spec.tensors if spec.level == COUNTERS}
+        self.state = {
+            name: tensor.cpu() if name in counters else tensor
+            for name, tensor in model.initial_state(rows).items()
+        }
         self.active = {
             site.name: torch.zeros(
                 rows, *site.shape, dtype=model.backbone.dtype, device=model.backbone.device
@@ -70,8 +75,8 @@ class RowSlabs:
             ("window_teaches", [flag for _, flag in recent]),
         ):
             self.state[name][row].zero_()
-            self.state[name][row, :count] = torch.tensor(values, dtype=self.state[name].dtype)
-        self.state["prefix"][row, : len(prefix)] = torch.tensor(prefix, dtype=torch.int32)
+            self.state[name][row, :count] = self.state[name].new_tensor(values)
+        self.state["prefix"][row, : len(prefix)] = self.state["prefix"].new_tensor(prefix)
         self.state["prefix_tokens"][row] = len(prefix)
 
     def put_written(self, row: int, written: Written) -> dict[str, float]:

@@ -218,7 +218,9 @@ class Write:
 
 
 def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
-    """One slice of each; questions about the same sites share a pass (for bits see :func:`tangents_of`)."""
+    """One slice of each; questions about the same sites share a pass where an answer's bits do not depend on
+    the others (see :func:`tangents_of`).
+    """
     asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
     for write in writes:
         question = write.question
@@ -226,7 +228,10 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
             write.step()
         else:
             asking.setdefault(question.sites, []).append((write, question))
-    for group in asking.values():
+    groups = list(asking.values())
+    if model.backbone.device.type == "cuda":
+        groups = [[one] for together in groups for one in together]
+    for group in groups:
         tangents = tangents_of(model, [question for _, question in group])
         for (write, _), tangent in zip(group, tangents, strict=True):
             write.answer(tangent)

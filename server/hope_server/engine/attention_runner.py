@@ -8,7 +8,7 @@ from torch import Tensor
 from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.rows import SessionRows
-from hope_model.state import State
+from hope_model.state import State, on_host
 from hope_model.streaks import Frozen
 from hope_server.engine.runner import Backlog, Counts, Output, Parked
 from hope_server.engine.sampling import finite_rows
@@ -82,8 +82,8 @@ class AttentionRunner:
         return self._boundaries[slot][1]
 
     def live(self, slot: int) -> State:
-        """A copy of the row as it stands."""
-        return self._rows.state(slot)
+        """A host copy of the row as it stands."""
+        return on_host(self._rows.state(slot))
 
     def park(self, slot: int) -> Parked | None:
         """Not while a write or an encoding waits for its position: these belong to the row."""
@@ -128,7 +128,7 @@ class AttentionRunner:
 
     def _keep_boundary(self, slot: int, position: int, state: State) -> None:
         if int(state["frozen"]) == Frozen.JOURNAL or int(state["good"]) == position:
-            self._boundaries[slot] = (position, state)
+            self._boundaries[slot] = (position, on_host(state))
             self._new_boundary.add(slot)
 
     def _forget_boundary(self, slot: int) -> None:

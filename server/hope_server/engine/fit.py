@@ -28,24 +28,30 @@ def slot_bytes(model: ServedModel) -> int:
     return 2 * row
 
 
-def check_fits(config: EngineConfig, bytes_a_slot: int, free: int | None) -> None:
-    """Raises StartupError, with the setting and the number that fits, if ``free`` bytes are too few. None
-    stands for a system that does not tell.
+def check_fits(
+    config: EngineConfig, bytes_a_slot: int, *, device: torch.device, free: int | None, host_free: int | None
+) -> None:
+    """Raises StartupError, with the setting and the number that fits, if too few bytes are ``free`` on the
+    device for the slots, or on the host for rows that left them. None stands for a system that does not tell.
     """
-    if free is None:
-        return
-    if config.host_state_bytes + bytes_a_slot > free:
+    tier = config.host_state_bytes
+    shared = device.type == "cpu"
+    beside = f" beside a session of {bytes_a_slot:,}" if shared else ""
+    kept = bytes_a_slot if shared else 0
+    if host_free is not None and tier + kept > host_free:
         raise StartupError(
-            f"--host-state-bytes (HOPE_HOST_STATE_BYTES): {config.host_state_bytes:,} bytes do not fit "
-            f"beside a session of {bytes_a_slot:,}: {free:,} are free, so at most "
-            f"{max(0, free - bytes_a_slot):,}",
+            f"--host-state-bytes (HOPE_HOST_STATE_BYTES): {tier:,} bytes do not fit{beside}: "
+            f"{host_free:,} are free, so at most {max(0, host_free - kept):,}",
             param="host_state_bytes",
         )
-    fit = (free - config.host_state_bytes) // bytes_a_slot
+    if free is None:
+        return
+    fit = (free - tier if shared else free) // bytes_a_slot
     if config.slots > fit:
+        where = "" if shared else f" on {device}"
         raise StartupError(
-            f"--slots (HOPE_SLOTS): {config.slots:,} sessions of {bytes_a_slot:,} bytes each do not fit: "
-            f"{free:,} bytes are free, which is enough for {fit:,}",
+            f"--slots (HOPE_SLOTS): {config.slots:,} sessions of {bytes_a_slot:,} bytes each do not fit"
+            f"{where}: {free:,} bytes are free, which is enough for {fit:,}",
             param="slots",
         )
 

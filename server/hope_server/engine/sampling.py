@@ -6,6 +6,8 @@ from torch import Tensor
 from hope_kernels.sampling import choose_tokens
 from hope_server.engine.request import SamplingParams
 
+LEAST = torch.finfo(torch.float32).min
+
 _MASK = (1 << 64) - 1
 
 
@@ -39,7 +41,8 @@ def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
     """:func:`choose` by the kernel of ``hope_kernels.sampling``: what leaves the device is the token alone.
 
     It goes through the tokens best first, also where nothing is cut: ``u`` then stands for another token than
-    on a CPU. On a CPU, where logits are sorted for it, the slower of both.
+    on a CPU. On a CPU, where logits are sorted for it, the slower of both. A token that may not come, minus
+    infinity, gets a finite logit that leaves it no weight: the kernel refuses what is not finite.
     """
     device = logits.device
 
@@ -47,7 +50,7 @@ def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
         return torch.tensor([value], dtype=kind, device=device)
 
     chosen = choose_tokens(
-        logits.float()[None],
+        logits.float().clamp_min(LEAST)[None],
         one(params.temperature, torch.float32),
         one(params.top_k, torch.int64),
         one(params.top_p, torch.float32),

@@ -18,7 +18,7 @@ def test_the_geometry_is_the_same_on_any_number_of_threads() -> None:
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            geometry = Geometry.of(subspace, torch.eye(16), outputs, torch.float32)
+            geometry = Geometry.of(subspace, torch.eye(16), outputs, torch.float32, torch.device("cpu"))
             found.append(geometry.outputs_inverse)
             assert torch.get_num_threads() == count
     finally:

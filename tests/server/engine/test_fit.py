@@ -18,24 +18,46 @@ from hope_server.errors import StartupError
 CPU = torch.device("cpu")
 
 
+GPU = torch.device("cuda:1")
+
+
+def check(config: EngineConfig, free: int | None, host_free: int | None = None) -> None:
+    """On a GPU where the host's memory is told too."""
+    if host_free is None:
+        check_fits(config, 50, device=CPU, free=free, host_free=free)
+    else:
+        check_fits(config, 50, device=GPU, free=free, host_free=host_free)
+
+
 def test_too_many_slots_name_the_number_that_fits() -> None:
     config = EngineConfig(slots=11, host_state_bytes=500)
-    check_fits(config, 50, 1050)
+    check(config, 1050)
     with pytest.raises(
         StartupError, match=r"--slots \(HOPE_SLOTS\): 11 sessions of 50 bytes .* enough for 10$"
     ) as end:
-        check_fits(config, 50, 1049)
+        check(config, 1049)
     assert end.value.param == "slots"
 
 
 def test_a_host_tier_that_is_too_large_is_named_instead() -> None:
     with pytest.raises(StartupError, match=r"HOPE_HOST_STATE_BYTES.* at most 950$") as end:
-        check_fits(EngineConfig(slots=1, host_state_bytes=951), 50, 1000)
+        check(EngineConfig(slots=1, host_state_bytes=951), 1000)
+    assert end.value.param == "host_state_bytes"
+
+
+def test_on_a_gpu_slots_and_host_tier_do_not_share_memory() -> None:
+    config = EngineConfig(slots=11, host_state_bytes=500)
+    check(config, 550, 500)
+    with pytest.raises(StartupError, match=r"HOPE_SLOTS.* on cuda:1: 549 bytes .* enough for 10$") as end:
+        check(config, 549, 500)
+    assert end.value.param == "slots"
+    with pytest.raises(StartupError, match=r"HOPE_HOST_STATE_BYTES.* at most 499$") as end:
+        check(config, 550, 499)
     assert end.value.param == "host_state_bytes"
 
 
 def test_who_does_not_tell_is_not_asked() -> None:
-    check_fits(EngineConfig(slots=1 << 40), 1 << 40, None)
+    check(EngineConfig(slots=1 << 40, host_state_bytes=1 << 40), None)
 
 
 @pytest.mark.parametrize("write_rule", ["sgd", "adam"])

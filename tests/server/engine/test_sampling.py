@@ -53,6 +53,17 @@ def test_a_device_chooses_the_same_token_where_something_is_cut(u: int, cut: tup
     assert choose_on_device(LOGITS, params, chance) == choose(LOGITS, params, chance)
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 0.8, 30.0])
+@pytest.mark.parametrize("cut", [(0, 1.0), (5, 1.0), (0, 0.9)])
+def test_a_device_leaves_out_tokens_that_may_not_come(temperature: float, cut: tuple[int, float]) -> None:
+    steered = LOGITS.clone()
+    steered[[1, 3, 5]] = -torch.inf
+    params = SamplingParams(temperature=temperature, top_k=cut[0], top_p=cut[1])
+    found = {choose_on_device(steered, params, (i + 0.5) / 100) for i in range(100)}
+    assert found <= {0, 2, 4}
+    assert choose_on_device(steered, params, 0.0) == 4
+
+
 def test_a_device_draws_from_all_tokens_as_often_as_it_should() -> None:
     params = SamplingParams(temperature=0.8)
     counts = Counter(choose_on_device(LOGITS, params, (i + 0.5) / 1000) for i in range(1000))
