@@ -8,6 +8,7 @@ HopeModelError            base; `code` is stable and machine readable
  ├─ DataError             data_invalid        a training shard or mixture that cannot be read
  ├─ TrainError            train_failed        a training run that cannot start, go on or resume
  ├─ EvaluationError       evaluation_failed   a server that is measured does not answer as it should
+ ├─ QuantizeError         quantize_failed     weights that cannot be kept in so few bits, or not here
  └─ ConversionError       conversion_failed   a pre-trained model that cannot be brought into our format
 """
 
@@ -62,6 +63,12 @@ class ConversionError(HopeModelError):
     """A pre-trained model cannot be fetched, read, understood or written in our format."""
 
     code = "conversion_failed"
+
+
+class QuantizeError(HopeModelError):
+    """A model's weights cannot be quantised as asked, or this machine cannot multiply with them."""
+
+    code = "quantize_failed"
 
 
 class EvaluationError(HopeModelError):

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from hope_server.errors import StartupError
 
 ENV_PREFIX = "HOPE_"
+Quantize = Literal["none", "int8", "int4"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -62,6 +63,11 @@ class ServerConfig(BaseSettings):
     learn: bool = Field(
         default=True,
         description="sessions learn; without it a Hope-Attention model answers as it was trained",
+    )
+    quantize: Quantize = Field(
+        default="none",
+        description="how a CPU keeps the weights of a Hope-Attention model; a session goes on only with "
+        "those that it began with",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir,

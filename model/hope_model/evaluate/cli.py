@@ -63,6 +63,7 @@ def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | 
         help="pre-trained models: read as plain text or as a user's words in a chat (default: %(default)s)",
     )
     stream.add_argument("--offset", type=int, default=0, help="characters to skip in each file (default: 0)")
+    recall_cli.add_quantize(stream)
     stream.set_defaults(run_command=partial(run_stream, find=find))
     bits = kinds.add_parser("bits", help="bits per byte of held-out text, state carried along each file")
     bits.add_argument("files", type=Path, nargs="+", help=".txt, .jsonl or .jsonl.zst (field text)")
@@ -97,6 +98,7 @@ def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:
 def _stream_losses(
     args: argparse.Namespace, folder: Path, names: Sequence[str], texts: Sequence[str]
 ) -> list[StreamLosses]:
+    from hope_model.attention.quantize import bits_of, require_unquantized
     from hope_model.evaluate.stream import StreamSettings, stream_losses
     from hope_model.evaluate.subject import is_attention
 
@@ -106,16 +108,18 @@ def _stream_losses(
         **{name: value for name, value in given.items() if value is not None}
     )
     settings = StreamSettings(stream=lengths.tokens, judged_from=lengths.judged_from, lead=lengths.lead)
+    quantize = bits_of(args.quantize)
     if not attention:
         from hope_model.checkpoint import load_checkpoint
 
+        require_unquantized(folder, quantize)
         model, tokenizer = load_checkpoint(folder)
         return stream_losses(model, list(zip(names, tokenizer.encode_batch(texts), strict=True)), settings)
     from hope_model.attention.checkpoint import load_attention_checkpoint
     from hope_model.convert.progress import console_progress
     from hope_model.evaluate.attention_stream import attention_stream_losses
 
-    checkpoint = load_attention_checkpoint(folder)
+    checkpoint = load_attention_checkpoint(folder, quantize=quantize)
     bos = checkpoint.tokenizer.bos_id
     start = () if not checkpoint.add_bos or bos is None else (bos,)
     streams = list(zip(names, checkpoint.tokenizer.encode_batch(texts), strict=True))

@@ -8,10 +8,10 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hope_server.bench.load_plan import LoadSettings, Span
-from hope_server.config import usable_cores
+from hope_server.config import Quantize, usable_cores
 from hope_server.errors import StartupError
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def run_decode(args: argparse.Namespace) -> int:
     from hope_server.models import load_served
 
     use_threads(args.threads)
-    served = load_served(args.model, learning=args.learn, threads=args.threads)
-    run = DecodeRun(args.prompt_tokens, args.tokens, args.temperature, args.threads, args.learn)
+    served = load_served(args.model, learning=args.learn, threads=args.threads, quantize=args.quantize)
+    run = DecodeRun(
+        args.prompt_tokens, args.tokens, args.temperature, args.threads, args.learn, args.quantize
+    )
     measure(served.model, run, min(args.sessions))
     runs = [measure(served.model, run, sessions) for _ in range(args.repeats) for sessions in args.sessions]
     bandwidth = copy_bandwidth(torch.device("cpu"))
@@ -162,6 +164,9 @@ def _add_decode(kinds: Any) -> None:
     parser.add_argument("--threads", type=_count, default=usable_cores(), help="default: all usable cores")
     parser.add_argument(
         "--learn", action=argparse.BooleanOptionalAction, default=True, help="as of `hope serve`"
+    )
+    parser.add_argument(
+        "--quantize", choices=get_args(Quantize), default="none", help="as of `hope serve` (default: none)"
     )
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.set_defaults(run_command=run_decode)

@@ -28,6 +28,7 @@ class DecodeRun:
     temperature: float
     threads: int
     learn: bool = True
+    quantize: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

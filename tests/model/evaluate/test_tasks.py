@@ -360,6 +360,11 @@ def test_tokens_that_share_the_first_place_are_each_the_likeliest(scorer: HopeSc
     [
         ("piqa", ["--window", "8"], "window: expected with wikitext alone, found with piqa"),
         ("wikitext", ["--prefix-token", "0"], "prefix_token: expected with --url alone"),
+        (
+            "piqa",
+            ["--quantize", "int8", "--url", "http://test"],
+            "quantize: expected a model of this process",
+        ),
         ("piqa", ["--limit", "0"], "limit: expected a positive number, found 0"),
     ],
 )
@@ -376,7 +381,7 @@ def test_a_pre_trained_model_reads_a_text_after_the_token_that_its_checkpoint_sa
     tmp_path: Path, add_bos: bool, prefix: int
 ) -> None:
     folder = talking.write_checkpoint(tmp_path / "base", add_bos=add_bos)
-    args = argparse.Namespace(url=None, model=str(folder))
+    args = argparse.Namespace(url=None, model=str(folder), quantize="none")
     assert cli._scorer(args, None, ExitStack()).prefix() == prefix
 
 
