@@ -363,6 +363,8 @@ MUTATIONS = (
         "os.link(scratch, path)",
         "path.write_bytes(scratch.read_bytes())",
         ("tests/model/experiment/test_results.py",),
+    ),
+    Mutation(
         "a context's tokens are those that it has with what follows",
         f"{TASKS}/scorer.py",
         "(*before, *whole[len(before) :])",
