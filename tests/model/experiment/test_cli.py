@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -68,11 +67,26 @@ def test_numbers_below_one_are_refused(tmp_path: Path, flag: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_time_limit_stops_as_ctrl_c_does(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer saves where it stands; what stopped here goes on later."""
+def _interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_the_time_limit_is_a_ctrl_c_also_in_the_background(handler: signal.Handlers) -> None:
+    """Where a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), cli._time_limit(1e-4):
+            signal.pause()
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_was_stopped_goes_on(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = opened(places)
     made: list[str] = []
-    monkeypatch.setattr(runner, "train", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(runner, "train", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         cli.make_all(experiment, chosen(["retnet"]))
     assert not places.results.exists()
@@ -80,8 +94,6 @@ def test_the_time_limit_stops_as_ctrl_c_does(places: Places, monkeypatch: pytest
     cli.make_all(experiment, None)
     assert made[: len(SYSTEMS)] == [run.name for run in SYSTEMS]
     assert len(made) == 23
-    with pytest.raises(KeyboardInterrupt), cli._time_limit(1e-4):
-        signal.pause()
 
 
 def test_the_command_makes_runs_until_its_time_is_up(
