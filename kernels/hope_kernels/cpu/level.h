@@ -8,13 +8,12 @@
 
 INLINE long parts_of(const Level *l) { return (l->width + PART - 1) / PART; }
 
-/* Reads a part of the memory's lines and keeps these lines' errors and keys; item = part * B + place. */
-static void recall(const void *context, long item) {
-    const Place *at = context;
+/* Reads a part of the memory's lines and keeps these lines' errors and keys. */
+static void recall_token(const Place *at, long part, long place) {
     const Model *m = at->model;
     const Step *s = at->step;
     const Level *l = at->level;
-    const long place = item % s->count, first = item / s->count * PART, width = l->width, row = s->rows[place];
+    const long first = part * PART, width = l->width, row = s->rows[place];
     const long lines = width - first < PART ? width - first : PART;
     const Scratch own = scratch_at(m, s, place);
     float key[PADDED(width)], value[PADDED(width)];
@@ -35,6 +34,14 @@ static void recall(const void *context, long item) {
         put(last + i, load(key + first + i), left);
         put(last + width + i, get(recalled + i, left), left);
     }
+}
+
+/* item = part * B + place; in sequence a part. */
+static void recall(const void *context, long item) {
+    const Place *at = context;
+    const Step *s = at->step;
+    if (!s->sequence) recall_token(at, item / s->count, item % s->count);
+    for (long place = 0; s->sequence && place < s->count; place++) recall_token(at, item, place);
 }
 
 #endif

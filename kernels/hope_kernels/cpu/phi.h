@@ -3,6 +3,7 @@
 #define HOPE_PHI_H
 
 #include "model.h"
+#include "writes.h"
 
 INLINE float square_sum(const float *x, long n) {
     vf s = all(0);
@@ -32,8 +33,7 @@ static void matrix_vector(const float *m, long rows, long n, const float *x, flo
 }
 
 /* The causal convolution of one row; its window moves on. */
-static void convolve(const void *context, long place) {
-    const Place *at = context;
+INLINE void convolve_token(const Place *at, long place) {
     const Model *m = at->model;
     const long d = m->width, past = m->conv - 1;
     const Scratch own = scratch_at(m, at->step, place);
@@ -51,6 +51,14 @@ static void convolve(const void *context, long place) {
         put(own.z + i, silu(fma_(x, get(at->block->taps + past * d + i, left), s)), left);
     }
     operands(own.z, d, at->bf16, own.ops);
+}
+
+/* item: a place, or in sequence all of them. */
+static void convolve(const void *context, long item) {
+    const Place *at = context;
+    const Step *s = at->step;
+    if (!s->sequence) convolve_token(at, item);
+    for (long place = 0; s->sequence && place < s->count; place++) convolve_token(at, place);
 }
 
 /* read[i] = (base + e^decay memory) x[i], for both i; all [K], filled up with zeros. */
@@ -108,13 +116,11 @@ static void keep(const Place *at, long place, long head, long k, const float *ke
     b->decay[own] = b->run_decay[own * m->run + run] = decay;
 }
 
-/* item = head * B + place, so that rows share what is loaded of a head's base. */
-static void one_head(const void *context, long item) {
-    const Place *at = context;
+static void head_token(const Place *at, long head, long place) {
     const Model *m = at->model;
     const Step *s = at->step;
     const Block *b = at->block;
-    const long head = item / s->count, place = item % s->count, row = s->rows[place];
+    const long row = s->rows[place];
     const long k = m->width / m->heads, full = PADDED(k), own = row * m->heads + head;
     const Scratch scratch = scratch_at(m, s, place);
     float z[full], made[PADDED(2 * k + 2)], key[full], value[full], q[full], a[full], read_q[full], read_a[full];
@@ -146,6 +152,23 @@ static void one_head(const void *context, long item) {
         const long channel = head * k + j, left = k - j;
         const vf gate = silu(get(scratch.wide + m->width + channel, left));
         put(scratch.y + channel, load(read_q + j) * scale * get(b->output_gain + channel, left) * gate, left);
+    }
+}
+
+/* item = head * B + place, so that rows share what is loaded of a head's base; in sequence a head. Runs that end
+ * within a sequence are taken up; what ends with its last token is the caller's, as of a step.
+ */
+static void one_head(const void *context, long item) {
+    const Place *at = context;
+    const Step *s = at->step;
+    if (!s->sequence) {
+        head_token(at, item / s->count, item % s->count);
+        return;
+    }
+    for (long place = 0; place < s->count; place++) {
+        const int ends = s->learns[place] && s->runs[place] + 1 == at->model->run && place + 1 < s->count;
+        head_token(at, item, place);
+        if (ends) end_run(at->model, at->block, s->rows[place], item, at->model->run);
     }
 }
 

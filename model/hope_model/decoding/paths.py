@@ -43,6 +43,16 @@ class Path(Protocol):
         """The row's matrix memories take up the ``run`` tokens that they are behind."""
         ...
 
+    def end_chunk(self, row: int, chunk: int) -> bool:
+        """The row's projections take up the ``chunk`` tokens that they are behind, a run having ended before;
+        whether all that they write is finite.
+        """
+        ...
+
+    def pending(self, layer: int, row: int, chunk: int) -> Tensor:
+        """A copy of one block's projections with the ``chunk`` tokens in them, ``[1, H, 2K + 2, K]``."""
+        ...
+
     def sum_gradient(self, level: int, row: int, kept: int) -> None:
         """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
         ...

@@ -23,6 +23,12 @@ class Row:
     frozen: Frozen = Frozen.NO
     good: int = 0
 
+    def copy(self) -> "Row":
+        """One that changes by itself."""
+        lists = (self.writes[:], self.refused[:], self.streaks[:])
+        ends = (self.run, self.chunk, self.kept[:], self.frozen, self.good)
+        return Row(self.position, *lists, *ends)
+
 
 @dataclass(frozen=True, slots=True)
 class ParkedRow:
