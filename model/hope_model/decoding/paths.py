@@ -1,7 +1,10 @@
 """The ways to read a token of some rows, and which of them a machine has.
 
 ``compiled`` is one call of a kernel that this machine's compiler makes; ``torch`` needs none. Their results
-are equal to rounding, not to the bit. A state at a boundary comes from neither: what is stored is the same.
+are equal to rounding, not to the bit. With the first a row's bits do not depend on how its tokens are cut, so
+it reads prompts too, and what it leaves at a boundary is the state there; with the second a boundary's state
+comes from ``Hope.block_pass``. Either takes up what the other has stored; but that a journal leads to the
+same bits holds on one path, as it holds on one kind of processor.
 """
 
 import logging
