@@ -183,6 +183,17 @@ def test_the_fastest_path_is_the_compiled_one_and_says_so(caplog: pytest.LogCapt
 
 
 @pytest.mark.usefixtures("fresh_dispatch")
+def test_a_model_that_does_not_fit_goes_by_torch_and_nothing_is_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build(small_config(chunk=1 << 14, block=1 << 14), torch.float32)
+    with caplog.at_level(logging.INFO):
+        assert isinstance(DecodeRows(model, 1)._path, TorchPath)
+    assert "too wide for the compiled kernel" in caplog.text
+    assert dispatch.fallbacks() == ()
+
+
+@pytest.mark.usefixtures("fresh_dispatch")
 def test_without_a_compiler_torch_takes_over_loudly_and_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

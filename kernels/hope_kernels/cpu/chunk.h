@@ -26,7 +26,7 @@ static int bounded(const float *x, long n, float limit, float *to) {
 /* Sixteen lines at most of D [lines, k]: D_t = alpha D_{t-1} + u_t k_t^T with
  * u_t = -slow_t ((base + D_{t-1}) k_t + maps (k_t - v_t)). keys, changes: [T, PADDED(k)].
  */
-static void write_lines(float *d, const float *base, const float *maps, long lines, long k, long tokens, float alpha,
+INLINE void write_lines(float *d, const float *base, const float *maps, long lines, long k, long tokens, float alpha,
                         const float *keys, const float *changes, const float *slow) {
     const long full = PADDED(k);
     for (long t = 0; t < tokens; t++, keys += full, changes += full) {
@@ -64,8 +64,10 @@ static void pending_after(const Model *m, const Block *b, long row, long head, l
     memcpy(to, b->pending + own * lines * k, (size_t)(lines * k) * sizeof(float));
     for (long v = 0; v < lines; v += LANES) {
         const long some = lines - v < LANES ? lines - v : LANES;
-        write_lines(to + v * k, b->projections + (head * lines + v) * k, b->maps + (own * lines + v) * k, some, k,
-                    tokens, b->retention[head], keys, changes, slow);
+        const float *base = b->projections + (head * lines + v) * k, *maps = b->maps + (own * lines + v) * k;
+        if (k == USUAL && some == LANES)
+            write_lines(to + v * k, base, maps, LANES, USUAL, tokens, b->retention[head], keys, changes, slow);
+        else write_lines(to + v * k, base, maps, some, k, tokens, b->retention[head], keys, changes, slow);
     }
 }
 

@@ -96,6 +96,8 @@ INLINE Scratch scratch_at(const Model *m, const Step *s, long place) {
     return own;
 }
 
+#define USUAL 64 /* the width of a head that is compiled for by itself */
+
 /* What an item's function is told. */
 typedef struct {
     const Model *model;

@@ -21,7 +21,7 @@ static void unit(const float *x, long n, float *to) {
 }
 
 /* y [rows] = M [rows, n] x; x is filled up with zeros. */
-static void matrix_vector(const float *m, long rows, long n, const float *x, float *y) {
+INLINE void matrix_vector_of(const float *m, long rows, long n, const float *x, float *y) {
     for (long v = 0; v < rows; v += LANES) {
         vf s[LANES];
         const long some = rows - v < LANES ? rows - v : LANES;
@@ -30,6 +30,11 @@ static void matrix_vector(const float *m, long rows, long n, const float *x, flo
             for (long k = 0; k < n; k += LANES) s[i] = fma_(get(m + (v + i) * n + k, n - k), load(x + k), s[i]);
         put(y + v, sums(s), some);
     }
+}
+
+static void matrix_vector(const float *m, long rows, long n, const float *x, float *y) {
+    if (n == USUAL) matrix_vector_of(m, rows, USUAL, x, y);
+    else matrix_vector_of(m, rows, n, x, y);
 }
 
 /* The causal convolution of one row; its window moves on. */
@@ -62,7 +67,7 @@ static void convolve(const void *context, long item) {
 }
 
 /* read[i] = (base + e^decay memory) x[i], for both i; all [K], filled up with zeros. */
-static void read_matrix(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2]) {
+INLINE void read_matrix_of(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2]) {
     for (long v = 0; v < k; v += LANES) {
         vf s[2][LANES];
         const long some = k - v < LANES ? k - v : LANES;
@@ -77,6 +82,11 @@ static void read_matrix(const float *base, const float *memory, float fade, long
         store(read[0] + v, sums(s[0]));
         store(read[1] + v, sums(s[1]));
     }
+}
+
+static void read_matrix(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2]) {
+    if (k == USUAL) read_matrix_of(base, memory, fade, USUAL, x, read);
+    else read_matrix_of(base, memory, fade, k, x, read);
 }
 
 /* read[i] += sum over the run's tokens t of e^(decay - decay_t) (key_t . x[i]) write_t. */

@@ -7,12 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from hope_kernels.cpu.decoder import BlockTensors, Decoder, LevelTensors, Place, Weight
+from hope_model.config import HopeConfig
 from hope_model.decoding.block import BlockRows
 from hope_model.decoding.level import LevelRows
 from hope_model.decoding.row import Row
 from hope_model.hope import Hope
 from hope_model.rules.delta import MAX_NORM, MAX_RATE
 from hope_model.streaks import Frozen
+
+MOST_HEAD, MOST_KEPT, MOST_LEVEL = 256, 1 << 16, 4096
+"""Widths of a head and of a level, and numbers of a chunk's keys, that a thread's stack has room for."""
+
+
+def fits(config: HopeConfig) -> bool:
+    """Whether the kernel takes models of these sizes."""
+    head = config.head_width
+    return head <= MOST_HEAD and head * config.chunk <= MOST_KEPT and config.cms_width <= MOST_LEVEL
 
 
 class CompiledPath:

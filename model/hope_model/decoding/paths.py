@@ -17,7 +17,7 @@ from torch import Tensor
 from hope_kernels.cpu.build import BuildError
 from hope_kernels.dispatch import declare, give_up
 from hope_model.decoding.block import BlockRows
-from hope_model.decoding.compiled_path import CompiledPath
+from hope_model.decoding.compiled_path import CompiledPath, fits
 from hope_model.decoding.row import Row
 from hope_model.decoding.torch_path import TorchPath
 from hope_model.hope import Hope
@@ -74,7 +74,12 @@ def fastest(
     dtype: torch.dtype | None,
     divergence: Callable[[Path], float],
 ) -> Path:
-    """The compiled path if this machine can make it and ``divergence``, which tries it, is small."""
+    """The compiled path if the model fits it, this machine can make it and ``divergence``, which tries it, is
+    small.
+    """
+    if not fits(model.config):
+        _log.info("decoding %s by torch: it is too wide for the compiled kernel", model.config.name)
+        return TorchPath(model, blocks, dtype)
     try:
         path = CompiledPath(model, blocks, dtype)
         found = divergence(path)
