@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hope_kernels.cpu import layout
+from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import load
 
 Weight = tuple[Tensor, Tensor | None]
@@ -80,6 +81,7 @@ class Decoder:
     ) -> None:
         self._library, self._bf16 = load(), bf16
         self._held: list[Any] = []
+        self._arena = Arena()
         self._rows = len(blocks[0].slabs["memory"])
         self._vocab, self._wrote = len(embedding), sizes["layers"] * sizes["heads"]
         structures = (layout.Block * len(blocks))(*map(self._block, blocks))
@@ -183,7 +185,10 @@ class Decoder:
         matrix = matrix.detach().contiguous()
         outputs, inputs = matrix.shape
         sixteens, depth = -(-outputs // 16), 16 * -(-inputs // 32) if self._bf16 else inputs
-        packed, padded = torch.zeros(sixteens * depth * 16, dtype=torch.int32), torch.zeros(16 * sixteens)
+        packed, padded = (
+            self._arena.zeros(sixteens * depth * 16, dtype=torch.int32),
+            torch.zeros(16 * sixteens),
+        )
         if bias is not None:
             padded[:outputs] = bias
         product = layout.Product(

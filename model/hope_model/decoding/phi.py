@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hope_kernels import delta_chunk_write
+from hope_kernels.cpu.arena import Arena
 from hope_model.config import HopeConfig
 from hope_model.guards import bound_norm, finite_rows
 from hope_model.rules.delta import MAX_NORM, DeltaRule
@@ -25,9 +26,10 @@ class PhiRows:
     Args:
         rule: frozen, fp32.
         rows: how many.
+        arena: where they are.
     """
 
-    def __init__(self, rule: DeltaRule, rows: int) -> None:
+    def __init__(self, rule: DeltaRule, rows: int, arena: Arena) -> None:
         self.rule = rule
         config = rule.config
         heads, head, chunk = config.heads, config.head_width, config.chunk
@@ -36,19 +38,21 @@ class PhiRows:
         self._slow_rate = torch.sigmoid(rule.projection_rate).detach()[:, None]
         self._retention = torch.sigmoid(rule.projection_retention).detach().log()
         self.slabs: dict[str, Tensor] = {
-            "window": torch.zeros(rows, config.conv_width - 1, config.width),
-            "memory": torch.zeros(rows, heads, head, head),
-            "maps": self.maps_initial.repeat(rows, 1, 1, 1),
-            "pending": torch.zeros(rows, heads, 2 * head + 2, head),
+            "window": arena.zeros(rows, config.conv_width - 1, config.width),
+            "memory": arena.zeros(rows, heads, head, head),
+            "maps": arena.zeros(rows, heads, 2 * head + 2, head),
+            "pending": arena.zeros(rows, heads, 2 * head + 2, head),
             # Of a run: keys, writes u, and the logarithm of the decay since it began, after each token.
-            "run_keys": torch.zeros(rows, heads, self.run, head),
-            "run_writes": torch.zeros(rows, heads, self.run, head),
-            "run_decay": torch.full((rows, heads, self.run), float("inf")),
-            "decay": torch.zeros(rows, heads),
+            "run_keys": arena.zeros(rows, heads, self.run, head),
+            "run_writes": arena.zeros(rows, heads, self.run, head),
+            "run_decay": arena.zeros(rows, heads, self.run),
+            "decay": arena.zeros(rows, heads),
             # Of a chunk: keys, values and rates.
-            "chunk_kept": torch.zeros(rows, chunk, heads, 2 * head + 1),
+            "chunk_kept": arena.zeros(rows, chunk, heads, 2 * head + 1),
         }
         """Every tensor with a row axis."""
+        self.slabs["maps"].copy_(self.maps_initial)
+        self.slabs["run_decay"].fill_(float("inf"))
 
     @staticmethod
     def row_bytes(config: HopeConfig) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
 from hope_model.decoding.block import BlockRows, blocks_of, levels_of
 from hope_model.decoding.compiled_path import CompiledPath
 from hope_model.decoding.level import LevelRows
@@ -39,7 +40,8 @@ class DecodeRows:
         self, model: Hope, rows: int, *, dtype: torch.dtype | None = None, path: str | None = None
     ) -> None:
         self.model = model
-        self._blocks = [BlockRows(block, rows) for block in blocks_of(model)]
+        arena = Arena()
+        self._blocks = [BlockRows(block, rows, arena) for block in blocks_of(model)]
         self._rows = [self._fresh() for _ in range(rows)]
         self._path: Path
         if path is None:
