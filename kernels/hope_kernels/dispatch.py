@@ -80,12 +80,14 @@ def fallbacks() -> tuple[str, ...]:
     return tuple(_given_up)
 
 
-def give_up(name: str, error: BaseException) -> None:
-    """An operation's reference runs from here on: it is logged and observers are told, once."""
+def give_up(name: str, error: BaseException, what: str = "") -> None:
+    """An operation goes on another way, a kernel's by its reference: ``what`` is logged and observers are
+    told, once.
+    """
     if name in _given_up:
         return
     _given_up[name] = error
-    _log.error("kernel %s does not compile, its reference runs from here on: %s", name, error)
+    _log.error("%s: %s", what or f"kernel {name} does not compile, its reference runs from here on", error)
     for observer in _observers:
         observer(name, error)
 

@@ -11,6 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.low_rank_read import low_rank_product
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.window_attention import window_attention
@@ -36,7 +37,7 @@ def linear_holds(columns: int, rows: int) -> bool:
     return holds(PackedLinear(weight)) and holds(PackedLinear(weight, bias))
 
 
-def served_linear_holds(linear: PackedLinear) -> bool:
+def served_linear_holds(linear: FrozenLinear) -> bool:
     """Of one that is served, as it is: a check short enough for every start."""
     x = _normal(linear.device)(1, _rows_that_show(linear.rows), linear.columns).to(linear.dtype)
     whole = linear(x)

@@ -15,15 +15,16 @@ from hope_model.attention.checkpoint import (
     attention_weights_sha256,
     load_attention_checkpoint,
 )
+from hope_model.attention.quantize import bits_of, require_unquantized
 from hope_model.attention.repeatable import unrepeatable_products
 from hope_model.checkpoint import HOST, SHIPPED, family_of, load_checkpoint, resolve, slow_weights_sha256
 from hope_model.convert.convert import ensure_model
 from hope_model.convert.package import known_models
 from hope_model.convert.progress import console_progress
-from hope_model.errors import CheckpointError, HopeModelError
+from hope_model.errors import CheckpointError, HopeModelError, QuantizeError
 from hope_server.chat import ChatFormat, JinjaFormat, Message, NativeFormat, TextTokenizer, learn
 from hope_server.chat.tools import tool_format_of
-from hope_server.config import flag, variable
+from hope_server.config import Quantize, flag, variable
 from hope_server.engine.device import taking_memory
 from hope_server.engine.runner import ServedModel
 from hope_server.engine.threads import use_threads
@@ -46,23 +47,34 @@ class Served:
     digest: Callable[[], str]
 
 
-def load_served(name: str, *, learning: bool, threads: int, device: torch.device = HOST) -> Served:
+def load_served(
+    name: str,
+    *,
+    learning: bool,
+    threads: int,
+    device: torch.device = HOST,
+    quantize: Quantize = "none",
+) -> Served:
     """Load a shipped or known model, or a checkpoint folder; a known one is converted on first use.
 
-    threads: of torch, that it will be served with. device: where its weights go.
+    threads: of torch, that it will be served with. device: where its weights go. quantize: how they are kept.
 
     Raises:
-        StartupError: no such model, it cannot be fetched or read, it does not fit onto the device, or it
-            cannot do without learning.
+        StartupError: no such model, it cannot be fetched or read, it does not fit onto the device, it cannot
+            be quantised so, or it cannot do without learning.
     """
     try:
-        folder = find_folder(name)
+        folder, bits = find_folder(name), bits_of(quantize)
         with taking_memory("its weights", "model"):
             if family_of(folder) == FAMILY:
-                checkpoint = load_attention_checkpoint(folder, device=device)
+                checkpoint = load_attention_checkpoint(folder, device=device, quantize=bits)
                 _check_repeatable(checkpoint.model, threads)
                 return _attention(checkpoint, learning=learning)
+            require_unquantized(folder, bits)
             return _hope(folder, device, learning=learning)
+    except QuantizeError as error:
+        said = f"{flag('quantize')} ({variable('quantize')}): {error}"
+        raise StartupError(said, param="quantize") from error
     except HopeModelError as error:
         raise StartupError(f"{flag('model')} ({variable('model')}): {error}", param="model") from error
 

@@ -68,7 +68,13 @@ async def _serve(config: ServerConfig, gate: Gate, accounts: Accounts, listener:
     stop = _stop_on_signals()
     async with contextlib.AsyncExitStack() as cleanup:
         device = find_device(config.device)
-        served = load_served(config.model, learning=config.learn, threads=config.threads, device=device)
+        served = load_served(
+            config.model,
+            learning=config.learn,
+            threads=config.threads,
+            device=device,
+            quantize=config.quantize,
+        )
         spec, digest = served.model.state_spec, served.digest()
         engine_config = _engine_config(config)
         check_fits(

@@ -1,13 +1,13 @@
 """Decode speed of a Hope-Attention model beside transformers' generate, in the same run.
 
     python tests/bench/attention_speed.py [--model smollm2-135m] [--sessions 1 4 16] [--turns 4] [--repeats 3]
-        [--words chat|random]
+        [--words chat|random] [--quantize none int8 int4] [--threads N]
 
 Chat turns of 60 user and 120 generated tokens, greedy: an invented person says five facts and goes on with
 small talk (``--words random``: ids at random, all of them news). Ours goes through the engine, step by step
 as it is served, commits answered at once; learning on and off. Transformers generates 120 tokens after a
-prompt of 60 with the same weights in bf16, without any history. Medians of the repeats, taken in turn; ratios
-are what holds between machines.
+prompt of 60 with the same weights in bf16, without any history. Medians of the repeats, taken in turn, of
+every way to keep our weights; ratios are what holds between machines.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from hope_model.attention.checkpoint import AttentionCheckpoint, load_attention_checkpoint
+from hope_model.attention.quantize import KINDS, bits_of
 from hope_model.checkpoint import resolve
 from hope_model.convert.convert import ensure_model
 from hope_model.convert.package import known_models
@@ -143,6 +144,17 @@ def theirs(model: Any, sessions: int, turns: int) -> Run:
     return Run(sessions * turns * ANSWER_TOKENS / (time.perf_counter() - started))
 
 
+def _row(sessions: int, base: float, kind: str, off: list[Run], on: list[Run]) -> str:
+    without = statistics.median(run.tokens_per_s for run in off)
+    learning = statistics.median(run.tokens_per_s for run in on)
+    return (
+        f"| {sessions} | {base:.1f} | {kind} | {without:.1f} ({without / base:.2f}) "
+        f"| {learning:.1f} ({learning / base:.2f}) "
+        f"| {statistics.median(run.gap_ratio for run in on):.1f} "
+        f"| {statistics.median(run.learning_share for run in on):.0%} of the time |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -151,31 +163,32 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quantize", choices=KINDS, nargs="+", default=["none"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--words", choices=sorted(WORDS), default="chat")
     args = parser.parse_args()
     folder = ensure_model(args.model) if args.model in known_models() else resolve(args.model)
-    checkpoint = load_attention_checkpoint(folder)
-    reference = load_llama(folder, checkpoint.model.config, torch.bfloat16)
+    torch.set_num_threads(args.threads)
+    kept = {kind: load_attention_checkpoint(folder, quantize=bits_of(kind)) for kind in args.quantize}
+    reference = load_llama(folder, next(iter(kept.values())).model.config, torch.bfloat16)
     print(
-        "| sessions | transformers tokens/s | learning off | learning on | longest gap / median | learning |"
+        "| sessions | transformers tokens/s | weights | learning off | learning on | longest gap / median "
+        "| learning |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for sessions in args.sessions:
-        base_runs, off, on = [], [], []
+        base_runs: list[float] = []
+        off: dict[str, list[Run]] = {kind: [] for kind in kept}
+        on: dict[str, list[Run]] = {kind: [] for kind in kept}
         for repeat in range(args.repeats):
             base_runs.append(theirs(reference, sessions, args.turns).tokens_per_s)
-            off.append(ours(checkpoint, sessions, args.turns, learn=False, seed=repeat, words=args.words))
-            on.append(ours(checkpoint, sessions, args.turns, learn=True, seed=repeat, words=args.words))
+            for kind, checkpoint in kept.items():
+                for runs, learn in ((off, False), (on, True)):
+                    run = ours(checkpoint, sessions, args.turns, learn=learn, seed=repeat, words=args.words)
+                    runs[kind].append(run)
         base = statistics.median(base_runs)
-        without = statistics.median(run.tokens_per_s for run in off)
-        learning = statistics.median(run.tokens_per_s for run in on)
-        print(
-            f"| {sessions} | {base:.1f} | {without:.1f} ({without / base:.2f}) "
-            f"| {learning:.1f} ({learning / base:.2f}) "
-            f"| {statistics.median(run.gap_ratio for run in on):.1f} "
-            f"| {statistics.median(run.learning_share for run in on):.0%} of the time |",
-            flush=True,
-        )
+        for kind in kept:
+            print(_row(sessions, base, kind, off[kind], on[kind]), flush=True)
     print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

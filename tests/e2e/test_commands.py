@@ -36,6 +36,8 @@ def hope(*arguments: str, lines: str = "", **variables: str) -> "subprocess.Comp
         (["--host", "0.0.0.0"], {}, "--host (HOPE_HOST): "),
         (["--model", "no-such-model"], {}, "--model (HOPE_MODEL): "),
         (["--no-learn"], {}, "--learn (HOPE_LEARN): "),
+        (["--quantize", "int2"], {}, "--quantize (HOPE_QUANTIZE): expected 'none', 'int8' or 'int4'"),
+        ([], {"HOPE_QUANTIZE": "int4"}, "--quantize (HOPE_QUANTIZE): expected none for hope-tiny, a native"),
         ([], {"REDIS_URL": "redis://127.0.0.1:1"}, "--redis-url (HOPE_REDIS_URL): no Redis server answers"),
     ],
 )

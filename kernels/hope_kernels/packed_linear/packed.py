@@ -6,9 +6,10 @@ A row's bits do not depend on how many rows share the call (checked by
 32 rows, and for weights that are not so small that threads share a sum.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from hope_kernels.company import in_company
 from hope_kernels.fixed_calls import in_fixed_calls
+from hope_kernels.frozen_linear import with_gradient
 
 _TYPICAL_ROWS = 16
 """The layout is chosen for a decode batch of this size; other sizes give the same bits."""
@@ -54,6 +56,18 @@ class PackedLinear:
             return self._plain
         return self._packed.weight.to_dense()[: self.rows]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a call reads beside ``x``."""
+        bias = 0 if self.bias is None else self.bias.nbytes
+        return self.rows * self.columns * self.dtype.itemsize + bias
+
+    def constants(self) -> Iterator[tuple[str, Tensor]]:
+        """The weight and the bias, if there is one, with what to append to the product's name."""
+        yield "", self.weight
+        if self.bias is not None:
+            yield ".bias", self.bias
+
     def __call__(self, x: Tensor) -> Tensor:
         """``x [..., K]`` in the weight's type -> ``[..., N]``."""
         if self._packed is None:
@@ -64,8 +78,7 @@ class PackedLinear:
         if torch.is_grad_enabled() and x.requires_grad:
             if self._transposed is None:
                 raise RuntimeError("packed without a transpose: no gradient passes here")
-            y: Tensor = _PackedProduct.apply(x, self._packed, self._transposed)  # type: ignore[no-untyped-call]
-            return y
+            return with_gradient(x, self._packed.product, self._transposed.product)
         return self._packed.product(x)
 
 
@@ -108,17 +121,6 @@ class _Packed:
             in_company(rows), self.weight, self.bias, "none", [], ""
         )
         return y[: len(rows)]
-
-
-class _PackedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: _Packed, transposed: _Packed) -> Tensor:
-        ctx.transposed = transposed
-        return packed.product(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed.product(grad.contiguous()), None, None
 
 
 @cache

@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_kernels.fixed_calls import in_fixed_calls
-from hope_kernels.packed_linear import PackedLinear
+from hope_kernels.frozen_linear import FrozenLinear
+from hope_kernels.quantized_linear import Bits
 from hope_model.attention.config import BackboneConfig
+from hope_model.attention.quantize import MakeLinear, body_linear, head_linear
 
 REFINED = 64
 """Likeliest tokens whose logits are computed in fp32."""
@@ -24,13 +26,13 @@ class Layer:
     """One block's weights; ``qkv`` and ``gate_up`` are projections side by side."""
 
     input_norm: Tensor
-    qkv: PackedLinear
+    qkv: FrozenLinear
     query_norm: Tensor | None
     key_norm: Tensor | None
-    output: PackedLinear
+    output: FrozenLinear
     mlp_norm: Tensor
-    gate_up: PackedLinear
-    down: PackedLinear
+    gate_up: FrozenLinear
+    down: FrozenLinear
 
 
 class Backbone:
@@ -40,19 +42,26 @@ class Backbone:
         config: sizes.
         weights: by Hugging Face's Llama names, in the type to compute in.
         differentiable_from: gradients pass from this layer on.
+        quantize: how the products' weights are kept; None as they are.
     """
 
     def __init__(
-        self, config: BackboneConfig, weights: Mapping[str, Tensor], *, differentiable_from: int
+        self,
+        config: BackboneConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        differentiable_from: int,
+        quantize: Bits | None = None,
     ) -> None:
         self.config = config
         self.embedding = weights["model.embed_tokens.weight"]
         self.norm = weights["model.norm.weight"].float()
         head = self.embedding if config.tied_head else weights["lm_head.weight"]
-        self.head = PackedLinear(head)
+        self.head = head_linear(quantize)(head)
         self.head_rows = head
+        body = body_linear(quantize)
         self.layers = [
-            _layer(config, weights, index, backward=index >= differentiable_from)
+            _layer(config, weights, index, body, backward=index >= differentiable_from)
             for index in range(config.layers)
         ]
 
@@ -64,20 +73,24 @@ class Backbone:
     def device(self) -> torch.device:
         return self.embedding.device
 
+    @property
+    def bytes_read(self) -> int:
+        """Of a step; the embedding is only looked up."""
+        parts = [getattr(layer, field.name) for layer in self.layers for field in fields(layer)]
+        return sum(part.nbytes for part in (self.norm, self.head, *parts) if part is not None)
+
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by name, as it is used."""
         yield "embedding", self.embedding
         yield "norm", self.norm
-        yield "head", self.head.weight
+        yield from _named("head", self.head)
         for index, layer in enumerate(self.layers):
             for field in fields(layer):
-                part = getattr(layer, field.name)
-                if isinstance(part, PackedLinear):
-                    yield f"{index}.{field.name}", part.weight
-                    if part.bias is not None:
-                        yield f"{index}.{field.name}.bias", part.bias
-                elif part is not None:
+                part: Tensor | FrozenLinear | None = getattr(layer, field.name)
+                if isinstance(part, Tensor):
                     yield f"{index}.{field.name}", part
+                elif part is not None:
+                    yield from _named(f"{index}.{field.name}", part)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """``[B, T]`` int64 -> the residual stream ``[B, T, D]``, fp32."""
@@ -135,14 +148,21 @@ def _plus(x: Tensor, more: Tensor | None) -> Tensor:
     return x if more is None else x + more
 
 
-def _layer(config: BackboneConfig, weights: Mapping[str, Tensor], index: int, *, backward: bool) -> Layer:
+def _named(name: str, linear: FrozenLinear) -> Iterator[tuple[str, Tensor]]:
+    for suffix, tensor in linear.constants():
+        yield name + suffix, tensor
+
+
+def _layer(
+    config: BackboneConfig, weights: Mapping[str, Tensor], index: int, make: MakeLinear, *, backward: bool
+) -> Layer:
     prefix = f"model.layers.{index}."
 
-    def side_by_side(block: str, names: tuple[str, ...], *, bias: bool) -> PackedLinear:
+    def side_by_side(block: str, names: tuple[str, ...], *, bias: bool) -> FrozenLinear:
         parts = [f"{prefix}{block}.{name}" for name in names]
         weight = torch.cat([weights[f"{part}.weight"] for part in parts])
         biases = torch.cat([weights[f"{part}.bias"] for part in parts]) if bias else None
-        return PackedLinear(weight, biases, backward=backward)
+        return make(weight, biases, backward=backward)
 
     return Layer(
         input_norm=weights[f"{prefix}input_layernorm.weight"].float(),

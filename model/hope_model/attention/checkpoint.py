@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hope_kernels.quantized_linear import Bits
 from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
@@ -32,11 +33,16 @@ class AttentionCheckpoint:
 
 
 def load_attention_checkpoint(
-    directory: Path, *, dtype: torch.dtype = torch.bfloat16, device: torch.device = HOST
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device = HOST,
+    quantize: Bits | None = None,
 ) -> AttentionCheckpoint:
-    """Read a checkpoint of family ``hope_attention``; weights are frozen, in ``dtype`` and on ``device``.
+    """Read a checkpoint of family ``hope_attention``: frozen, in ``dtype`` or quantised, on ``device``.
 
     Raises:
+        QuantizeError: they cannot be quantised so.
         CheckpointError: a file is missing or damaged, or files do not belong together.
     """
     content = read_config_file(directory / "config.json")
@@ -64,7 +70,7 @@ def load_attention_checkpoint(
         )
     for name, tensor in weights.items():
         weights[name] = tensor if name.startswith("memory.") else tensor.to(dtype)
-    model = HopeAttention(config, weights, dtype=dtype, device=device)
+    model = HopeAttention(config, weights, dtype=dtype, device=device, quantize=quantize)
     return AttentionCheckpoint(model, tokenizer, _template(directory), bool(tokens["add_bos"]))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hope_kernels.quantized_linear import Bits
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
 from hope_model.attention.cache import WindowCache
@@ -20,7 +21,9 @@ from hope_model.attention.memory import (
     geometry_names,
     sites_of,
 )
+from hope_model.attention.quantize import require_quantizable
 from hope_model.attention.rotary import Rotary, Turn, rotate
+from hope_model.errors import QuantizeError
 from hope_model.state import COUNTERS, LevelSpec, State, StateSpec, TensorSpec
 from hope_model.streaks import counter_specs
 
@@ -41,6 +44,10 @@ class HopeAttention:
         weights: backbone tensors and geometry constants by name, as a checkpoint holds them.
         dtype: of weights and activations; a session's deltas are fp32 in any case.
         device: where they go; constants are computed before, so that they are the same on every one.
+        quantize: how the backbone's products keep their weights; None as they are.
+
+    Raises:
+        QuantizeError: they cannot be quantised so.
     """
 
     def __init__(
@@ -50,14 +57,23 @@ class HopeAttention:
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | None = None,
+        quantize: Bits | None = None,
     ) -> None:
         self.config = config
+        self.quantize = quantize
         own = {
             name: tensor.to(device=device, dtype=dtype)
             for name, tensor in weights.items()
             if not name.startswith("memory.")
         }
-        self.backbone = Backbone(config.backbone, own, differentiable_from=config.first_adapted)
+        if quantize is not None:
+            require_quantizable(config.backbone, quantize, own["model.embed_tokens.weight"])
+        try:
+            self.backbone = Backbone(
+                config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
+            )
+        except ValueError as error:
+            raise QuantizeError(f"{quantize}: {error}") from error
         sites = sites_of(config)
         geometry = {site.name: _geometry(site, weights, dtype, self.backbone.device) for site in sites}
         self.memory = Memory(sites, geometry)

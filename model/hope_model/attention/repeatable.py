@@ -6,7 +6,7 @@ in an order that depends on them, its state would be another one, and would righ
 
 from collections.abc import Iterator
 
-from hope_kernels.packed_linear import PackedLinear
+from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID
@@ -34,16 +34,16 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
     return found
 
 
-def _distinct(model: HopeAttention) -> Iterator[tuple[str, PackedLinear]]:
-    """One product of each size."""
-    seen: set[tuple[int, int]] = set()
+def _distinct(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:
+    """One product of each kind and size."""
+    seen: set[tuple[type, int, int]] = set()
     for name, linear in _products(model):
-        if (linear.rows, linear.columns) not in seen:
-            seen.add((linear.rows, linear.columns))
+        if (found := (type(linear), linear.rows, linear.columns)) not in seen:
+            seen.add(found)
             yield name, linear
 
 
-def _products(model: HopeAttention) -> Iterator[tuple[str, PackedLinear]]:
+def _products(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:
     yield "head", model.backbone.head
     for layer in model.backbone.layers:
         yield from (

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hope_model.errors import DataError
-from hope_model.evaluate import recall_cli
+from hope_model.evaluate import babilong_cli, needle_cli, recall_cli
+from hope_model.evaluate.continual import cli as continual_cli
 from hope_model.evaluate.recall_cli import locate
 from hope_model.evaluate.tasks import cli as tasks_cli
 from hope_model.train.shards import read_rows
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from hope_model.evaluate.stream import StreamLosses
     from hope_model.evaluate.subject import Find, RenderOf
+    from hope_model.evaluate.subjects import OpenServer
 
 
 class StreamLengths(NamedTuple):
@@ -36,12 +38,18 @@ STREAM_LENGTHS = {
 """By family: every write of a pre-trained model costs gradients, so its streams are shorter."""
 
 
-def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | None = None) -> None:
+def add_parser(
+    subparsers: Any,
+    find: Find | None = None,
+    render_of: RenderOf | None = None,
+    open_server: OpenServer | None = None,
+) -> None:
     """Mount ``hope eval`` on the main command.
 
     Args:
         find: finds models by name; without it, shipped ones and folders.
         render_of: how checkpoints with a chat template write chats; ``recall`` needs it.
+        open_server: connects to a server, for ``needle``, ``babilong`` and ``continual`` to measure.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="measure a model")
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -63,6 +71,7 @@ def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | 
         help="pre-trained models: read as plain text or as a user's words in a chat (default: %(default)s)",
     )
     stream.add_argument("--offset", type=int, default=0, help="characters to skip in each file (default: 0)")
+    recall_cli.add_quantize(stream)
     stream.set_defaults(run_command=partial(run_stream, find=find))
     bits = kinds.add_parser("bits", help="bits per byte of held-out text, state carried along each file")
     bits.add_argument("files", type=Path, nargs="+", help=".txt, .jsonl or .jsonl.zst (field text)")
@@ -79,6 +88,9 @@ def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | 
     bits.set_defaults(run_command=partial(run_bits, find=find))
     recall_cli.add_parser(kinds, find, render_of)
     tasks_cli.add_parser(kinds, find)
+    needle_cli.add_parser(kinds, find, open_server)
+    babilong_cli.add_parser(kinds, find, open_server)
+    continual_cli.add_parser(kinds, find, open_server)
 
 
 def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:
@@ -97,6 +109,7 @@ def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:
 def _stream_losses(
     args: argparse.Namespace, folder: Path, names: Sequence[str], texts: Sequence[str]
 ) -> list[StreamLosses]:
+    from hope_model.attention.quantize import bits_of, require_unquantized
     from hope_model.evaluate.stream import StreamSettings, stream_losses
     from hope_model.evaluate.subject import is_attention
 
@@ -106,16 +119,18 @@ def _stream_losses(
         **{name: value for name, value in given.items() if value is not None}
     )
     settings = StreamSettings(stream=lengths.tokens, judged_from=lengths.judged_from, lead=lengths.lead)
+    quantize = bits_of(args.quantize)
     if not attention:
         from hope_model.checkpoint import load_checkpoint
 
+        require_unquantized(folder, quantize)
         model, tokenizer = load_checkpoint(folder)
         return stream_losses(model, list(zip(names, tokenizer.encode_batch(texts), strict=True)), settings)
     from hope_model.attention.checkpoint import load_attention_checkpoint
     from hope_model.convert.progress import console_progress
     from hope_model.evaluate.attention_stream import attention_stream_losses
 
-    checkpoint = load_attention_checkpoint(folder)
+    checkpoint = load_attention_checkpoint(folder, quantize=quantize)
     bos = checkpoint.tokenizer.bos_id
     start = () if not checkpoint.add_bos or bos is None else (bos,)
     streams = list(zip(names, checkpoint.tokenizer.encode_batch(texts), strict=True))

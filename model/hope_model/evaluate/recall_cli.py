@@ -63,11 +63,13 @@ def add_parser(kinds: Any, find: Find | None, render_of: RenderOf | None) -> Non
         default=4,
         help="sessions per distance that are asked unrelated things (default: %(default)s)",
     )
+    add_quantize(parser)
     parser.set_defaults(run_command=partial(run_recall, find=find, render_of=render_of))
 
 
 def run_recall(args: argparse.Namespace, find: Find | None = None, render_of: RenderOf | None = None) -> int:
     """Print the report and write it; returns the exit code."""
+    from hope_model.attention.quantize import bits_of
     from hope_model.convert.progress import console_progress
     from hope_model.evaluate.recall import Recall, RecallSettings
     from hope_model.evaluate.recall_report import write_recall
@@ -77,13 +79,14 @@ def run_recall(args: argparse.Namespace, find: Find | None = None, render_of: Re
     settings = RecallSettings(tuple(args.distance), args.sanity_people)
     people = _people(args)
     folder = locate(find, args.model)
-    checkpoint, chat = load_talking(folder, render_of)
+    checkpoint, chat = load_talking(folder, render_of, quantize=bits_of(args.quantize))
     ceiling = _transformers(folder, checkpoint) if args.reference == "transformers" else None
     with console_progress() as progress:
         measurement = Recall(checkpoint.model, chat, settings, ceiling=ceiling, prompts=PROMPTS)
         result = measurement.measure(people, progress)
     about = {
         "model": checkpoint.model.config.name,
+        "quantize": args.quantize,
         "window": checkpoint.model.config.memory.window,
         "people": len(people),
         "facts": "invented" if args.personas is None else args.personas.name,
@@ -95,6 +98,16 @@ def run_recall(args: argparse.Namespace, find: Find | None = None, render_of: Re
     }
     print(write_recall(result, about, args.out))
     return 0
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """``--quantize``, as of ``hope serve``; for ``hope_model.attention.quantize.bits_of``."""
+    parser.add_argument(
+        "--quantize",
+        choices=("none", "int8", "int4"),
+        default="none",
+        help="keep the slow weights of a pre-trained model in so few bits (default: %(default)s)",
+    )
 
 
 def locate(find: Find | None, name: str) -> Path:

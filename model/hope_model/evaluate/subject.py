@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from hope_kernels.quantized_linear import Bits
 from hope_model.attention.checkpoint import FAMILY, AttentionCheckpoint, load_attention_checkpoint
 from hope_model.checkpoint import family_of
 from hope_model.errors import ConfigError
@@ -22,12 +23,17 @@ def is_attention(folder: Path) -> bool:
 
 
 def load_talking(
-    folder: Path, render_of: RenderOf | None, *, dtype: torch.dtype = torch.bfloat16
+    folder: Path,
+    render_of: RenderOf | None,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    quantize: Bits | None = None,
 ) -> tuple[AttentionCheckpoint, ChatFormat]:
     """A checkpoint of family ``hope_attention`` and how it talks.
 
     Raises:
         CheckpointError: it cannot be read.
+        QuantizeError: it cannot be quantised so.
         ConfigError: it is of another family, or has no chat format.
     """
     if not is_attention(folder):
@@ -35,7 +41,7 @@ def load_talking(
             f"model: expected one of family {FAMILY!r}, found family {family_of(folder)!r}, "
             "which has no window that facts could leave"
         )
-    checkpoint = load_attention_checkpoint(folder, dtype=dtype)
+    checkpoint = load_attention_checkpoint(folder, dtype=dtype, quantize=quantize)
     if checkpoint.chat_template is None:
         raise ConfigError(f"model: expected a chat template, found none in {checkpoint.model.config.name}")
     if render_of is None:

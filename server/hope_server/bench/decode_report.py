@@ -44,8 +44,10 @@ def _row(runs: Sequence[DecodeFigures], moved: int, bandwidth: float) -> dict[st
 def table(found: dict[str, Any]) -> str:
     """As Markdown."""
     rows = found["decode"]
+    kept = found["settings"]["quantize"]
+    name = found["model"] if kept == "none" else f"{found['model']}, {kept}"
     lines = [
-        f"{found['model']}: slow weights {found['weights_bytes']:,} bytes a step, a session "
+        f"{name}: slow weights {found['weights_bytes']:,} bytes a step, a session "
         f"{found['session_bytes_per_token']:,} bytes a token, copying "
         f"{found['copy_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s",
         "",

@@ -34,7 +34,7 @@ def step_bytes(model: ServedModel) -> StepBytes:
 def _attention(model: HopeAttention) -> StepBytes:
     """Head and layers; keys and values of a full window and prefix, one position written; active deltas."""
     backbone, memory = model.config.backbone, model.config.memory
-    weights = sum(tensor.nbytes for name, tensor in model.backbone.frozen() if name != "embedding")
+    weights = model.backbone.bytes_read
     width = 2 * backbone.layers * backbone.kv_heads * backbone.head_width * model.backbone.dtype.itemsize
     deltas = sum(model.backbone.dtype.itemsize * site.shape[0] * site.shape[1] for site in model.memory.sites)
     return StepBytes(weights, (memory.prefix + memory.window + 1) * width + deltas)

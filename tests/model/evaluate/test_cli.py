@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from hope_model.errors import CheckpointError, ConfigError, DataError
+from hope_model.errors import CheckpointError, ConfigError, DataError, QuantizeError
 from hope_model.evaluate.bits import hope_bits
 from hope_model.evaluate.cli import add_parser, read_text
 from hope_model.hope import Hope
@@ -131,6 +131,14 @@ def test_a_file_that_cannot_be_judged_is_named(
     with pytest.raises(DataError, match=message):
         _run(kind, tmp_path / name, "--model", checkpoint, *out)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["stream", "task"])
+def test_a_native_model_is_not_quantised(checkpoint: Path, book: Path, tmp_path: Path, kind: str) -> None:
+    book.write_text("= A title =\n\nAnd a text.\n")
+    what = ["wikitext", book] if kind == "task" else [book]
+    with pytest.raises(QuantizeError, match="a native Hope model, found int4"):
+        _run(kind, *what, "--model", checkpoint, "--quantize", "int4", *_out(kind, tmp_path))
 
 
 def test_files_of_one_name_are_refused(checkpoint: Path, book: Path, tmp_path: Path) -> None:

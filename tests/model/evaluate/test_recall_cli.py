@@ -80,6 +80,15 @@ def test_recall_prints_and_writes_its_report(
     assert (out / "recall.png").exists()
 
 
+def test_quantised_weights_are_judged_as_such(folder: Path, tmp_path: Path) -> None:
+    found = []
+    for kind in ("none", "int8"):
+        assert _run("recall", *QUICK, "--model", folder, "--quantize", kind, "--out", tmp_path / kind) == 0
+        found.append(json.loads((tmp_path / kind / "recall.json").read_text()))
+    assert [each["quantize"] for each in found] == ["none", "int8"]
+    assert found[0]["questions"] != found[1]["questions"]
+
+
 def test_recall_repeats_by_its_seed(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         _run("recall", "--model", folder, "--out", tmp_path / name, "--seed", seed, *QUICK)

@@ -308,6 +308,11 @@ def test_a_pre_trained_model_judges_a_session_as_it_is_read() -> None:
     [
         ("piqa", ["--window", "8"], "window: expected with wikitext alone, found with piqa"),
         ("wikitext", ["--prefix-token", "0"], "prefix_token: expected with --url alone"),
+        (
+            "piqa",
+            ["--quantize", "int8", "--url", "http://test"],
+            "quantize: expected a model of this process",
+        ),
         ("piqa", ["--limit", "0"], "limit: expected a positive number, found 0"),
     ],
 )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tests.model.attention.tiny import tiny_model
+from tests.model.attention.tiny import VOCAB, backbone_config, config, random_weights, tiny_model
 from tests.model.small import Parts, build, small_config
 
+from hope_model.attention.model import HopeAttention
 from hope_server.bench.bandwidth import copy_bandwidth
 from hope_server.bench.decode import DecodeFigures, DecodeRun, measure
 from hope_server.bench.decode_report import decode_report, table
 from hope_server.bench.step_bytes import StepBytes, step_bytes
-from hope_server.cli import main
+from hope_server.cli import BAD_SETTING, main
 from hope_server.errors import SessionCorrupted
 
 RUN = DecodeRun(prompt_tokens=3, tokens=20, temperature=1.0, threads=1)
@@ -69,6 +71,22 @@ def test_bytes_of_a_pre_trained_model_count_its_window() -> None:
     assert found.weights > 0
 
 
+def test_bytes_of_quantised_weights_are_those_that_are_read() -> None:
+    """Two of bf16, one of int8, half of int4 and four for scale and zero of every 32; the head is of int8."""
+    small = replace(config(), backbone=backbone_config(head_width=16, mlp_width=96))
+    with torch.inference_mode(False):
+        plain, int8, int4 = (
+            step_bytes(HopeAttention(small, random_weights(small), quantize=bits)).weights
+            for bits in (None, "int8", "int4")
+        )
+    norms = 4 * 32 * (2 * 3 + 1)
+    head, body = VOCAB * 32, 3 * (32 * (64 + 2 * 32) + 64 * 32 + 3 * 32 * 96)
+    rows = 3 * (64 + 2 * 32 + 32 + 2 * 96 + 32)
+    assert plain == norms + 2 * (head + body)
+    assert int8 == norms + head + body + 4 * (VOCAB + rows)
+    assert int4 == norms + head + 4 * VOCAB + body * (16 + 4) // 32
+
+
 def test_the_fraction_is_the_least_time_over_the_step() -> None:
     runs = [DecodeFigures(4, 100.0, step_s, step_s) for step_s in (0.5, 0.25, 1.0)]
     found = decode_report("m", RUN, runs, StepBytes(100, 50), 1200.0)
@@ -82,6 +100,25 @@ def test_copying_is_measured() -> None:
     assert copy_bandwidth(torch.device("cpu"), repeats=2, size=1 << 20) > 1e6
 
 
+@pytest.mark.parametrize(
+    ("device", "status", "said"),
+    [
+        ("cuda:7", 2, "--device (HOPE_DEVICE): cuda:7 is not there"),
+        ("gpu", 2, "expected cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    device: str, status: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    try:
+        found = main(["bench", "decode", "--device", device])
+    except SystemExit as end:
+        found = int(str(end.code))
+    assert found == status
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     short = ["--sessions", "1", "2", "--tokens", "4", "--repeats", "1", "--threads", "1"]
@@ -93,3 +130,12 @@ def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["sessions"] for row in found["decode"]] == [1, 2]
     assert found["session_bytes_per_token"] > 1_000_000
     assert capsys.readouterr().out.startswith("hope-tiny: slow weights")
+
+
+def test_the_command_says_that_a_native_model_is_not_quantised(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert main(["bench", "decode", "--quantize", "int8", "--threads", "1"]) == BAD_SETTING
+    finally:
+        torch.set_num_threads(threads)
+    assert "--quantize (HOPE_QUANTIZE): expected none for hope-tiny" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hope_model.errors import ConfigError
+from hope_model.evaluate.recall_cli import add_quantize
 from hope_model.evaluate.tasks.formats import TASKS
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def add_parser(kinds: Any, find: Find | None) -> None:
     parser.add_argument(
         "--prefix-token", type=int, help="id before a text, with --url (default: the server's end of text)"
     )
+    add_quantize(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.set_defaults(run_command=partial(run, find=find))
 
@@ -66,6 +68,8 @@ def run(args: argparse.Namespace, find: Find | None = None) -> int:
         raise ConfigError(f"window: expected with {WIKITEXT} alone, found with {args.task}")
     if args.prefix_token is not None and args.url is None:
         raise ConfigError("prefix_token: expected with --url alone, found without")
+    if args.quantize != "none" and args.url is not None:
+        raise ConfigError(f"quantize: expected a model of this process, found {args.quantize} with --url")
     with console_progress() as progress, ExitStack() as closing:
         figures = _figures(args, partial(_scorer, args, find, closing), progress)
     if args.json is not None:
@@ -110,18 +114,20 @@ def _scorer(args: argparse.Namespace, find: Find | None, closing: ExitStack) -> 
         client = closing.enter_context(httpx.Client(timeout=TIMEOUT_S))
         key = os.environ.get("OPENAI_API_KEY")
         return RemoteScorer(args.url, args.model, client, key=key, prefix=args.prefix_token)
+    from hope_model.attention.quantize import bits_of, require_unquantized
     from hope_model.evaluate.recall_cli import locate
     from hope_model.evaluate.subject import is_attention
     from hope_model.evaluate.tasks.scorer import AttentionScorer, HopeScorer
 
-    folder = locate(find, args.model)
+    folder, quantize = locate(find, args.model), bits_of(args.quantize)
     if not is_attention(folder):
         from hope_model.checkpoint import load_checkpoint
 
+        require_unquantized(folder, quantize)
         return HopeScorer(*load_checkpoint(folder))
     from hope_model.attention.checkpoint import load_attention_checkpoint
     from hope_model.attention.rows import SessionRows
 
-    checkpoint = load_attention_checkpoint(folder)
+    checkpoint = load_attention_checkpoint(folder, quantize=quantize)
     prefix = min(checkpoint.tokenizer.eos_ids)
     return AttentionScorer(SessionRows(checkpoint.model, 1), checkpoint.tokenizer, prefix)
