@@ -39,9 +39,11 @@ def fresh_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_of(model: Hope, rows: int, steps: int, threads: int) -> list[Tensor]:
-    """Logits of each step."""
+    """Logits of each step, of rows that began one after the other."""
     torch.set_num_threads(threads)
     own = DecodeRows(model, rows, path="compiled")
+    for row in range(rows):
+        own.read(row, tokens_of(row, 1 + row % 13))
     return [
         own.step(range(rows), [(7 * step + 3 * row) % 31 for row in range(rows)]) for step in range(steps)
     ]
