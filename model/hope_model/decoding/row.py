@@ -26,8 +26,7 @@ class Row:
     def copy(self) -> "Row":
         """One that changes by itself."""
         lists = (self.writes[:], self.refused[:], self.streaks[:])
-        ends = (self.run, self.chunk, self.kept[:], self.frozen, self.good)
-        return Row(self.position, *lists, *ends)
+        return Row(self.position, *lists, self.run, self.chunk, self.kept[:], self.frozen, self.good)
 
 
 @dataclass(frozen=True, slots=True)
