@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SESSIONS, ENGINE, API = "server/hope_server/sessions", "server/hope_server/engine", "server/hope_server/api"
+QUANTIZED = "kernels/hope_kernels/quantized_linear"
 LUA = f"{SESSIONS}/hope_v1.lua"
 
 CONFORMANCE = "tests/server/sessions/test_conformance.py"
@@ -318,5 +319,33 @@ MUTATIONS = (
         "counts.position if worth else None",
         "counts.position",
         (FROZEN,),
+    ),
+    Mutation(
+        "halves of an activation that do not fit into eight bits",
+        f"{QUANTIZED}/int8.py",
+        ".floor_()",
+        ".round_()",
+        ("tests/kernels/test_quantized_linear.py",),
+    ),
+    Mutation(
+        "gradients of other weights than those that are read",
+        f"{QUANTIZED}/int4.py",
+        "PackedLinear(whole.mT)",
+        "PackedLinear(weight.mT)",
+        ("tests/kernels/test_quantized_linear.py",),
+    ),
+    Mutation(
+        "quantised weights named like others in the digest",
+        "model/hope_model/attention/backbone.py",
+        "yield name + suffix, tensor",
+        "yield name, tensor",
+        ("tests/model/attention/test_quantize.py",),
+    ),
+    Mutation(
+        "one product stands for all of its width when a machine is asked whether it repeats",
+        "model/hope_model/attention/repeatable.py",
+        "(type(linear), linear.rows, linear.columns)",
+        "(type(linear), 0, 0)",
+        ("tests/model/attention/test_quantize.py",),
     ),
 )
