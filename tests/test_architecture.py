@@ -26,7 +26,7 @@ WITHOUT_TORCH = (
     *("api", "chat", "config.py", "cli.py", "errors.py", "logging.py", "app.py"),
     *("metrics.py", "series.py", "gauges.py", "tracing.py", "otel.py"),
 )
-POLICY = ("scheduler.py", "slots.py", "host_tier.py")
+POLICY = ("scheduler.py", "slots.py", "host_tier.py", "decode_sizes.py")
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.jit.load", "torch.package", "numpy.load", "np.load"}
 

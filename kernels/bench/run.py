@@ -47,6 +47,7 @@ def main() -> int:
         )
         if not row.error <= 1:
             wrong.append(row.name)
+    print("the engine on this GPU: hope bench decode --device cuda --decode-rows 32")
     for name in (*wrong, *fallbacks()):
         print(f"{name}: does not equal its reference, or does not compile", file=sys.stderr)
     return 1 if wrong or fallbacks() else 0

@@ -37,7 +37,7 @@ class Dispatch(Generic[P, R]):
 
     def __init__(self, name: str, reference: Callable[P, R], fused: str, serves: Callable[P, bool]) -> None:
         self.name = name
-        _names.append(name)
+        declare(name)
         self.reference = reference
         self.serves = serves
         self._fused = fused
@@ -48,7 +48,7 @@ class Dispatch(Generic[P, R]):
         try:
             return self.fused()(*args, **kwargs)
         except _compile_failures() as error:
-            _give_up(self.name, error)
+            give_up(self.name, error)
         return self.reference(*args, **kwargs)
 
     def fused(self) -> Callable[P, R]:
@@ -65,6 +65,11 @@ def observe_fallbacks(observer: Observer) -> None:
     _observers.append(observer)
 
 
+def declare(name: str) -> None:
+    """There is an operation of this name, which may be given up."""
+    _names.append(name)
+
+
 def operations() -> tuple[str, ...]:
     """Names of all operations whose packages have been imported."""
     return tuple(_names)
@@ -75,21 +80,24 @@ def fallbacks() -> tuple[str, ...]:
     return tuple(_given_up)
 
 
+def give_up(name: str, error: BaseException, what: str = "") -> None:
+    """An operation goes on another way, a kernel's by its reference: ``what`` is logged and observers are
+    told, once.
+    """
+    if name in _given_up:
+        return
+    _given_up[name] = error
+    _log.error("%s: %s", what or f"kernel {name} does not compile, its reference runs from here on", error)
+    for observer in _observers:
+        observer(name, error)
+
+
 def on_gpu(*tensors: Tensor | None) -> bool:
     """Whether all are on a GPU, and none of them asks for a gradient: fused forms have no backward."""
     known = [tensor for tensor in tensors if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in known):
         return False
     return all(tensor.is_cuda for tensor in known)
-
-
-def _give_up(name: str, error: BaseException) -> None:
-    if name in _given_up:
-        return
-    _given_up[name] = error
-    _log.error("kernel %s does not compile, its reference runs from here on: %s", name, error)
-    for observer in _observers:
-        observer(name, error)
 
 
 def _compile_failures() -> tuple[type[BaseException], ...]:
@@ -102,4 +110,7 @@ def _compile_failures() -> tuple[type[BaseException], ...]:
     return (ImportError, CompilationError, OutOfResources, PTXASError)
 
 
-__all__ = ["Dispatch", "Observer", "fallbacks", "observe_fallbacks", "on_gpu", "operations"]
+__all__ = [
+    *("Dispatch", "Observer", "declare", "fallbacks", "give_up"),
+    *("observe_fallbacks", "on_gpu", "operations"),
+]

@@ -151,6 +151,9 @@ CONFIGS: dict[str, HopeConfig] = {
         _sized("hope-350m", 1024, 24, 2816, 256, 32768),
         _sized("hope-760m", 1536, 24, 4096, 384, 32768),
         _sized("hope-1.3b", 2048, 24, 5632, 512, 32768),
+        _sized("experiment-small", 128, 3, 128, 64, 8192),
+        _sized("experiment-base", 192, 3, 256, 64, 8192),
+        _sized("experiment-large", 256, 4, 384, 128, 8192),
     )
 }
 

@@ -8,6 +8,7 @@ HopeModelError            base; `code` is stable and machine readable
  ├─ DataError             data_invalid        a training shard or mixture that cannot be read
  ├─ TrainError            train_failed        a training run that cannot start, go on or resume
  ├─ EvaluationError       evaluation_failed   a server that is measured does not answer as it should
+ ├─ ExperimentError       experiment_invalid  results of the experiment that are broken or of other settings
  ├─ QuantizeError         quantize_failed     weights that cannot be kept in so few bits, or not here
  └─ ConversionError       conversion_failed   a pre-trained model that cannot be brought into our format
 """
@@ -75,3 +76,9 @@ class EvaluationError(HopeModelError):
     """A server that is measured does not answer, or not as the evaluation needs it."""
 
     code = "evaluation_failed"
+
+
+class ExperimentError(HopeModelError):
+    """The experiment's results or its folder are broken, or of other settings; the message names them."""
+
+    code = "experiment_invalid"

@@ -48,7 +48,7 @@ def finite_rows(x: Tensor) -> Tensor:
     # One value that is not finite makes the sum so; a sum that merely overflows is looked at row by row.
     if _asks_cheaply(x) and bool(torch.isfinite(x.detach().sum())):
         return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
-    return torch.isfinite(x.detach()).flatten(1).all(1)
+    return torch.isfinite(x.detach()).reshape(x.shape[0], -1).all(1)
 
 
 def keep_rows(applied: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ COMMANDS = {
     "replay": Command("hope_client.replay:add_replay_parser", "print a session's journal, or verify it"),
     "keys": Command("hope_server.tenants.cli:add_parser", "make, end and list API keys"),
     "train": Command("hope_model.train.cli:add_parser", "train a model"),
+    "experiment": Command("hope_model.experiment.cli:add_parser", "train and compare all systems"),
     "convert": Command("hope_server.convert:add_parser", "convert a pre-trained model"),
     "eval": Command("hope_server.evaluate:add_parser", "measure a model"),
     "bench": Command("hope_server.bench.cli:add_parser", "measure speed"),

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from hope_server.errors import StartupError
 
 ENV_PREFIX = "HOPE_"
+DEVICES = r"^(cpu|cuda(:\d{1,3})?)$"
 Quantize = Literal["none", "int8", "int4"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -56,7 +57,7 @@ class ServerConfig(BaseSettings):
     )
     device: str = Field(
         default="cpu",
-        pattern=r"^(cpu|cuda(:\d{1,3})?)$",
+        pattern=DEVICES,
         description="cpu, cuda or cuda:N: where the model and the sessions in slots are. Not measured on a "
         "GPU, so one is used only when asked for. Servers that share sessions need devices of one kind",
     )
@@ -114,7 +115,8 @@ class ServerConfig(BaseSettings):
         default=4,
         ge=1,
         le=1024,
-        description="rows of one decode step, where a model's bits are only the same in batches of one shape",
+        description="rows of one decode step, where bits are only the same in batches of one shape; "
+        "on a GPU the most rows of one launch",
     )
     threads: int = Field(default_factory=usable_cores, ge=1, le=1024, description="CPU threads for the model")
     max_waiting: int = Field(default=128, ge=0, le=1_000_000, description="turns that may wait for a slot")

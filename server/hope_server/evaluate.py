@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,12 +12,13 @@ from hope_model.evaluate import cli
 if TYPE_CHECKING:
     from hope_model.attention.checkpoint import AttentionCheckpoint
     from hope_model.evaluate import conversation
+    from hope_model.evaluate.sessions.asking import ServedSubject
     from hope_server.sessions.session import Origin
 
 
 def add_parser(subparsers: Any) -> None:
     """Mount ``hope eval`` on the main command."""
-    cli.add_parser(subparsers, find, render_of)
+    cli.add_parser(subparsers, find, render_of, open_server)
 
 
 def find(name: str) -> Path:
@@ -24,6 +26,15 @@ def find(name: str) -> Path:
     from hope_server.models import find_folder
 
     return find_folder(name)
+
+
+@contextmanager
+def open_server(url: str, key: str | None) -> Iterator[ServedSubject]:
+    """What the server at ``url`` serves, through its API."""
+    from hope_server.evaluate_remote import open_server
+
+    with open_server(url, key) as served:
+        yield served
 
 
 def render_of(checkpoint: AttentionCheckpoint) -> conversation.Render:

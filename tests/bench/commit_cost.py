@@ -1,6 +1,6 @@
 """What durability costs: decode throughput with each token committed to Valkey, beside a store without disk.
 
-    python tests/bench/commit_cost.py [--sessions 16] [--tokens 128] [--rounds 5] [--json FILE]
+    python tests/bench/commit_cost.py [--model hope-tiny] [--sessions 1 16] [--tokens 128] [--rounds 5]
 
 Valkey runs with `appendfsync always`. Both engines serve the same model in one process, by turns; the ratio
 is that of the medians, and holds elsewhere. Milliseconds of a commit are those of this disk.
@@ -15,11 +15,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hope_model.checkpoint import load_checkpoint, resolve, slow_weights_sha256
-from hope_model.hope import Hope
+from hope_server.config import usable_cores
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, GenerationRequest, PromptPart, SamplingParams
 from hope_server.engine.service import EngineService
+from hope_server.engine.threads import use_threads
+from hope_server.models import Served, load_served
 from hope_server.sessions import open_store
 from hope_server.sessions.embedded import EmbeddedValkey
 from hope_server.sessions.key import SessionKey
@@ -35,6 +36,7 @@ WARM_TOKENS = 8
 class Figures:
     """Tokens per second over all sessions, medians of the rounds; seconds of a commit, and its tokens."""
 
+    sessions: int
     durable_tokens_per_s: float
     memory_tokens_per_s: float
     ratio: float
@@ -59,45 +61,50 @@ async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sessions", type=int, default=16)
+    parser.add_argument("--model", default="hope-tiny", help="as of `hope serve` (default: hope-tiny)")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--tokens", type=int, default=128, help="of each answer (default: 128)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all usable cores")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
-    model, _ = load_checkpoint(resolve("hope-tiny"))
-    commits = Commits()
+    use_threads(args.threads)
+    served = load_served(args.model, learning=True, threads=args.threads)
     with tempfile.TemporaryDirectory() as directory:
         valkey = EmbeddedValkey(Path(directory), appendfsync="always")
         await valkey.start()
         durable = await open_store(valkey.url, Keyring([b"k" * 32]))
         try:
-            figures = await measure(model, durable, commits, args)
+            figures = [await measure(served, durable, sessions, args) for sessions in args.sessions]
         finally:
             await durable.close()
             await valkey.stop()
-    print(table(figures, args.sessions))
+    print(table(figures))
     if args.json:
-        args.json.write_text(json.dumps(asdict(figures), indent=2) + "\n", encoding="utf-8")
+        found = {"model": served.name, "runs": [asdict(each) for each in figures]}
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-async def measure(model: Hope, durable: SessionStore, commits: Commits, args: argparse.Namespace) -> Figures:
+async def measure(served: Served, durable: SessionStore, sessions: int, args: argparse.Namespace) -> Figures:
+    commits = Commits()
     services = [
-        await started(model, store, observer, args.sessions)
+        await started(served, store, observer, sessions, args.threads)
         for store, observer in ((durable, commits), (MemoryStore(), NullObserver()))
     ]
     rates: list[list[float]] = [[], []]
     for service in services:
-        await decode_rate(service, args.sessions, WARM_TOKENS)
+        await decode_rate(service, sessions, WARM_TOKENS)
     commits.seconds.clear()
     commits.tokens = 0
     for number in range(args.rounds):
         for which in (0, 1) if number % 2 else (1, 0):
-            rates[which].append(await decode_rate(services[which], args.sessions, args.tokens))
+            rates[which].append(await decode_rate(services[which], sessions, args.tokens))
     for service in services:
         await service.stop(deadline_s=5.0)
     durable_rate, memory_rate = map(statistics.median, rates)
     seconds = statistics.quantiles(commits.seconds, n=100)
     return Figures(
+        sessions,
         durable_rate,
         memory_rate,
         durable_rate / memory_rate,
@@ -107,13 +114,14 @@ async def measure(model: Hope, durable: SessionStore, commits: Commits, args: ar
     )
 
 
-async def started(model: Hope, store: SessionStore, observer: NullObserver, sessions: int) -> EngineService:
-    digest = slow_weights_sha256(model)
+async def started(
+    served: Served, store: SessionStore, observer: NullObserver, sessions: int, threads: int
+) -> EngineService:
     service = EngineService(
-        model,
+        served.model,
         store,
-        EngineConfig(slots=sessions, threads=2),
-        slow_weights_hash=lambda: digest,
+        EngineConfig(slots=sessions, threads=threads),
+        slow_weights_hash=served.digest,
         observer=observer,
     )
     await service.start()
@@ -137,18 +145,16 @@ async def token_times(service: EngineService, key: SessionKey, seed: int, tokens
     return [time.perf_counter() async for _event in service.generate(request)]
 
 
-def table(figures: Figures, sessions: int) -> str:
-    rates = f"{figures.durable_tokens_per_s:.0f} / {figures.memory_tokens_per_s:.0f}"
-    p50, p99 = figures.commit_p50_s * 1e3, figures.commit_p99_s * 1e3
-    return "\n".join(
-        (
-            "| figure | ratio | here |",
-            "|---|---|---|",
-            f"| decode tokens/s at {sessions} sessions: committed, always / in memory "
-            f"| {figures.ratio:.2f} | {rates} |",
-            f"| a commit, p50 / p99 | | {p50:.1f} / {p99:.1f} ms, {figures.tokens_per_commit:.1f} tokens |",
-        )
-    )
+def table(figures: list[Figures]) -> str:
+    lines = [
+        "| sessions | committed / in memory | tokens/s | a commit, p50 / p99 | its tokens |",
+        "|---|---|---|---|---|",
+    ]
+    for own in figures:
+        rates = f"{own.durable_tokens_per_s:.0f} / {own.memory_tokens_per_s:.0f}"
+        took = f"{own.commit_p50_s * 1e3:.1f} / {own.commit_p99_s * 1e3:.1f} ms"
+        lines.append(f"| {own.sessions} | {own.ratio:.2f} | {rates} | {took} | {own.tokens_per_commit:.1f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 Starts its own ``hope serve``. In each round every session takes a turn, in random order; every so many turns
 the same session takes another at once, whose state is still in its slot: the difference of both times to the
 first token is what a cold turn costs more. At the end every session's journal must hold exactly what its
-turns read and wrote, and some sessions are computed anew from theirs. The status is 1 if anything was lost.
+turns read and wrote, and some sessions are computed anew from theirs. A turn that the server breaks off,
+since its store does not answer in time, is counted: its session must hold all that was acknowledged. The
+status is 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -24,28 +26,72 @@ from typing import Any
 
 from tests.bench.serving import start_server
 
-from hope_client import AsyncClient
+from hope_client import APIError, AsyncClient
 from hope_server.bench.figures import percentile, summary
 
 PROMPT_TOKENS, ANSWER_TOKENS = 8, 4
+ASKED_AGAIN = 20
 WARM_EVERY = 10
 """Of so many turns, one is followed by a warm one."""
 
 
 @dataclass
 class Life:
-    """What clients have seen. tokens: by session, sent and received. rss: of the server, by turns done."""
+    """What clients have seen. tokens: by session, sent and received. rss: of the server, by turns done.
+    broken: turns that the server broke off. wrong: acknowledged, and then not in the journal.
+    """
 
     tokens: dict[str, int] = field(default_factory=dict)
     cold_s: list[float] = field(default_factory=list)
     warm_s: list[float] = field(default_factory=list)
     rss: list[tuple[int, int]] = field(default_factory=list)
     turns: int = 0
+    broken: int = 0
+    wrong: list[str] = field(default_factory=list)
 
 
-async def turn(client: AsyncClient, life: Life, session: str, chance: random.Random) -> float:
-    """One streamed turn; seconds to its first token."""
-    started, first, answered = time.perf_counter(), 0.0, 0
+async def turn(client: AsyncClient, life: Life, session: str, chance: random.Random) -> float | None:
+    """One turn; seconds to its first token, None if it was broken off."""
+    life.turns += 1
+    seen: list[float] = []
+    try:
+        started = time.perf_counter()
+        answered = await streamed(client, session, chance, seen)
+    except APIError as error:
+        if error.code != "store_unavailable":
+            raise
+        life.broken += 1
+        await account(client, life, session, PROMPT_TOKENS + len(seen) if seen else 0)
+        return None
+    life.tokens[session] += PROMPT_TOKENS + answered
+    return seen[0] - started
+
+
+async def account(client: AsyncClient, life: Life, session: str, acknowledged: int) -> None:
+    """After a turn that was broken off: what its journal holds is at least what was acknowledged."""
+    for _ in range(ASKED_AGAIN):
+        try:
+            found = (await client.sessions.get(session)).seq
+            break
+        except APIError as error:
+            if error.code != "store_unavailable":
+                raise
+    else:
+        raise SystemExit("the store is gone")
+    if (
+        not life.tokens[session] + acknowledged
+        <= found
+        <= life.tokens[session] + PROMPT_TOKENS + ANSWER_TOKENS
+    ):
+        life.wrong.append(
+            f"{session}: {life.tokens[session] + acknowledged} acknowledged, {found} in its journal"
+        )
+    life.tokens[session] = found
+
+
+async def streamed(client: AsyncClient, session: str, chance: random.Random, seen: list[float]) -> int:
+    """A streamed turn: the moments of its tokens go into ``seen``; their number."""
+    answered = 0
     stream = await client.completions(
         prompt=[chance.randrange(100, 8000) for _ in range(PROMPT_TOKENS)],
         max_tokens=ANSWER_TOKENS,
@@ -56,11 +102,9 @@ async def turn(client: AsyncClient, life: Life, session: str, chance: random.Ran
     )
     async with stream:
         async for chunk in stream:
-            first = first or time.perf_counter() - started
             answered = chunk.usage.completion_tokens if chunk.usage else answered
-    life.tokens[session] += PROMPT_TOKENS + answered
-    life.turns += 1
-    return first
+            seen += [time.perf_counter()] * (answered - len(seen))
+    return answered
 
 
 async def live(client: AsyncClient, life: Life, args: argparse.Namespace, pid: int) -> None:
@@ -74,18 +118,21 @@ async def live(client: AsyncClient, life: Life, args: argparse.Namespace, pid: i
         async def work(order: Any = order) -> None:
             for session in order:
                 cold = await turn(client, life, session, chance)
-                if life.turns % WARM_EVERY == 0:
-                    life.cold_s.append(cold)
-                    life.warm_s.append(await turn(client, life, session, chance))
                 if life.turns % max(1, args.sessions // 50) == 0:
                     life.rss.append((life.turns, rss_bytes(pid)))
+                    print(f"{life.turns} turns, {life.rss[-1][1] / 1e6:.0f} MB", file=sys.stderr, flush=True)
+                if life.turns % WARM_EVERY == 0 and cold is not None:
+                    warm = await turn(client, life, session, chance)
+                    if warm is not None:
+                        life.cold_s.append(cold)
+                        life.warm_s.append(warm)
 
         await asyncio.gather(*(work() for _ in range(args.concurrency)))
 
 
 async def losses(client: AsyncClient, life: Life, checked: int) -> list[str]:
     """What is not as it must be."""
-    wrong = []
+    wrong = list(life.wrong)
     for session, tokens in life.tokens.items():
         found = (await client.sessions.get(session)).seq
         if found != tokens:
@@ -149,6 +196,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         "slots": args.slots,
         "turns": life.turns,
         "turns_per_s": life.turns / seconds,
+        "broken_off": life.broken,
         "wrong": wrong,
         "cold_ttft_s": summary(life.cold_s),
         "warm_ttft_s": summary(life.warm_s),
@@ -164,7 +212,8 @@ def table(found: dict[str, Any]) -> str:
     rss, extra = found["rss_bytes"], found["extra_s"]
     lines = [
         f"{found['sessions']} sessions, {found['slots']} slots: {found['turns']} turns, "
-        f"{found['turns_per_s']:.1f} turns/s, {len(found['wrong'])} sessions lost something",
+        f"{found['turns_per_s']:.1f} turns/s, {found['broken_off']} broken off by the store, "
+        f"{len(found['wrong'])} sessions lost something",
         *found["wrong"][:5],
     ]
     if extra is not None:

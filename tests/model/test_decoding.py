@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hope_model.config import HopeConfig, LevelConfig
 from hope_model.decoding import DecodeRows, can_decode
-from hope_model.decoding.rows import spans
+from hope_model.decoding.torch_path import spans
 from hope_model.decoding.weights import rms, sigmoid, silu, unit
 from hope_model.hope import Hope
 from hope_model.state import State
@@ -59,9 +59,9 @@ def assert_close(found: State, expected: State) -> None:
 
 
 @pytest.mark.parametrize("write_rule", ["sgd", "momentum", "adam"])
-def test_it_follows_the_models_own_step(write_rule: str) -> None:
+def test_it_follows_the_models_own_step(path: str, write_rule: str) -> None:
     model = build(config(write_rule), torch.float32)
-    rows, state, done = DecodeRows(model, 3, dtype=torch.float32), model.initial_state(1), 0
+    rows, state, done = DecodeRows(model, 3, dtype=torch.float32, path=path), model.initial_state(1), 0
     rows.clear(1)
     for upto in (1, 15, 16, 17, 32, 33, 63, 127, 128, 150, 256, 257):
         part = tokens_of(0, upto)[done:]
@@ -72,11 +72,11 @@ def test_it_follows_the_models_own_step(write_rule: str) -> None:
 
 
 @pytest.mark.parametrize("begun", [1, 20, 32, 100, 128])
-def test_a_row_is_taken_up_at_any_position(begun: int) -> None:
+def test_a_row_is_taken_up_at_any_position(path: str, begun: int) -> None:
     model = build(config(), torch.float32)
     tokens = tokens_of(1, begun + 150)
     _, state = stepped(model, model.initial_state(1), tokens[:begun])
-    rows = DecodeRows(model, 2, dtype=torch.float32)
+    rows = DecodeRows(model, 2, dtype=torch.float32, path=path)
     decode(rows, 0, tokens_of(4, 40))  # leaves whatever it leaves
     rows.load(0, state)
     assert_close(rows.state(0), state)
@@ -84,10 +84,10 @@ def test_a_row_is_taken_up_at_any_position(begun: int) -> None:
     assert_close(rows.state(0), stepped(model, state, tokens[begun:])[1])
 
 
-def test_tokens_that_may_not_teach_are_read_and_leave_the_levels_alone() -> None:
+def test_tokens_that_may_not_teach_are_read_and_leave_the_levels_alone(path: str) -> None:
     """E29, with turns that end where a period does; bits of what is learned stay through such a turn."""
     model = build(config(), torch.float32)
-    rows, state = DecodeRows(model, 1, dtype=torch.float32), model.initial_state(1)
+    rows, state = DecodeRows(model, 1, dtype=torch.float32, path=path), model.initial_state(1)
     turns = [(True, 30), (False, 10), (True, 50), (False, 38), (True, 40)]
     flags = [teaches for teaches, count in turns for _ in range(count)]
     for place, (token, teaches) in enumerate(zip(tokens_of(0, len(flags)), flags, strict=True)):
@@ -103,21 +103,22 @@ def test_tokens_that_may_not_teach_are_read_and_leave_the_levels_alone() -> None
     assert rows.counts(0)[1][2:] == (2, 0)
 
 
-def test_bf16_operands_move_little() -> None:
+def test_bf16_operands_move_little(path: str) -> None:
     model = build(config(), torch.float32)
     tokens = tokens_of(0, 150)
     exact, rounded = (
-        decode(DecodeRows(model, 1, dtype=kind), 0, tokens) for kind in (torch.float32, torch.bfloat16)
+        decode(DecodeRows(model, 1, dtype=kind, path=path), 0, tokens)
+        for kind in (torch.float32, torch.bfloat16)
     )
     shift = (exact.log_softmax(-1).exp() * (exact.log_softmax(-1) - rounded.log_softmax(-1))).sum()
     assert 0 < float(shift) < 1e-3
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_a_rows_bits_depend_neither_on_company_nor_on_place(kind: torch.dtype) -> None:
+def test_a_rows_bits_depend_neither_on_company_nor_on_place(path: str, kind: torch.dtype) -> None:
     """Rows start one after the other, and each step leaves other rows out: nothing of that shows."""
     model = build(config(), torch.float32)
-    rows, alone = DecodeRows(model, 7, dtype=kind), DecodeRows(model, 1, dtype=kind)
+    rows, alone = DecodeRows(model, 7, dtype=kind, path=path), DecodeRows(model, 1, dtype=kind, path=path)
     queues = {row: tokens_of(row, 140 - 9 * row) for row in (0, 1, 2, 4, 6)}
     read: dict[int, int] = dict.fromkeys(queues, 0)
     last: dict[int, Tensor] = {}
@@ -141,10 +142,10 @@ def test_a_rows_bits_depend_neither_on_company_nor_on_place(kind: torch.dtype) -
 
 
 @pytest.mark.parametrize("width", [16, 64])
-def test_many_rows_at_once_give_the_bits_of_each_alone(width: int) -> None:
+def test_many_rows_at_once_give_the_bits_of_each_alone(path: str, width: int) -> None:
     """Enough for vector instructions, whose rounding must not differ from that of what is left over."""
     model = build(small_config(width=width), torch.float32)
-    rows, alone = DecodeRows(model, 40), DecodeRows(model, 40)
+    rows, alone = DecodeRows(model, 40, path=path), DecodeRows(model, 40, path=path)
     for step in range(20):
         tokens = [(7 * step + 3 * row + row * step // 3) % 31 for row in range(40)]
         logits = rows.step(range(40), tokens)
@@ -160,17 +161,17 @@ def test_what_is_left_over_from_vectors_is_rounded_like_the_rest(
     assert torch.equal(function(x), torch.cat([function(row[None]) for row in x]))
 
 
-def test_asking_for_a_state_changes_nothing() -> None:
+def test_asking_for_a_state_changes_nothing(path: str) -> None:
     model = build(config(), torch.float32)
-    asked, left = DecodeRows(model, 1), DecodeRows(model, 1)
+    asked, left = DecodeRows(model, 1, path=path), DecodeRows(model, 1, path=path)
     for token in tokens_of(2, 70):
         assert torch.equal(asked.step([0], [token]), left.step([0], [token]))
         asked.state(0)
 
 
-def test_rows_that_are_left_out_keep_every_bit() -> None:
+def test_rows_that_are_left_out_keep_every_bit(path: str) -> None:
     model = build(config(), torch.float32)
-    rows = DecodeRows(model, 4)
+    rows = DecodeRows(model, 4, path=path)
     for row in range(4):
         decode(rows, row, tokens_of(row, 35 + row))
     before = [rows.state(row) for row in (1, 2)]
@@ -180,13 +181,13 @@ def test_rows_that_are_left_out_keep_every_bit() -> None:
         assert all(torch.equal(tensor, state[name]) for name, tensor in rows.state(row).items())
 
 
-def test_a_write_that_is_not_finite_is_left_out_and_counted() -> None:
+def test_a_write_that_is_not_finite_is_left_out_and_counted(path: str) -> None:
     """Of the head whose memory holds a NaN; the others go on, and a row that is loaded anew is clean."""
     model = build(config(), torch.float32)
-    rows, twin = DecodeRows(model, 2), DecodeRows(model, 2)
+    rows, twin = DecodeRows(model, 2, path=path), DecodeRows(model, 2, path=path)
     for own in (rows, twin):
         decode(own, 0, tokens_of(0, 20))
-    rows._blocks[1].phi._memory[0, 1, 0, 0] = float("nan")
+    rows._blocks[1].phi.slabs["memory"][0, 1, 0, 0] = float("nan")
     for token in tokens_of(1, 5):
         logits = rows.step([0, 1], [token, token])
         assert bool(logits[0].isnan().all())

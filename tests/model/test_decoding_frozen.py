@@ -10,10 +10,10 @@ from hope_model.decoding import DecodeRows
 from hope_model.streaks import LIMIT, Frozen
 
 
-def test_a_frozen_row_follows_the_models_own_step_and_keeps_nothing() -> None:
+def test_a_frozen_row_follows_the_models_own_step_and_keeps_nothing(path: str) -> None:
     """Beside one that learns, over the ends of runs, chunks and periods."""
     model = build(config(), torch.float32)
-    rows = DecodeRows(model, 2, dtype=torch.float32)
+    rows = DecodeRows(model, 2, dtype=torch.float32, path=path)
     _, state = stepped(model, model.initial_state(1), tokens_of(0, 128))
     state["frozen"] = torch.tensor([int(Frozen.JOURNAL)])
     rows.clear(0)
@@ -26,16 +26,16 @@ def test_a_frozen_row_follows_the_models_own_step_and_keeps_nothing() -> None:
     assert_close(rows.state(1), after)
     moved = [name for name, tensor in rows.state(1).items() if not torch.equal(tensor, before[name])]
     assert {name.rsplit(".", 1)[-1] for name in moved} == {"position", "window", "last_key"}
-    alone = DecodeRows(model, 1, dtype=torch.float32)
+    alone = DecodeRows(model, 1, dtype=torch.float32, path=path)
     alone.clear(0)
     decode(alone, 0, tokens_of(1, 42))
     found, own = rows.state(0), alone.state(0)
     assert [name for name in own if not torch.equal(found[name], own[name])] == []
 
 
-def test_the_third_refused_write_ends_learning() -> None:
+def test_the_third_refused_write_ends_learning(path: str) -> None:
     model = build(config(), torch.float32)
-    rows = DecodeRows(model, 1, dtype=torch.float32)
+    rows = DecodeRows(model, 1, dtype=torch.float32, path=path)
     _, state = stepped(model, model.initial_state(1), tokens_of(0, 128))
     state["layers.0.phi.memory"] = torch.full_like(state["layers.0.phi.memory"], torch.nan)
     rows.load(0, state)

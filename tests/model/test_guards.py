@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hope_model import cms
 from hope_model.cms import bound_direction
-from hope_model.guards import bound_norm, full_precision, keep_finite, l2_normalize
+from hope_model.guards import bound_norm, finite_rows, full_precision, keep_finite, l2_normalize
 from hope_model.rules import delta, gated, gradient, matrix, selective
 from hope_model.state import State
 
@@ -105,6 +105,11 @@ def test_a_row_that_is_not_finite_is_refused_whole(value: float, shape: tuple[in
     assert applied.tolist() == [True, False, True]
     assert torch.equal(kept[1], old[1])
     assert torch.equal(kept[[0, 2]], new[[0, 2]])
+
+
+def test_rows_of_single_numbers_are_looked_at_one_by_one() -> None:
+    """As a GPU does with every tensor, and a CPU where the sum is not finite."""
+    assert finite_rows(torch.tensor([1.0, float("nan"), 3.0])).tolist() == [True, False, True]
 
 
 def test_finite_rows_are_all_kept() -> None:

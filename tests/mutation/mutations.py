@@ -22,6 +22,8 @@ HOPE = "tests/server/engine/test_hope.py"
 FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
+GPU = "tests/model/attention/test_on_a_gpu.py"
+SLAB_PREVIEWS = "tests/server/engine/test_slab_previews.py"
 SIMULATION = "tests/simulation/test_simulation.py"
 
 
@@ -347,5 +349,33 @@ MUTATIONS = (
         "(type(linear), linear.rows, linear.columns)",
         "(type(linear), 0, 0)",
         ("tests/model/attention/test_quantize.py",),
+    ),
+    Mutation(
+        "a GPU's products know how many rows they have",
+        "kernels/hope_kernels/packed_linear/packed.py",
+        "if x.is_cuda:",
+        "if x.is_cuda and len(x) > 64:",
+        (GPU,),
+    ),
+    Mutation(
+        "a GPU's writes share a backward pass",
+        "model/hope_model/attention/write.py",
+        'model.backbone.device.type == "cuda"',
+        "len(groups) > 1",
+        (GPU,),
+    ),
+    Mutation(
+        "decode sizes with other bits are used",
+        f"{ENGINE}/slab_previews.py",
+        "torch.equal(tensor, one[name][:rows])",
+        "tensor.shape == one[name][:rows].shape",
+        (SLAB_PREVIEWS,),
+    ),
+    Mutation(
+        "the next replay overwrites what was answered",
+        f"{ENGINE}/slab_previews.py",
+        "found[: launch.rows].clone()",
+        "found[: launch.rows]",
+        (SLAB_PREVIEWS,),
     ),
 )

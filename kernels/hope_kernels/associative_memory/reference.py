@@ -115,6 +115,6 @@ def _step(
     assert count is not None
     second, count = rule.beta2 * second + (1 - rule.beta2) * direction.square(), count + 1
     writes = count[:, None, None].to(direction.dtype)
-    unbiased = second / (1 - torch.as_tensor(rule.beta2, dtype=second.dtype) ** writes)
-    step = first / (1 - torch.as_tensor(rule.beta1, dtype=first.dtype) ** writes)
+    unbiased = second / (1 - writes.new_full((), rule.beta2) ** writes)
+    step = first / (1 - writes.new_full((), rule.beta1) ** writes)
     return step / (unbiased.sqrt() + rule.epsilon), (first, second, count)

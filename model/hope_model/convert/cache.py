@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from hope_kernels.cpu.cache import user_cache_dir
 from hope_model.convert.progress import Progress
 from hope_model.errors import ConversionError
 
@@ -21,12 +22,10 @@ def default_cache_dir() -> Path:
     Raises:
         ConversionError: there is neither.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the specification has relative paths ignored
-        base = os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
+    cache = user_cache_dir()
+    if cache is None:
         raise ConversionError("no home directory is known: set XDG_CACHE_HOME or HOME")
-    return Path(base) / "hope"
+    return cache
 
 
 def models_dir() -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hope_model.errors import DataError
-from hope_model.evaluate import recall_cli
+from hope_model.evaluate import babilong_cli, needle_cli, recall_cli
+from hope_model.evaluate.continual import cli as continual_cli
 from hope_model.evaluate.recall_cli import locate
 from hope_model.evaluate.tasks import cli as tasks_cli
 from hope_model.train.shards import read_rows
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from hope_model.evaluate.stream import StreamLosses
     from hope_model.evaluate.subject import Find, RenderOf
+    from hope_model.evaluate.subjects import OpenServer
 
 
 class StreamLengths(NamedTuple):
@@ -36,12 +38,18 @@ STREAM_LENGTHS = {
 """By family: every write of a pre-trained model costs gradients, so its streams are shorter."""
 
 
-def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | None = None) -> None:
+def add_parser(
+    subparsers: Any,
+    find: Find | None = None,
+    render_of: RenderOf | None = None,
+    open_server: OpenServer | None = None,
+) -> None:
     """Mount ``hope eval`` on the main command.
 
     Args:
         find: finds models by name; without it, shipped ones and folders.
         render_of: how checkpoints with a chat template write chats; ``recall`` needs it.
+        open_server: connects to a server, for ``needle``, ``babilong`` and ``continual`` to measure.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="measure a model")
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -80,6 +88,9 @@ def add_parser(subparsers: Any, find: Find | None = None, render_of: RenderOf | 
     bits.set_defaults(run_command=partial(run_bits, find=find))
     recall_cli.add_parser(kinds, find, render_of)
     tasks_cli.add_parser(kinds, find)
+    needle_cli.add_parser(kinds, find, open_server)
+    babilong_cli.add_parser(kinds, find, open_server)
+    continual_cli.add_parser(kinds, find, open_server)
 
 
 def run_stream(args: argparse.Namespace, find: Find | None = None) -> int:

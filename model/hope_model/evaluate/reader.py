@@ -79,6 +79,12 @@ class BranchingReader(ABC):
         """See :class:`Reader`."""
         asked = self.branch(1)
         last = asked.read([0], torch.tensor([list(prompt)]))[:, -1:]
+        at_once, found = _rows_at_once(asked), list[float]()
+        for start in range(0, len(answers), at_once):
+            found += self._judge_some(asked, last, answers[start : start + at_once])
+        return found
+
+    def _judge_some(self, asked: Branch, last: Tensor, answers: Sequence[Sequence[int]]) -> list[float]:
         count, longest = len(answers), max(map(len, answers))
         # Padding comes after an answer, where nothing that counts sees it.
         ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers])
@@ -92,7 +98,7 @@ class BranchingReader(ABC):
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stop: Collection[int]) -> list[list[int]]:
         """See :class:`Reader`. Prompts are answered side by side, as many as fit."""
-        at_once = max(1, MAX_BRANCH_BYTES // cache_bytes(self.model))
+        at_once = _rows_at_once(self.branch(1))
         answers: list[list[int]] = []
         for start in range(0, len(prompts), at_once):
             answers += self._side_by_side(prompts[start : start + at_once], limit, stop)
@@ -179,7 +185,11 @@ def widened(model: HopeAttention, tokens: int) -> HopeAttention:
     return wide
 
 
-def cache_bytes(model: HopeAttention) -> int:
-    """Bytes of one row's cache."""
-    cache = model.new_cache(1)
-    return sum(tensor.nbytes for tensor in (*cache.keys, *cache.values, cache.hidden))
+def branch_bytes(branch: Branch) -> int:
+    """Bytes of a branch's caches; a copy of a branch of one row has as many."""
+    cache = branch.cache
+    return sum(tensor.nbytes for tensor in (*cache.keys, *cache.values, cache.hidden, cache.outputs))
+
+
+def _rows_at_once(branch: Branch) -> int:
+    return max(1, MAX_BRANCH_BYTES // branch_bytes(branch))

@@ -29,6 +29,7 @@ class TrainLog:
         self._console = Console()
         self._smooth: float | None = None
         self._started, self._first = time.perf_counter(), done
+        self._last, self._last_cpu = self._started, time.process_time()
         self._bar = Progress(
             TextColumn("{task.completed}/{task.total} steps"),
             BarColumn(),
@@ -56,13 +57,17 @@ class TrainLog:
             return
         loss = figures["loss"]
         self._smooth = loss if self._smooth is None else SMOOTHING * self._smooth + (1 - SMOOTHING) * loss
-        rate = (step - self._first) * self._tokens_per_step / (time.perf_counter() - self._started)
+        now, cpu = time.perf_counter(), time.process_time()
+        rate = (step - self._first) * self._tokens_per_step / (now - self._started)
         record: dict[str, Any] = {
             "step": step,
             "tokens": step * self._tokens_per_step,
             "tokens_per_s": rate,
+            "seconds": now - self._last,
+            "cpu_seconds": cpu - self._last_cpu,
             **figures,
         }
+        self._last, self._last_cpu = now, cpu
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._bar.update(self._task, completed=step, loss=self._smooth, rate=rate)

@@ -30,10 +30,8 @@ class Adam(WriteRule):
         first = self.beta1 * moments["first"] + (1 - self.beta1) * gradient
         second = self.beta2 * moments["second"] + (1 - self.beta2) * gradient.square()
         power = count.view(-1, *(1,) * (gradient.dim() - 1)).to(gradient.dtype)
-        unbiased = second / (1 - torch.as_tensor(self.beta2, dtype=gradient.dtype) ** power)
+        unbiased = second / (1 - power.new_full((), self.beta2) ** power)
         # The square root's gradient at zero is infinite; entries that never moved pass through a constant.
         root = torch.where(unbiased > 0, unbiased, torch.ones_like(unbiased)).sqrt() * (unbiased > 0)
-        step = (
-            first / (1 - torch.as_tensor(self.beta1, dtype=gradient.dtype) ** power) / (root + self.epsilon)
-        )
+        step = first / (1 - power.new_full((), self.beta1) ** power) / (root + self.epsilon)
         return rate * step, {"first": first, "second": second, "count": count}

@@ -20,7 +20,8 @@ from hope_server.sessions.session import JournalRecord
 class DecodeRun:
     """What each session does: read ``prompt_tokens``, then generate ``tokens``.
 
-    threads: CPU threads of the engine. temperature: of sampling, 0 takes the best.
+    threads: CPU threads of the engine. temperature: of sampling, 0 takes the best. decode_rows: as of
+    ``EngineConfig``.
     """
 
     prompt_tokens: int
@@ -29,6 +30,7 @@ class DecodeRun:
     threads: int
     learn: bool = True
     quantize: str = "none"
+    decode_rows: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ class _Bench(NullObserver):
     """An engine whose sessions all read their prompts before the first of them decodes."""
 
     def __init__(self, model: ServedModel, run: DecodeRun, sessions: int) -> None:
-        config = EngineConfig(slots=sessions, learn=run.learn, threads=run.threads)
+        config = EngineConfig(
+            slots=sessions, learn=run.learn, threads=run.threads, decode_rows=run.decode_rows
+        )
         self.engine = Engine(runner_for(model, config), config, sink=self._take, observer=self)
         self.sampled = 0
         self.plain = False

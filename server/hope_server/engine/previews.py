@@ -11,6 +11,8 @@ from hope_model.decoding import DecodeRows, can_decode
 from hope_model.hope import Hope
 from hope_model.state import State, StateSpec
 from hope_model.streaks import Frozen
+from hope_server.engine.decode_sizes import candidate_sizes
+from hope_server.engine.graphs import graphs_of
 from hope_server.engine.runner import Counts
 from hope_server.engine.slab import LiveRows
 
@@ -134,16 +136,32 @@ class GroupPreviews:
 
 
 def previews_of(model: StepModel, *, slots: int, group: int) -> Previews[Any]:
-    """The faster form that ``model`` has; ``group`` is the size of the other's groups."""
+    """The faster form that ``model`` has; ``group`` is the size of the others' groups, at most."""
     if isinstance(model, Hope) and can_decode(model):
         return RowPreviews(model, slots)
+    device = model.initial_state(1)["position"].device
+    if isinstance(model, Hope) and device.type == "cuda":
+        from hope_server.engine.slab_previews import SlabPreviews
+
+        return SlabPreviews(model, slots, candidate_sizes(group), graphs_of(device))
     return GroupPreviews(model, slots, group)
 
 
 def counts_of(state: State) -> list[Counts]:
-    """Each row's own counters."""
-    columns = (state[name].tolist() for name in ("position", "writes", "refused", "frozen", "good"))
+    """Each row's own counters, for which the device is asked once."""
+    return read_counts(pack_counts(state))
+
+
+def pack_counts(state: State) -> Tensor:
+    """The counters side by side, ``[B, 3 + 2 L]`` int64."""
+    single = torch.stack([state[name] for name in ("position", "frozen", "good")], dim=1)
+    return torch.cat((single, state["writes"], state["refused"]), dim=1)
+
+
+def read_counts(packed: Tensor) -> list[Counts]:
+    """What :func:`pack_counts` packed."""
+    levels = (packed.shape[1] - 3) // 2
     return [
-        Counts(position, tuple(writes), tuple(refused), Frozen(frozen), good)
-        for position, writes, refused, frozen, good in zip(*columns, strict=True)
+        Counts(position, tuple(rest[:levels]), tuple(rest[levels:]), Frozen(frozen), good)
+        for position, frozen, good, *rest in packed.tolist()
     ]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.draw import draw
 from hope_kernels.sampling import choose_tokens
 from hope_server.engine.request import SamplingParams
 
@@ -30,6 +31,8 @@ def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
         return int(logits.argmax())
     if logits.is_cuda:
         return choose_on_device(logits, params, u)
+    if not cuts(params, len(logits)) and (drawn := draw(logits, params.temperature, u)) is not None:
+        return drawn
     kept, tokens = candidates(logits, params)
     cumulative = kept.cumsum(0)
     index = int(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
@@ -70,16 +73,21 @@ def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor |
     """Weights in fp64 (not normalised) and their tokens, best first; None stands for all tokens in order."""
     # Subtracting the best before dividing keeps a tiny temperature from overflowing.
     scaled = (logits.double() - logits.max()) / params.temperature
-    cut = 0 < params.top_k < len(scaled)
-    if not cut and params.top_p >= 1.0:
+    if not cuts(params, len(scaled)):
         return scaled.exp(), None
-    scaled, tokens = scaled.topk(params.top_k) if cut else scaled.sort(descending=True, stable=True)
+    few = 0 < params.top_k < len(scaled)
+    scaled, tokens = scaled.topk(params.top_k) if few else scaled.sort(descending=True, stable=True)
     weights = scaled.exp()
     if params.top_p < 1.0:
         before = weights.cumsum(0) - weights
         count = max(1, int((before < params.top_p * weights.sum()).sum()))
         weights, tokens = weights[:count], tokens[:count]
     return weights, tokens
+
+
+def cuts(params: SamplingParams, vocab: int) -> bool:
+    """Whether some of the tokens are out of the question."""
+    return 0 < params.top_k < vocab or params.top_p < 1.0
 
 
 def _mix(x: int) -> int:

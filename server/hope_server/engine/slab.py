@@ -19,6 +19,11 @@ class Slab:
         self._initial = {name: tensor.clone() for name, tensor in initial.items()}
         self._rows = {name: tensor.repeat_interleave(rows, dim=0) for name, tensor in initial.items()}
 
+    @property
+    def rows(self) -> State:
+        """The tensors themselves, ``[rows, ...]``."""
+        return self._rows
+
     def view(self, row: int) -> State:
         """The row as ``[1, ...]``, not copied."""
         return {name: tensor[row : row + 1] for name, tensor in self._rows.items()}

@@ -13,7 +13,7 @@ from tests.model.evaluate import talking
 from hope_model.attention.rows import SessionRows
 from hope_model.evaluate import reader as reader_module
 from hope_model.evaluate.conversation import LastToken, Transcript, flat
-from hope_model.evaluate.reader import ContextReader, Reader, SessionReader, cache_bytes, widened
+from hope_model.evaluate.reader import ContextReader, Reader, SessionReader, branch_bytes, widened
 
 PROMPT = (5, 9, 200, 31, 7)
 ANSWERS = ((3, 4, 5), (8,), (260, 9), tuple(range(70, 150)))
@@ -111,11 +111,12 @@ def test_questions_leave_the_conversation_as_it_was(name: str) -> None:
 
 def test_few_branches_at_a_time_answer_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, prompts = _readers([("user", _tokens(300))])["on"], [PROMPT, (1, 2), (7,)]
-    together = reader.answer(prompts, 5, ())
+    together, likely = reader.answer(prompts, 5, ()), reader.judge(PROMPT, ANSWERS)
     assert isinstance(reader, SessionReader)
     for rows in (0, 2):
-        monkeypatch.setattr(reader_module, "MAX_BRANCH_BYTES", rows * cache_bytes(talking.model()))
+        monkeypatch.setattr(reader_module, "MAX_BRANCH_BYTES", rows * branch_bytes(reader.branch(1)))
         assert reader.answer(prompts, 5, ()) == together
+        assert reader.judge(PROMPT, ANSWERS) == pytest.approx(likely, abs=1e-4)
 
 
 def test_a_session_learns_what_a_user_says() -> None:

@@ -34,8 +34,9 @@ def _same_weights(one: Path, other: Path) -> bool:
 
 
 def _figures(directory: Path) -> list[dict[str, Any]]:
-    """The log without its only measured number."""
-    return [{**record, "tokens_per_s": None} for record in read_log(directory / "log.jsonl")]
+    """The log without what a clock measured."""
+    timed = dict.fromkeys(("tokens_per_s", "seconds", "cpu_seconds"))
+    return [{**record, **timed} for record in read_log(directory / "log.jsonl")]
 
 
 def _losses(directory: Path) -> list[float]:
@@ -224,8 +225,12 @@ def test_the_log_counts_steps_and_tokens(train_in: Run, tmp_path: Path) -> None:
     train_in(tmp_path)
     records = read_log(tmp_path / "log.jsonl")
     assert [(record["step"], record["tokens"]) for record in records] == [(i, 120 * i) for i in range(1, 7)]
-    expected = {"step", "tokens", "tokens_per_s", "loss", "gradient_norm", "learning_rate"}
-    assert all(record.keys() == expected and record["tokens_per_s"] > 0 for record in records)
+    timed = {"tokens_per_s", "seconds", "cpu_seconds"}
+    expected = {"step", "tokens", "loss", "gradient_norm", "learning_rate"} | timed
+    assert all(record.keys() == expected for record in records)
+    assert all(record[name] > 0 for record in records for name in timed)
+    whole = 360 / records[2]["tokens_per_s"]
+    assert sum(record["seconds"] for record in records[:3]) == pytest.approx(whole, rel=1e-6)
 
 
 def test_the_picture_of_the_loss_is_an_image(train_in: Run, tmp_path: Path) -> None:

@@ -100,6 +100,25 @@ def test_copying_is_measured() -> None:
     assert copy_bandwidth(torch.device("cpu"), repeats=2, size=1 << 20) > 1e6
 
 
+@pytest.mark.parametrize(
+    ("device", "status", "said"),
+    [
+        ("cuda:7", 2, "--device (HOPE_DEVICE): cuda:7 is not there"),
+        ("gpu", 2, "expected cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    device: str, status: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    try:
+        found = main(["bench", "decode", "--device", device])
+    except SystemExit as end:
+        found = int(str(end.code))
+    assert found == status
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     short = ["--sessions", "1", "2", "--tokens", "4", "--repeats", "1", "--threads", "1"]

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from tests.model.attention.tiny import config, random_weights
 from tests.model.small import EACH_RULE, Parts, relative_error, small_model
-from tests.pretend_gpu import GPU, PretendGPU, pretend_gpu
+from tests.pretend_gpu import GPU, PretendGPU, PretendGraphs, pretend_gpu
 from tests.server.engine.gpu_scenario import Story, on_host, tell
 
 from hope_model.attention.model import HopeAttention
@@ -34,6 +35,7 @@ def fp32_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(previews, "can_decode", lambda _model: False)
 
 
+@torch.inference_mode(False)  # the model is kept for other tests
 def native(device: torch.device, parts: Parts | None = None) -> Hope:
     small = small_model(parts or Parts(), torch.float32)
     with torch.device("meta"):
@@ -59,7 +61,7 @@ FUSED = {
 
 
 def on_gpu(family: Callable[[torch.device], ServedModel], **sizes: Any) -> tuple[Story, PretendGPU]:
-    with pretend_gpu() as gpu:
+    with pretend_gpu() as gpu, patch.object(previews, "graphs_of", lambda _device: PretendGraphs(gpu)):
         return tell(family(GPU), **sizes), gpu
 
 
@@ -75,6 +77,12 @@ def test_the_whole_step_on_a_gpu(family: str) -> None:
 def test_the_whole_step_of_each_rule(parts: Parts) -> None:
     found, _ = on_gpu(lambda device: native(device, parts))
     _assert_like(found, tell(native(HOST, parts)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_whole_step_on_this_gpu(family: str) -> None:
+    _assert_like(tell(FAMILIES[family](torch.device("cuda", 0))), tell(FAMILIES[family](HOST)))
 
 
 @pytest.mark.parametrize(

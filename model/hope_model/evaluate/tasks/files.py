@@ -1,11 +1,11 @@
 """Rows of task files, and the articles of a WikiText file."""
 
-import json
 import re
 from pathlib import Path
 
 from hope_model.errors import DataError
-from hope_model.evaluate.tasks.formats import Item, RowError, Task
+from hope_model.evaluate.rows import parse_rows, read_file
+from hope_model.evaluate.tasks.formats import Item, Task
 
 _HEADING = re.compile(r"^ ?= [^=].* = ?$")
 
@@ -17,24 +17,7 @@ def read_items(path: Path, task: Task, limit: int | None = None) -> list[Item]:
         DataError: the file cannot be read, or a row is broken; the message has its number and what was
         expected.
     """
-    items: list[Item] = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        if limit is not None and len(items) == limit:
-            break
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise RowError(f"an object, found {str(row)[:80]}")
-            items.append(task.item(row))
-        except ValueError as error:
-            raise DataError(f"{path.name}, row {number}: expected JSON, found {error}") from error
-        except RowError as error:
-            raise DataError(f"{path.name}, row {number}: expected {error}") from error
-    if not items:
-        raise DataError(f"{path.name}: expected one row at least, found none")
-    return items
+    return parse_rows(path, task.item, limit)
 
 
 def read_articles(path: Path, limit: int | None = None) -> list[str]:
@@ -44,7 +27,7 @@ def read_articles(path: Path, limit: int | None = None) -> list[str]:
         DataError: the file cannot be read, or has no heading.
     """
     articles: list[list[str]] = []
-    for line in _read(path).split("\n"):
+    for line in read_file(path).split("\n"):
         if _HEADING.match(line.rstrip()) and (not articles or not articles[-1][-1].strip()):
             articles.append([])
         if articles:
@@ -75,10 +58,3 @@ def detokenised(article: str) -> str:
 def words_of(article: str) -> int:
     """Words of the article as the file has it, counted as lm-eval counts them."""
     return len(re.split(r"\s+", article))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error

@@ -7,13 +7,8 @@ format below says which fields it reads. Every continuation starts with the spac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Row = Mapping[str, Any]
-
-
-class RowError(Exception):
-    """What a row was expected to hold; the reader of the file adds its name and number."""
+from hope_model.evaluate.rows import Row, RowError, number_of, text_of, texts_of
 
 
 @dataclass(frozen=True)
@@ -48,10 +43,10 @@ class Task:
 def piqa(row: Row) -> Item:
     """``goal, sol1, sol2, label``, or ``context, choices, gold``."""
     if "goal" in row:
-        goal, choices = _text(row, "goal"), [_text(row, "sol1"), _text(row, "sol2")]
-        return _choice(f"Question: {goal}\nAnswer:", choices, _number(row, "label"))
+        goal, choices = text_of(row, "goal"), [text_of(row, "sol1"), text_of(row, "sol2")]
+        return _choice(f"Question: {goal}\nAnswer:", choices, number_of(row, "label"))
     return _choice(
-        f"Question: {_text(row, 'context')}\nAnswer:", _texts(row, "choices"), _number(row, "gold")
+        f"Question: {text_of(row, 'context')}\nAnswer:", texts_of(row, "choices"), number_of(row, "gold")
     )
 
 
@@ -59,10 +54,10 @@ def hellaswag(row: Row) -> Item:
     """``activity_label, ctx_a, ctx_b, endings, label``, or ``context, choices, gold``."""
     if "endings" in row:
         second = str(row.get("ctx_b", "")).capitalize()  # empty where the first says it all
-        context = f"{_text(row, 'activity_label')}: {_text(row, 'ctx_a')} {second}"
-        endings, gold = _texts(row, "endings"), _number(row, "label")
+        context = f"{text_of(row, 'activity_label')}: {text_of(row, 'ctx_a')} {second}"
+        endings, gold = texts_of(row, "endings"), number_of(row, "label")
     else:
-        context, endings, gold = _text(row, "context"), _texts(row, "choices"), _number(row, "gold")
+        context, endings, gold = text_of(row, "context"), texts_of(row, "choices"), number_of(row, "gold")
     return _choice(_without_brackets(context), [_without_brackets(ending) for ending in endings], gold)
 
 
@@ -71,13 +66,13 @@ def winogrande(row: Row) -> Item:
     after either name.
     """
     if "sentence" in row:
-        before, blank, rest = _text(row, "sentence").partition("_")
+        before, blank, rest = text_of(row, "sentence").partition("_")
         if not blank:
             raise RowError(f"'sentence' with a blank '_', found {row['sentence']!r}")
-        contexts = [before + _text(row, "option1"), before + _text(row, "option2")]
-        rest, gold = rest.strip(), _number(row, "answer") - 1
+        contexts = [before + text_of(row, "option1"), before + text_of(row, "option2")]
+        rest, gold = rest.strip(), number_of(row, "answer") - 1
     else:
-        contexts, rest, gold = _texts(row, "contexts"), _text(row, "continuation"), _number(row, "gold")
+        contexts, rest, gold = texts_of(row, "contexts"), text_of(row, "continuation"), number_of(row, "gold")
     pairs = tuple(Pair(context, f" {rest}") for context in contexts)
     return _checked(Item(pairs, gold, tuple(len(context) for context in contexts)))
 
@@ -90,23 +85,23 @@ def arc(row: Row) -> Item:
         choices = row.get("choices")
         if not isinstance(choices, Mapping):
             raise RowError(f"'choices' with 'text' and 'label', found {choices!r}")
-        labels, key = _texts(choices, "label"), _text(row, "answerKey")
+        labels, key = texts_of(choices, "label"), text_of(row, "answerKey")
         if key not in labels:
             raise RowError(f"'answerKey' among {labels}, found {key!r}")
-        question, answers, gold = _text(row, "question"), _texts(choices, "text"), labels.index(key)
+        question, answers, gold = text_of(row, "question"), texts_of(choices, "text"), labels.index(key)
     else:
-        question = _text(row, "context").removeprefix("Question: ")
-        answers, gold = _texts(row, "choices"), _number(row, "gold")
+        question = text_of(row, "context").removeprefix("Question: ")
+        answers, gold = texts_of(row, "choices"), number_of(row, "gold")
     return _choice(f"Question: {question}\nAnswer:", answers, gold)
 
 
 def siqa(row: Row) -> Item:
     """``context, question`` and ``answerA, answerB, answerC, label`` (from 1), or ``choices, gold``."""
-    prompt = f"Q: {_text(row, 'context')} {_text(row, 'question')}\nA:"
+    prompt = f"Q: {text_of(row, 'context')} {text_of(row, 'question')}\nA:"
     if "answerA" in row:
-        answers = [_text(row, f"answer{letter}") for letter in "ABC"]
-        return _choice(prompt, answers, _number(row, "label") - 1)
-    return _choice(prompt, _texts(row, "choices"), _number(row, "gold"))
+        answers = [text_of(row, f"answer{letter}") for letter in "ABC"]
+        return _choice(prompt, answers, number_of(row, "label") - 1)
+    return _choice(prompt, texts_of(row, "choices"), number_of(row, "gold"))
 
 
 def boolq(row: Row) -> Item:
@@ -117,18 +112,18 @@ def boolq(row: Row) -> Item:
         label = row.get("label", row.get("answer"))
         if not isinstance(label, bool | int):
             raise RowError(f"'label' of 0 or 1, found {label!r}")
-        prompt, gold = f"{_text(row, 'passage')}\nQuestion: {_text(row, 'question')}?", int(label)
+        prompt, gold = f"{text_of(row, 'passage')}\nQuestion: {text_of(row, 'question')}?", int(label)
     else:
-        prompt, gold = _text(row, "context").removeprefix("Passage: "), _number(row, "gold")
+        prompt, gold = text_of(row, "context").removeprefix("Passage: "), number_of(row, "gold")
     return _choice(f"{prompt}\nAnswer:", ["no", "yes"], gold)
 
 
 def lambada(row: Row) -> Item:
     """``text``, or ``context`` and ``target``: the last word."""
     if "text" in row:
-        context, _, target = _text(row, "text").rpartition(" ")
+        context, _, target = text_of(row, "text").rpartition(" ")
     else:
-        context, target = _text(row, "context"), _text(row, "target")
+        context, target = text_of(row, "context"), text_of(row, "target")
     return _choice(context, [target], 0)
 
 
@@ -155,29 +150,6 @@ def _checked(item: Item) -> Item:
     if not 0 <= item.gold < len(item.pairs):
         raise RowError(f"the right answer's number from 0 to {len(item.pairs) - 1}, found {item.gold}")
     return item
-
-
-def _text(row: Row, name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise RowError(f"a text as {name!r}, found {value!r}")
-    return value
-
-
-def _texts(row: Row, name: str) -> list[str]:
-    value = row.get(name)
-    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
-        raise RowError(f"a list of texts as {name!r}, found {value!r}")
-    return value
-
-
-def _number(row: Row, name: str) -> int:
-    value = row.get(name)
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if type(value) is not int:
-        raise RowError(f"a whole number as {name!r}, found {value!r}")
-    return value
 
 
 def _without_brackets(text: str) -> str:

@@ -14,6 +14,9 @@ from hope_model.hope import Hope
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
 from hope_model.tokenizer import Tokenizer
 
+RUN = 512
+"""Tokens that a Hope model reads at a time: a whole article at once would need memory with its square."""
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -88,7 +91,11 @@ class HopeScorer:
     def score(self, batch: Sequence[Judged]) -> list[Likelihood]:
         longest = max(len(one.ids) for one in batch)
         tokens = torch.tensor([[*one.ids, *[0] * (longest - len(one.ids))] for one in batch])
-        hidden, _ = self._model.hidden(tokens[:, :-1], self._model.initial_state(len(batch)))
+        state, parts = self._model.initial_state(len(batch)), []
+        for run in tokens[:, :-1].split(RUN, dim=1):
+            part, state = self._model.hidden(run, state)
+            parts.append(part)
+        hidden = torch.cat(parts, dim=1)
         found = []
         for row, one in enumerate(batch):
             judged = slice(len(one.ids) - 1 - one.count, len(one.ids) - 1)

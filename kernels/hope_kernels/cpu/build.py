@@ -1,0 +1,131 @@
+"""Compiles ``decode.c`` with the machine's own compiler, once for a machine and a user."""
+
+import ctypes
+import fcntl
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from hope_kernels.cpu.cache import is_private, library_dir
+from hope_kernels.cpu.layout import typed
+
+FLAGS = (
+    *("-std=gnu11", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
+    *("-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wno-psabi"),
+)
+"""No -ffast-math and no contraction: a sum keeps its order and its roundings wherever it is inlined."""
+COMPILERS = ("cc", "gcc", "clang")
+LIMIT_S = 15.0
+"""For the compiler; it takes about 4 s."""
+
+_log = logging.getLogger(__name__)
+_HERE = Path(__file__).parent
+
+
+class BuildError(RuntimeError):
+    """There is no compiled kernel to be had on this machine."""
+
+
+_loaded: list[ctypes.CDLL] = []
+
+
+def loaded() -> ctypes.CDLL | None:
+    """The library, if it has been loaded."""
+    return _loaded[-1] if _loaded else None
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The compiled library, from the cache if it is there.
+
+    Raises:
+        BuildError: no compiler, a compiler that fails, or a library that cannot be loaded.
+    """
+    compiler = _compiler()
+    name = f"decode-{_fingerprint(compiler)}.so"
+    try:
+        with library_dir() as folder:
+            path = folder / name
+            with _alone(folder):
+                if not is_private(path):
+                    _compile(compiler, path)
+            library = typed(ctypes.CDLL(str(path)))
+    except OSError as error:
+        raise BuildError(f"{name}: {error}") from error
+    _loaded[:] = [library]
+    return library
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process compiles, others wait for it. Raises OSError."""
+    with (folder / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compiler() -> list[str]:
+    """$CC, which may have arguments, or the first that is found."""
+    chosen = os.environ.get("CC", "").split()
+    for command in [chosen] if chosen else [[name] for name in COMPILERS]:
+        found = shutil.which(command[0])
+        if found is not None:
+            return [found, *command[1:]]
+    raise BuildError(f"no C compiler: expected {' or '.join(chosen[:1] or COMPILERS)} on PATH")
+
+
+def _fingerprint(compiler: Sequence[str]) -> str:
+    """Of all that decides the library's instructions."""
+    parts = [path.read_bytes() for path in sorted(_HERE.glob("*.[ch]"))]
+    version = _run([*compiler, "--version"], "says no version")
+    parts += [part.encode() for part in (*compiler, *FLAGS, version, platform.machine(), _cpu())]
+    digest = sha256()
+    for part in parts:
+        digest.update(f"{len(part)} ".encode() + part)
+    return digest.hexdigest()[:32]
+
+
+def _cpu() -> str:
+    """What -march=native looks at: model and features of the first core, where the system tells."""
+    wanted = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines if line.split("\t")[0].split(":")[0].strip() in wanted)
+
+
+def _compile(compiler: Sequence[str], target: Path) -> None:
+    """``target`` appears whole or not at all, readable and executable by its owner alone."""
+    started = time.monotonic()
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=".so", dir=target.parent)
+    os.close(handle)
+    try:
+        _run([*compiler, *FLAGS, "-o", name, str(_HERE / "decode.c"), "-lm"], "failed")
+        os.chmod(name, 0o700)
+        with open(name, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _log.info("compiled %s in %.1f s", target, time.monotonic() - started)
+
+
+def _run(command: list[str], what: str) -> str:
+    """What it prints. Raises BuildError with the compiler's own words."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} {what}: {error}") from error
+    if done.returncode:
+        raise BuildError(f"{command[0]} {what} with status {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return done.stdout

@@ -1,0 +1,181 @@
+"""A native Hope model as the compiled kernel sees it: weights packed, slabs by address."""
+
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hope_kernels.cpu import layout
+from hope_kernels.cpu.build import load
+
+Weight = tuple[Tensor, Tensor | None]
+"""``[N, K]`` and a bias ``[N]``, fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelTensors:
+    """terms: key, value and rate, one below the other. gain: ``[D]``. slabs: by names of ``model.h``."""
+
+    terms: Weight
+    output: Weight
+    gain: Tensor
+    slabs: Mapping[str, Tensor]
+    keeps: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTensors:
+    """products, weights, slabs: by their names in ``model.h``."""
+
+    products: Mapping[str, Weight]
+    weights: Mapping[str, Tensor]
+    slabs: Mapping[str, Tensor]
+    levels: Sequence[LevelTensors]
+
+
+class Decoder:
+    """Steps, in place, of rows whose slabs are given.
+
+    Args:
+        blocks: fp32, contiguous, on the CPU.
+        embedding: ``[vocab, D]``, which is the head's weight too.
+        gain: ``[D]`` of the last norm.
+        sizes: of ``layout.Model``.
+        scale: of embeddings. max_rate: of φ.
+        bf16: whether operands of slow products are rounded to it; else fp32.
+
+    Raises:
+        BuildError: there is no kernel.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[BlockTensors],
+        embedding: Tensor,
+        gain: Tensor,
+        *,
+        sizes: Mapping[str, int],
+        scale: float,
+        max_rate: float,
+        bf16: bool,
+    ) -> None:
+        self._library, self._bf16 = load(), bf16
+        self._held: list[Any] = []
+        self._rows = len(blocks[0].slabs["memory"])
+        self._vocab, self._wrote = len(embedding), sizes["layers"] * sizes["heads"]
+        structures = (layout.Block * len(blocks))(*map(self._block, blocks))
+        self._held.append(structures)
+        self._model = layout.Model(
+            blocks=ctypes.addressof(structures),
+            head=self._product((embedding, None)),
+            embedding=self._address(embedding),
+            gain=self._address(gain),
+            scale=scale,
+            max_rate=max_rate,
+            **sizes,
+        )
+        self._at = ctypes.addressof(self._model)
+        self._scratch = torch.zeros(0, int(self._library.hope_scratch(self._at)))
+        self._phases = torch.zeros(int(self._library.hope_phases(self._at)), dtype=torch.uint8)
+
+    def step(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[int],
+        runs: Sequence[int],
+        chunks: Sequence[int],
+        kept: Iterable[Sequence[int]],
+        learns: Sequence[bool],
+    ) -> tuple[Tensor, list[bool]]:
+        """One token of each row: logits ``[B, vocab]``, and whether every write of φ was finite.
+
+        Args:
+            rows: distinct, within the slabs. tokens: within the vocabulary.
+            runs, chunks: tokens since each row's last run and chunk ended; below their lengths.
+            kept: of each row, by level, tokens whose gradient is not summed; below what the level keeps.
+            learns: of each row, whether φ is written.
+
+        Raises:
+            IndexError: a row or a token that there is none of.
+        """
+        if not (0 <= min(rows) <= max(rows) < self._rows and 0 <= min(tokens) <= max(tokens) < self._vocab):
+            raise IndexError(f"expected rows below {self._rows} and tokens below {self._vocab}")
+        count, threads = len(rows), torch.get_num_threads()
+        if len(self._scratch) < count:
+            self._scratch = torch.zeros(count, self._scratch.shape[1])
+        places = torch.tensor([*rows, *tokens, *runs, *chunks, *(n for own in kept for n in own)])
+        flags = torch.tensor(learns, dtype=torch.uint8)
+        wrote = torch.zeros(count, self._wrote, dtype=torch.uint8)
+        logits = torch.zeros(count, self._vocab)
+        at, size = places.data_ptr(), 8 * count
+        step = layout.Step(
+            rows=at,
+            tokens=at + size,
+            runs=at + 2 * size,
+            chunks=at + 3 * size,
+            kept=at + 4 * size,
+            learns=flags.data_ptr(),
+            wrote=wrote.data_ptr(),
+            logits=logits.data_ptr(),
+            scratch=self._scratch.data_ptr(),
+            phases=self._phases.data_ptr() if threads > 1 else None,
+            count=count,
+        )
+        self._library.hope_decode(self._at, ctypes.addressof(step), threads)
+        return logits, wrote.all(1).tolist()
+
+    def end_run(self, row: int, run: int) -> None:
+        """The row's matrix memories take up the ``run`` tokens that they are behind."""
+        self._library.hope_end_run(self._at, row, run)
+
+    def sum_gradient(self, level: int, row: int, kept: int) -> None:
+        """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
+        self._library.hope_sum_gradient(self._at, level, row, kept)
+
+    def _block(self, block: BlockTensors) -> layout.Block:
+        levels = (layout.Level * len(block.levels))(*map(self._level, block.levels))
+        self._held.append(levels)
+        return layout.Block(
+            levels=ctypes.addressof(levels),
+            **{name: self._product(block.products[name]) for name in layout.Block.PRODUCTS},
+            **{name: self._address(block.weights[name]) for name in layout.Block.WEIGHTS},
+            **{name: self._address(block.slabs[name]) for name in layout.Block.SLABS},
+        )
+
+    def _level(self, level: LevelTensors) -> layout.Level:
+        return layout.Level(
+            terms=self._product(level.terms),
+            output=self._product(level.output),
+            gain=self._address(level.gain),
+            width=level.output[0].shape[1],
+            keeps=level.keeps,
+            **{name: self._address(tensor) for name, tensor in level.slabs.items()},
+        )
+
+    def _product(self, weight: Weight) -> layout.Product:
+        matrix, bias = weight
+        matrix = matrix.detach().contiguous()
+        outputs, inputs = matrix.shape
+        sixteens, depth = -(-outputs // 16), 16 * -(-inputs // 32) if self._bf16 else inputs
+        packed, padded = torch.zeros(sixteens * depth * 16, dtype=torch.int32), torch.zeros(16 * sixteens)
+        if bias is not None:
+            padded[:outputs] = bias
+        product = layout.Product(
+            weights=self._address(packed),
+            bias=self._address(padded),
+            outputs=outputs,
+            inputs=inputs,
+            bf16=self._bf16,
+        )
+        self._library.hope_pack(ctypes.addressof(product), matrix.data_ptr(), packed.data_ptr())
+        return product
+
+    def _address(self, tensor: Tensor) -> int:
+        """Of a tensor that is held from now on."""
+        assert tensor.is_contiguous()
+        assert (tensor.element_size(), tensor.device.type) == (4, "cpu")
+        self._held.append(tensor)
+        return tensor.data_ptr()

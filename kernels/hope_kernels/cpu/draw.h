@@ -1,0 +1,75 @@
+/* A token by chance. */
+#ifndef HOPE_DRAW_H
+#define HOPE_DRAW_H
+
+#include "vector.h"
+
+#define STRETCH 512 /* tokens that are summed before one looks */
+
+typedef double vd __attribute__((vector_size(64)));
+typedef float half_vf __attribute__((vector_size(32)));
+
+typedef struct {
+    const float *x;
+    int64_t n;
+    float top, scale;
+} Odds;
+
+/* Weights of sixteen tokens from `at` on, zeros beyond the last. */
+INLINE vf weights_at(const Odds *o, int64_t at) {
+    const vi place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const int64_t left = o->n - at;
+    const vf weight = exp_((get(o->x + at, left) - all(o->top)) * all(o->scale));
+    return left < LANES ? choose(place < (int32_t)left, weight, all(0)) : weight;
+}
+
+/* Their sum over a stretch. */
+static double stretch_sum(const Odds *o, int64_t at) {
+    vd s = {0};
+    for (int64_t i = at; i < at + STRETCH && i < o->n; i += LANES) {
+        const vf w = weights_at(o, i);
+        s += __builtin_convertvector(__builtin_shufflevector(w, w, 0, 1, 2, 3, 4, 5, 6, 7), vd)
+           + __builtin_convertvector(__builtin_shufflevector(w, w, 8, 9, 10, 11, 12, 13, 14, 15), vd);
+    }
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+INLINE float largest_of(const float *x, int64_t n) {
+    vf best = all(-INFINITY);
+    for (int64_t i = 0; i < n; i += LANES) {
+        const vf v = n - i < LANES ? all(x[i]) : load(x + i);
+        best = choose(v > best, v, best);
+    }
+    for (int64_t i = n / LANES * LANES; i < n; i++) best[0] = x[i] > best[0] ? x[i] : best[0];
+    for (int i = 1; i < LANES; i++) best[0] = best[i] > best[0] ? best[i] : best[0];
+    return best[0];
+}
+
+/* The token at which the weights e^(x / temperature), summed in order, pass u of their sum; u in [0, 1), x
+ * finite. Weights in fp32, sums in fp64.
+ */
+EXPORT int64_t hope_draw(const float *x, int64_t n, double temperature, double u) {
+    const Odds odds = {x, n, largest_of(x, n), (float)fmin(1 / temperature, 1e30)};
+    double total = 0, passed = 0;
+    for (int64_t at = 0; at < n; at += STRETCH) total += stretch_sum(&odds, at);
+    const double goal = u * total;
+    int64_t last = 0;
+    while (x[last] != odds.top) last++;
+    for (int64_t at = 0; at < n; at += STRETCH) {
+        const double whole = stretch_sum(&odds, at);
+        if (passed + whole <= goal) {
+            passed += whole;
+            continue;
+        }
+        for (int64_t i = at; i < at + STRETCH && i < n; i += LANES) {
+            const vf w = weights_at(&odds, i);
+            for (int j = 0; j < LANES; j++) {
+                if (w[j] > 0) last = i + j;
+                if ((passed += w[j]) > goal) return i + j;
+            }
+        }
+    }
+    return last; /* rounding has left the goal above the sum */
+}
+
+#endif

@@ -1,0 +1,67 @@
+"""The structures of ``model.h``, field by field, and the functions that take them."""
+
+import ctypes
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
+
+
+class Product(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("weights", "bias")),
+        *((name, c_int32) for name in ("outputs", "inputs", "bf16")),
+    )
+
+
+class Level(Structure):
+    _fields_ = (
+        *((name, Product) for name in ("terms", "output")),
+        *((name, c_void_p) for name in ("gain", "memory", "last", "kept", "gradient")),
+        *((name, c_int32) for name in ("width", "keeps")),
+    )
+
+
+class Block(Structure):
+    PRODUCTS = ("in_gate", "query", "output", "expand", "contract")
+    WEIGHTS = (
+        *("phi_gain", "mlp_gain", "output_gain", "taps", "base"),
+        *("rate_bias", "retention_bias"),
+    )
+    SLABS = (
+        *("window", "memory", "maps", "run_keys", "run_writes", "run_decay"),
+        *("decay", "chunk_kept"),
+    )
+    _fields_ = (
+        *((name, Product) for name in PRODUCTS),
+        *((name, c_void_p) for name in (*WEIGHTS, "levels", *SLABS)),
+    )
+
+
+class Model(Structure):
+    SIZES = ("width", "heads", "conv", "run", "chunk", "hidden", "vocab", "layers", "levels")
+    _fields_ = (
+        ("blocks", c_void_p),
+        ("head", Product),
+        *((name, c_void_p) for name in ("embedding", "gain")),
+        *((name, c_int32) for name in SIZES),
+        *((name, c_float) for name in ("scale", "max_rate")),
+    )
+
+
+class Step(Structure):
+    ARRAYS = ("rows", "tokens", "runs", "chunks", "kept", "learns", "wrote", "logits", "scratch", "phases")
+    _fields_ = (*((name, c_void_p) for name in ARRAYS), ("count", c_int64))
+
+
+def typed(library: ctypes.CDLL) -> ctypes.CDLL:
+    """With the types of its functions."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.hope_decode.argtypes = (pointer, pointer, ctypes.c_int32)
+    library.hope_end_run.argtypes = (pointer, number, number)
+    library.hope_sum_gradient.argtypes = (pointer, number, number, number)
+    library.hope_pack.argtypes = (pointer, pointer, pointer)
+    for name in ("hope_decode", "hope_end_run", "hope_sum_gradient", "hope_pack"):
+        getattr(library, name).restype = None
+    for name in ("hope_scratch", "hope_phases"):
+        getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
+    library.hope_draw.argtypes = (pointer, number, ctypes.c_double, ctypes.c_double)
+    library.hope_draw.restype = number
+    return library

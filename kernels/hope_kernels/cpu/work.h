@@ -1,0 +1,56 @@
+/* A step's work in phases, shared by some threads, none of which waits for another that has nothing to give.
+ *
+ * A phase is some items, which threads claim one by one; it is over when all are done. A thread that comes
+ * late finds phases over and passes through them: one that the machine does not run keeps nobody waiting but
+ * for the item that it has claimed.
+ */
+#ifndef HOPE_WORK_H
+#define HOPE_WORK_H
+
+#include <sched.h>
+#include <stdatomic.h>
+
+#include "vector.h"
+
+#define PATIENCE 4000 /* looks before a thread lets others run */
+
+typedef struct {
+    atomic_long next, done;
+    char apart[112]; /* no two phases on a line, nor on the one that is fetched with it */
+} Phase;
+
+/* One thread's way through the phases; `phases` is null for a thread that is alone. */
+typedef struct {
+    Phase *phases;
+    long place;
+} Worker;
+
+INLINE void breathe(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* do_item(context, 0 .. items - 1), each by one thread; returns when all are done. All threads call it in the
+ * same order.
+ */
+static void share(Worker *w, void (*do_item)(const void *context, long item), const void *context, long items) {
+    if (!w->phases) {
+        for (long item = 0; item < items; item++) do_item(context, item);
+        return;
+    }
+    Phase *phase = &w->phases[w->place++];
+    long item;
+    while ((item = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed)) < items) {
+        do_item(context, item);
+        atomic_fetch_add_explicit(&phase->done, 1, memory_order_release);
+    }
+    for (long looks = 0; atomic_load_explicit(&phase->done, memory_order_acquire) < items; looks++) {
+        if (looks < PATIENCE) breathe();
+        else sched_yield();
+    }
+}
+
+#endif

@@ -1,0 +1,61 @@
+/* What tokens have saved up, added to their memories: a sum of outer products, in the tokens' order. */
+#ifndef HOPE_WRITES_H
+#define HOPE_WRITES_H
+
+#include "model.h"
+
+#define AT_ONCE 4 /* sixteens of a line */
+
+/* line [n] = scale line + sum over t of factors[t] right[t]; factors and rights a step apart. */
+static void add_to_line(float *line, long n, float scale, long tokens, const float *factors, long factor_step,
+                        const float *right, long right_step) {
+    for (long j = 0; j < n; j += AT_ONCE * LANES) {
+        vf s[AT_ONCE];
+        const long left = n - j, wide = left >= AT_ONCE * LANES ? AT_ONCE : (left + LANES - 1) / LANES;
+        for (long i = 0; i < wide; i++) s[i] = all(scale) * get(line + j + i * LANES, left - i * LANES);
+        for (long t = 0; t < tokens; t++) {
+            const vf factor = all(factors[t * factor_step]);
+            for (long i = 0; i < wide; i++)
+                s[i] = fma_(factor, get(right + t * right_step + j + i * LANES, left - i * LANES), s[i]);
+        }
+        for (long i = 0; i < wide; i++) put(line + j + i * LANES, s[i], left - i * LANES);
+    }
+}
+
+/* The matrix memory of one head takes up its run of tokens (E9). */
+INLINE void end_run(const Model *m, const Block *b, long row, long head, long run) {
+    const long k = m->width / m->heads, own = row * m->heads + head;
+    float *decays = b->run_decay + own * m->run, *writes = b->run_writes + own * m->run * k;
+    const float decay = b->decay[own];
+    for (long t = 0; t < run; t++) {
+        const vf weight = all(expf(decay - decays[t]));
+        for (long j = 0; j < k; j += LANES)
+            put(writes + t * k + j, get(writes + t * k + j, k - j) * weight, k - j);
+    }
+    for (long v = 0; v < k; v++)
+        add_to_line(b->memory + (own * k + v) * k, k, expf(decay), run, writes + v, k,
+                    b->run_keys + own * m->run * k, k);
+    b->decay[own] = 0.f;
+    for (long t = 0; t < m->run; t++) decays[t] = INFINITY;
+}
+
+/* A level's gradient takes up the tokens that are kept (E13). */
+INLINE void sum_gradient(const Level *l, long row, long tokens) {
+    const long width = l->width;
+    const float *kept = l->kept + row * l->keeps * 2 * width;
+    for (long v = 0; v < width; v++)
+        add_to_line(l->gradient + (row * width + v) * width, width, 1.f, tokens, kept + v, 2 * width,
+                    kept + width, 2 * width);
+}
+
+/* In all blocks. */
+EXPORT void hope_end_run(const Model *m, int64_t row, int64_t run) {
+    for (long i = 0; i < m->layers; i++)
+        for (long head = 0; head < m->heads; head++) end_run(m, &m->blocks[i], row, head, run);
+}
+
+EXPORT void hope_sum_gradient(const Model *m, int64_t level, int64_t row, int64_t tokens) {
+    for (long i = 0; i < m->layers; i++) sum_gradient(&m->blocks[i].levels[level], row, tokens);
+}
+
+#endif

@@ -1,0 +1,74 @@
+"""The ways to read a token of some rows, and which of them a machine has.
+
+``compiled`` is one call of a kernel that this machine's compiler makes; ``torch`` needs none. Their results
+are equal to rounding, not to the bit. A state at a boundary comes from neither: what is stored is the same.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hope_kernels.cpu.build import BuildError
+from hope_kernels.dispatch import declare, give_up
+from hope_model.decoding.block import BlockRows
+from hope_model.decoding.compiled_path import CompiledPath
+from hope_model.decoding.row import Row
+from hope_model.decoding.torch_path import TorchPath
+from hope_model.hope import Hope
+
+OPERATION = "hope_decode"
+"""The kernel's name in logs and metrics."""
+MAX_DIVERGENCE = 0.01
+"""Nats by which the compiled kernel may differ from the model's own step; rounding makes 1e-5."""
+
+_log = logging.getLogger(__name__)
+declare(OPERATION)
+
+
+class Path(Protocol):
+    """Reads and writes the slabs of blocks in place. A row's bits do not depend on who shares its step."""
+
+    def step(
+        self, rows: Sequence[int], tokens: Sequence[int], stand: Sequence[Row]
+    ) -> tuple[Tensor, list[bool]]:
+        """One token for each of ``rows`` (distinct, ascending), which stand where ``stand`` says: logits
+        ``[B, vocab]``, and whether each row's writes of φ are finite.
+        """
+        ...
+
+    def end_run(self, row: int, run: int) -> None:
+        """The row's matrix memories take up the ``run`` tokens that they are behind."""
+        ...
+
+    def sum_gradient(self, level: int, row: int, kept: int) -> None:
+        """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
+        ...
+
+
+PATHS: dict[str, Callable[[Hope, Sequence[BlockRows], torch.dtype | None], Path]] = {
+    "compiled": CompiledPath,
+    "torch": TorchPath,
+}
+"""By name; the dtype is that of the operands of slow products, None for the path's own choice."""
+
+
+def fastest(
+    model: Hope,
+    blocks: Sequence[BlockRows],
+    dtype: torch.dtype | None,
+    divergence: Callable[[Path], float],
+) -> Path:
+    """The compiled path if this machine can make it and ``divergence``, which tries it, is small."""
+    try:
+        path = CompiledPath(model, blocks, dtype)
+        found = divergence(path)
+        if not found < MAX_DIVERGENCE:
+            raise BuildError(f"differs from the model's own step by {found:.3g} nats")
+    except BuildError as error:
+        give_up(OPERATION, error)
+        return TorchPath(model, blocks, dtype)
+    _log.info("decoding with the compiled kernel %s", OPERATION)
+    return path

@@ -1,0 +1,39 @@
+"""A token by chance from the compiled kernel: that of a sum in order over all tokens."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from hope_kernels.cpu import build
+from hope_kernels.cpu.draw import draw
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    build.load()
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 15, 16, 17, 511, 512, 513, 8191])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 1e-40, 1e40])
+def test_it_is_the_token_at_which_the_sum_passes(vocab: int, temperature: float) -> None:
+    logits = 3 * torch.randn(vocab) - 20
+    weights = ((logits.double() - logits.max()) / temperature).exp()
+    sums = weights.cumsum(0)
+    for u in (0.0, *(random.random() for _ in range(40)), 1 - 2.0**-53):
+        token = draw(logits, temperature, u)
+        assert token is not None
+        before, after = 0.0 if token == 0 else float(sums[token - 1]), float(sums[token])
+        assert before - 1e-6 * sums[-1] <= u * sums[-1] <= after + 1e-6 * sums[-1]
+        assert weights[token] > 0, "a token of no weight is never drawn"
+
+
+def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(64)
+    assert draw(logits, 1.0, 0.5) is not None
+    assert draw(logits.double(), 1.0, 0.5) is None
+    assert draw(logits[::2], 1.0, 0.5) is None
+    monkeypatch.setattr(build, "_loaded", [])
+    assert draw(logits, 1.0, 0.5) is None

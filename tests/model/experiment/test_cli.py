@@ -1,0 +1,114 @@
+"""``hope experiment`` as a command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.model.experiment.conftest import made_result
+from tests.model.experiment.tiny import opened
+
+from hope_model.errors import ConfigError
+from hope_model.experiment import cli, report, runner
+from hope_model.experiment.cli import add_parser
+from hope_model.experiment.plan import ALL, SYSTEMS, chosen
+from hope_model.experiment.results import write_result
+from hope_model.experiment.runner import Places
+
+
+def _run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["experiment", *arguments])
+    code: int = args.run_command(args)
+    return code
+
+
+def test_the_list_says_what_is_finished_and_what_the_rest_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result(tmp_path, ALL["retnet"], made_result("retnet", 5.5))
+    assert _run("list", "--results", str(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 23
+    assert lines[0].split() == ["transformer", "0.4", "core", "hours"]
+    assert lines[1].split() == ["retnet", "5.5000", "nats"]
+
+
+def test_report_and_compare_as_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "draw_all", lambda results, folder: [])
+    for name, loss in {"hope": 5.0, "hope-seed-2": 5.01, "hope-seed-3": 4.99}.items():
+        write_result(tmp_path / "results", ALL[name], made_result(name, loss))
+    write_result(tmp_path / "again", ALL["hope"], made_result("hope", 5.02))
+    out = tmp_path / "out.md"
+    assert _run("report", "--results", str(tmp_path / "results"), "--out", str(out)) == 0
+    assert out.read_text().startswith("# Experiments")
+    compare = ["compare", str(tmp_path / "again"), "--results", str(tmp_path / "results")]
+    assert _run(*compare) == 0
+    assert "within the noise of 0.0277" in capsys.readouterr().out
+    assert _run("compare", str(tmp_path / "none"), "--results", str(tmp_path / "results")) == 1
+
+
+@pytest.mark.parametrize("flag", ["--minutes", "--jobs", "--threads"])
+def test_numbers_below_one_are_refused(tmp_path: Path, flag: str) -> None:
+    places = [f"--{name}={tmp_path / name}" for name in ("data", "kit", "work", "results")]
+    with pytest.raises(ConfigError, match=f"{flag[2:]}: expected a positive number, found 0"):
+        _run("run", *places, flag, "0")
+    with pytest.raises(ConfigError, match=r"only: expected one of .*, found 'nothing'"):
+        _run("run", *places, "--only", "nothing")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_time_limit_stops_as_ctrl_c_does(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer saves where it stands; what stopped here goes on later."""
+    experiment = opened(places)
+    made: list[str] = []
+    monkeypatch.setattr(runner, "train", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        cli.make_all(experiment, chosen(["retnet"]))
+    assert not places.results.exists()
+    monkeypatch.setattr(experiment, "make", lambda run: made.append(run.name))
+    cli.make_all(experiment, None)
+    assert made[: len(SYSTEMS)] == [run.name for run in SYSTEMS]
+    assert len(made) == 23
+    with pytest.raises(KeyboardInterrupt), cli._time_limit(1e-4):
+        signal.pause()
+
+
+def test_jobs_are_processes_with_the_same_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    class Started:
+        def __init__(self, command: list[str]) -> None:
+            started.append(command)
+
+        def wait(self) -> None:
+            started.append(["waited"])
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    given = ["run", "--data", "d", "--kit", "k", "--work", "w", "--results", "r", "--only", "hope", "retnet"]
+    args = parser.parse_args(["experiment", *given, "--jobs", "3", "--threads", "2", "--minutes", "5"])
+    with cli._helpers(args):
+        assert len(started) == 2
+    assert started[2:] == [["waited"]] * 2
+    assert started[0] == started[1]
+    assert started[0][:3] == [sys.executable, "-m", "hope_model.experiment"]
+    again = parser.parse_args(["experiment", *started[0][3:]])
+    assert {**vars(again), "jobs": 3} == vars(args)
+
+
+def test_a_module_of_its_own_says_errors_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "hope.json").write_text("{")
+    command = [sys.executable, "-m", "hope_model.experiment", "list", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"hope experiment: {tmp_path / 'hope.json'}: expected JSON")
