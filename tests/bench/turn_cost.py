@@ -1,6 +1,6 @@
 """What a turn of a chat costs as the chat grows, beside transformers with and without its cache of keys.
 
-    python -m tests.bench.turn_cost [--model hope-tiny] [--turns 1000] [--json FILE] [--plot PNG]
+    python -m tests.bench.turn_cost [--model hope-tiny] [--at 1 10 100 316 1000] [--json FILE] [--plot PNG]
 
 At several lengths of one chat its next turns are taken alternately with the first turns of fresh chats,
 through the engine, commits answered at once. What comes between is read as one prompt, as the model's own
@@ -208,7 +208,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="hope-tiny")
-    parser.add_argument("--turns", type=int, default=1000)
+    parser.add_argument("--at", type=int, nargs="+", default=[1, 10, 100, 316, 1000], help="turns, ascending")
     parser.add_argument("--repeats", type=int, default=24, help="turns of each kind at a point (default: 24)")
     parser.add_argument("--reread", type=int, default=100, help="turns up to which a chat is read anew")
     parser.add_argument("--threads", type=int, default=1)
@@ -221,9 +221,8 @@ def main() -> None:
     chats, theirs = Chats(served.model, seed=0), Theirs(their_model(args.model, served.model))
     chats.first_turn()
     theirs.turn(0, reuse=True)
-    points = [turn for turn in (1, 10, 100, 316) if turn < args.turns] + [args.turns]
     print(HEAD)
-    rows = measure(chats, theirs, points, args.repeats, args.reread)
+    rows = measure(chats, theirs, args.at, args.repeats, args.reread)
     if args.json:
         found = {"model": served.name, "turn_tokens": TURN_TOKENS, "threads": args.threads, "points": rows}
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ SAMPLING = "tests/server/engine/test_sampling.py"
 GPU = "tests/model/attention/test_on_a_gpu.py"
 SLAB_PREVIEWS = "tests/server/engine/test_slab_previews.py"
 SIMULATION = "tests/simulation/test_simulation.py"
+TASKS, TASK_TESTS = "model/hope_model/evaluate/tasks", "tests/model/evaluate/test_tasks.py"
 
 
 @dataclass(frozen=True)
@@ -377,5 +378,26 @@ MUTATIONS = (
         "found[: launch.rows].clone()",
         "found[: launch.rows]",
         (SLAB_PREVIEWS,),
+    ),
+    Mutation(
+        "a context's tokens are those that it has with what follows",
+        f"{TASKS}/scorer.py",
+        "(*before, *whole[len(before) :])",
+        "tuple(whole)",
+        (TASK_TESTS,),
+    ),
+    Mutation(
+        "of tokens that are as likely the first one is the likeliest",
+        f"{TASKS}/scorer.py",
+        "logits.gather(-1, targets[:, None])[:, 0] == logits.amax(-1)",
+        "logits.argmax(-1) == targets",
+        (TASK_TESTS,),
+    ),
+    Mutation(
+        "a text is read after what ends one, whatever begins one",
+        f"{TASKS}/remote.py",
+        'info.get("bos_token") or info.get("eos_token")',
+        'info.get("eos_token")',
+        (TASK_TESTS,),
     ),
 )

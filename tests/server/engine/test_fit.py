@@ -8,11 +8,16 @@ import pytest
 import torch
 from tests.model.attention.tiny import tiny_model
 from tests.model.small import Parts, build, small_config
+from tests.pretend_gpu import GPU as PRETEND
+from tests.pretend_gpu import PretendGraphs, pretend_gpu
+from tests.server.engine.test_on_a_gpu import native
 
 from hope_model.decoding import DecodeRows
 from hope_model.hope import Hope
+from hope_server.engine import previews
 from hope_server.engine.fit import check_fits, free_bytes, slot_bytes
 from hope_server.engine.request import EngineConfig
+from hope_server.engine.slab_previews import SlabPreviews
 from hope_server.errors import StartupError
 
 CPU = torch.device("cpu")
@@ -102,3 +107,13 @@ def test_what_is_free_is_the_least_that_anybody_says(
 
 def test_a_system_without_either_says_nothing(tmp_path: Path) -> None:
     assert free_bytes(CPU, meminfo=tmp_path / "none", cgroup=tmp_path) is None
+
+
+def test_on_a_gpu_a_slot_is_a_row_of_each_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_gpu() as gpu:
+        monkeypatch.setattr(previews, "graphs_of", lambda _device: PretendGraphs(gpu))
+        model = native(PRETEND)
+        live = previews.previews_of(model, slots=3, group=2)
+        assert isinstance(live, SlabPreviews)
+        held = sum(tensor.nbytes for slot in range(3) for tensor in live.state(slot).values())
+        assert 3 * slot_bytes(model) == 2 * held
