@@ -1,9 +1,10 @@
 """The one way to start a Triton kernel, so that launches can be watched and compiled ahead of time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Argument = Tensor | int | float
@@ -51,7 +52,11 @@ def launch_with(
 
 
 def _start(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Argument], constants: Any) -> None:
-    kernel[grid](*arguments, **constants, **OPTIONS)
+    """On the arguments' device: Triton starts a kernel on the thread's own, which may be another."""
+    device = next((argument.device for argument in arguments if isinstance(argument, Tensor)), None)
+    on_its_own = device is not None and device.type == "cuda"
+    with torch.cuda.device(device) if on_its_own else nullcontext():
+        kernel[grid](*arguments, **constants, **OPTIONS)
 
 
 _launchers: list[Launcher] = [_start]

@@ -120,7 +120,9 @@ class Actor:
             await self._ask(send)
         except AlreadyLearned:
             turn.complete = False
+        ended = book.ends
         book.read_turn(await self._tail(book), turn)
+        self._ledger.work["learning ended"] += book.ends - ended
 
     def _prompt(self) -> tuple[int, ...]:
         """No other turn of this run reads these tokens; they hold the tenant's canary."""
@@ -211,6 +213,9 @@ class Actor:
     def _same(self, book: Book, session: Session) -> None:
         if (session.seq, session.tokens) != (book.head, book.tokens):
             raise Lost(f"expected head {book.head} and {book.tokens} tokens, found {session}")
+        learning = "on" if book.learns[-1] else "frozen"
+        if session.learning != learning:
+            raise Unexpected(f"expected learning {learning} after {book.head}, found {session}")
 
     # What must hold.
 

@@ -51,6 +51,8 @@ class Book:
     entries: list[Entry] = field(default_factory=list)
     positions: list[int] = field(default_factory=lambda: [0])
     """Tokens in the state after each number, beginning with number 0."""
+    learns: list[bool] = field(default_factory=lambda: [True])
+    """Whether learning goes on after each number: a freeze ends it, a return to before that undoes this."""
     room: int = 0
     """Tokens by which the last answer may still grow: its turn may still be running somewhere."""
 
@@ -62,9 +64,14 @@ class Book:
     def tokens(self) -> int:
         return self.positions[-1]
 
+    @property
+    def ends(self) -> int:
+        """How often learning ended."""
+        return sum(entry.kind == "freeze" for entry in self.entries)
+
     def fork(self, session: str, seq: int) -> Self:
         """The book of a fork at ``seq``."""
-        return type(self)(session, self.entries[:seq], self.positions[: seq + 1])
+        return type(self)(session, self.entries[:seq], self.positions[: seq + 1], self.learns[: seq + 1])
 
     def read_turn(self, tail: Sequence[Event], turn: Turn) -> list[int]:
         """The journal beyond the head once ``turn`` is certain to be in it; its answer's tokens."""
@@ -104,6 +111,7 @@ class Book:
         for _ in rest:
             self.entries.append(Entry(kind, None))
             self.positions.append(self.positions[seq])
+            self.learns.append(self.learns[seq])
         self.room = 0
 
     def compare(self, events: Sequence[Event]) -> None:
@@ -138,6 +146,9 @@ class Book:
         for event in events:
             self.entries.append(Entry(event.kind, event.token))
             self.positions.append(self.positions[-1] + (event.kind != "freeze"))
+            if event.kind == "freeze" and not self.learns[-1]:
+                raise LearnedTwice(f"learning ended again at {event.seq}")
+            self.learns.append(self.learns[-1] and event.kind != "freeze")
 
 
 def _without_freeze(events: Sequence[Event]) -> Sequence[Event]:

@@ -12,10 +12,10 @@ from tests.chaos.ledger import Ledger
 from tests.chaos.world import World
 
 
-async def run(seed: int, seconds: float) -> Ledger:
-    """Faults for so long, then calm, then the count."""
+async def run(seed: int, seconds: float, *, refusals: bool = False) -> Ledger:
+    """Faults for so long, then calm, then the count. refusals: as :class:`World` takes it."""
     with tempfile.TemporaryDirectory(prefix="hope-chaos-") as folder:
-        async with World(seed, Path(folder)) as world:
+        async with World(seed, Path(folder), refusals=refusals) as world:
             clients = [asyncio.create_task(actor.live()) for actor in world.actors]
             await Faults(world).rage(seconds)
             world.over = True

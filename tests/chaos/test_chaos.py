@@ -32,6 +32,13 @@ async def test_nothing_is_lost_and_nobody_is_in(seconds: float, faults: int) -> 
     assert ledger.work["state verified"] >= 6
 
 
+@pytest.mark.chaos
+async def test_nothing_is_lost_where_writes_are_refused_and_learning_ends() -> None:
+    ledger = await run(seed=4, seconds=20.0, refusals=True)
+    assert ledger.violations == 0, ledger.table()
+    assert ledger.work["learning ended"] >= 1, ledger.table()
+
+
 def journal(*entries: int | str, after: int = 0) -> list[Event]:
     """Positive numbers: tokens read; negative ones: tokens of the model; words: kinds that have no token."""
     events = []
@@ -71,10 +78,25 @@ def test_what_was_acknowledged_is_taken_as_it_came() -> None:
 def test_the_end_of_learning_is_an_entry_that_nobody_asked_for_and_no_token() -> None:
     book = Book("s")
     assert book.read_turn(journal(1, 2, "freeze", -3, -4), a_turn("c")) == [3, 4]
-    book.read_turn(journal(-5, "freeze", 1, 2, after=5), a_turn(""))
-    assert (book.head, book.tokens) == (9, 7)
+    assert (book.head, book.tokens) == (5, 4)
+    grown = Book("s")
+    grown.read_turn(journal(1, 2, -3, -4), a_turn("c"))
+    grown.read_turn(journal(-5, "freeze", 1, 2, after=4), a_turn(""))
+    assert (grown.head, grown.tokens) == (8, 7)
     with pytest.raises(LearnedTwice, match="ended 2 times"):
         Book("s").read_turn(journal("freeze", 1, 2, "freeze"), a_turn(""))
+
+
+def test_a_return_to_before_the_end_of_learning_begins_it_anew() -> None:
+    book = Book("s")
+    book.read_turn(journal(1, 2, "freeze", -3), a_turn("c", complete=True))
+    assert (book.learns, book.ends) == ([True, True, True, False, False], 1)
+    assert [book.fork("t", seq).learns[-1] for seq in (2, 3)] == [True, False]
+    with pytest.raises(LearnedTwice, match="again at 7"):
+        book.fork("t", 4).read_turn(journal(1, 2, "freeze", after=4), a_turn(""))
+    book.read_return(journal("rollback", after=4), "rollback", 2, attempts=1)
+    book.read_turn(journal(1, 2, "freeze", after=5), a_turn(""))
+    assert (book.learns[5:], book.ends) == ([True, True, True, False], 2)
 
 
 @pytest.mark.parametrize(

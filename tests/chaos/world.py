@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.actor import Actor
-from tests.chaos.checkpoint import write_checkpoint
+from tests.chaos.checkpoint import write_checkpoint, write_refusing_checkpoint
 from tests.chaos.disk import open_disk
 from tests.chaos.ledger import Ledger
 from tests.chaos.proxy import Proxy
@@ -31,14 +31,17 @@ ACTORS = 2
 
 
 class World:
-    """Everything that runs; `async with` starts and ends it."""
+    """Everything that runs; `async with` starts and ends it.
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    refusals: a model is served whose guards refuse writes and end sessions' learning.
+    """
+
+    def __init__(self, seed: int, folder: Path, *, refusals: bool = False) -> None:
         self.rng = Random(seed)
         self.ledger = Ledger()
         self.over = False
         """Faults have ended: clients finish what they have."""
-        self._folder = folder
+        self._folder, self._refusals = folder, refusals
         self.disk = open_disk(folder / "disk")
         self.valkey = Valkey(folder / "disk")
         self.proxies = [Proxy(self.valkey.port, self.rng) for _ in range(WORKERS)]
@@ -48,7 +51,8 @@ class World:
 
     async def __aenter__(self) -> World:
         await self.valkey.start()
-        checkpoint = write_checkpoint(self._folder / "checkpoint")
+        write = write_refusing_checkpoint if self._refusals else write_checkpoint
+        checkpoint = write(self._folder / "checkpoint")
         keys = KeyFile(self._folder / "data" / "keys")
         self.tenants = [
             Tenant(name, keys.create(name)[1], f"canary-{name}-{secrets.token_hex(6)}", self._on_foreign)

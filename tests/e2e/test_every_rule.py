@@ -1,5 +1,5 @@
-"""A server of each rule over HTTP: the same tokens alone, in a crowd and across a kill; a rule is trained,
-exported and served by the commands alone.
+"""A server of each rule over HTTP: the same tokens alone, streamed in a crowd, and after a kill in an answer
+or between two; a rule is trained, exported and served by the commands alone.
 """
 
 import subprocess
@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from hope_client import Client
+from hope_client import Client, HopeClientError, Stream
 from hope_client.wire import Completion
 from hope_model.checkpoint import load_checkpoint, resolve, save_checkpoint
 from hope_model.config import HopeConfig
 from hope_model.hope import Hope
 from hope_model.rules import RULES
 
-SHORT = ("rwkv7",)
+SHORT = ("hope", "rwkv7")
 """The rest is served so in the long form; the engine's tests have every rule."""
+TOKENS = 30
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""Stands for the bytes of a character that was not whole yet."""
 
 
 @pytest.fixture(
@@ -44,13 +47,37 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def turn(client: Client, session: str, number: int, length: int) -> str:
-    """The text of a sampled turn with a fixed seed."""
+def asked(number: int, length: int) -> dict[str, Any]:
+    """A turn that is sampled with a fixed seed."""
     prompt = [(13 * i + 31 * number) % 8000 + 100 for i in range(length)]
-    answer: Completion = client.completions(
-        prompt, session_id=session, max_tokens=30, temperature=1.0, seed=number, ignore_eos=True
-    )
+    return {"prompt": prompt, "temperature": 1.0, "seed": number, "ignore_eos": True}
+
+
+def turn(client: Client, session: str, number: int, length: int, tokens: int = TOKENS) -> str:
+    """The text of a whole answer."""
+    answer: Completion = client.completions(session_id=session, max_tokens=tokens, **asked(number, length))
     return answer.choices[0].text
+
+
+def streamed(client: Client, session: str, number: int, length: int) -> str:
+    """The same, as it comes."""
+    stream: Stream[Completion] = client.completions(
+        session_id=session, max_tokens=TOKENS, stream=True, **asked(number, length)
+    )
+    return "".join(stream.text())
+
+
+def killed_in_an_answer(server: Any, client: Client, session: str, number: int, length: int) -> str:
+    """What a client was sent until its server was killed."""
+    stream: Stream[Completion] = client.completions(
+        session_id=session, max_tokens=4096, stream=True, **asked(number, length)
+    )
+    pieces = stream.text()
+    sent = [next(pieces) for _ in range(4)]
+    server.kill()
+    with pytest.raises(HopeClientError):
+        sent.extend(pieces)
+    return "".join(sent)
 
 
 def test_the_same_tokens_alone_in_a_crowd_and_across_a_kill(
@@ -63,17 +90,25 @@ def test_the_same_tokens_alone_in_a_crowd_and_across_a_kill(
         alone = client.sessions.create().id
         expected = [turn(client, alone, *one) for one in turns]
         sessions = [client.sessions.create().id for _ in range(4)]
-        found = [[text] for text in crowd.map(lambda one: turn(client, one, *turns[0]), sessions)]
-    first.kill()
+        found = [[text] for text in crowd.map(lambda one: streamed(client, one, *turns[0]), sessions)]
+        cut = client.sessions.fork(sessions[0]).id
+        sent = killed_in_an_answer(first, client, cut, *turns[1])
     with start_server(*flags).client() as client, ThreadPoolExecutor(4) as crowd:
         for later in turns[1:]:
-            texts = crowd.map(lambda one, later=later: turn(client, one, *later), sessions)
+            texts = crowd.map(lambda one, later=later: streamed(client, one, *later), sessions)
             for own, text in zip(found, texts, strict=True):
                 own.append(text)
         assert found == [expected] * 4
         assert journal(client, sessions[0]) == journal(client, alone)
         fork = client.sessions.fork(sessions[0]).id
         assert turn(client, fork, 3, 9) == turn(client, alone, 3, 9)
+        twin = client.sessions.fork(alone, seq=turns[0][1] + TOKENS).id
+        tokens = len(journal(client, cut)) - turns[0][1] - TOKENS - turns[1][1]
+        assert turn(client, twin, *turns[1], tokens=tokens).startswith(sent.rstrip(REPLACEMENT))
+        assert turn(client, cut, *turns[2]) == turn(client, twin, *turns[2])
+        assert journal(client, cut) == journal(client, twin)
+        for session in (alone, sessions[0], fork, cut):
+            assert client.sessions.verify(session).equal
 
 
 def test_a_rule_is_trained_and_served_by_commands(tmp_path: Path, start_server: Any) -> None:

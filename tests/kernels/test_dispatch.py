@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+from tests.pretend_gpu import pretend_gpu
 from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
@@ -15,6 +16,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from hope_kernels import dispatch
 from hope_kernels.dispatch import Dispatch, fallbacks, observe_fallbacks, on_gpu
 from hope_kernels.fake_gpu import fake_gpu, on_fake_gpu
+from hope_kernels.launch import launch
 
 FAILURES = [
     CompilationError("source", None, "no such thing"),
@@ -118,3 +120,27 @@ def test_a_kernel_that_gets_a_host_tensor_is_found() -> None:
         assert gather_rows(on_fake_gpu(slab, mode), on_fake_gpu(slots, mode)).shape == (2, 3)
         with pytest.raises(RuntimeError, match="cpu"):
             gather_rows(on_fake_gpu(slab, mode), slots)
+
+
+def test_a_kernel_starts_on_the_device_of_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's thread may stand on another GPU than the one that it was asked to use."""
+    entered: list[object] = []
+
+    class On:
+        def __init__(self, device: object) -> None:
+            entered.append(device)
+
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None:
+            entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", On)
+    started: list[tuple[object, ...]] = []
+    kernel = {(3,): lambda *arguments, **_constants: started.append((*entered, *arguments))}
+    with pretend_gpu():
+        x = torch.zeros(2, device="cuda")
+        launch(kernel, (3,), 5, x)
+    assert started == [(x.device, 5, x)]
+    assert entered == [torch.device("cuda", 0), "left"]
+    launch(kernel, (3,), torch.zeros(1))
+    assert len(entered) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SESSIONS, ENGINE, API = "server/hope_server/sessions", "server/hope_server/engine", "server/hope_server/api"
+QUANTIZED = "kernels/hope_kernels/quantized_linear"
 LUA = f"{SESSIONS}/hope_v1.lua"
 
 CONFORMANCE = "tests/server/sessions/test_conformance.py"
@@ -25,6 +26,7 @@ SAMPLING = "tests/server/engine/test_sampling.py"
 GPU = "tests/model/attention/test_on_a_gpu.py"
 SLAB_PREVIEWS = "tests/server/engine/test_slab_previews.py"
 SIMULATION = "tests/simulation/test_simulation.py"
+TASKS, TASK_TESTS = "model/hope_model/evaluate/tasks", "tests/model/evaluate/test_tasks.py"
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,34 @@ MUTATIONS = (
         (FROZEN,),
     ),
     Mutation(
+        "halves of an activation that do not fit into eight bits",
+        f"{QUANTIZED}/int8.py",
+        ".floor_()",
+        ".round_()",
+        ("tests/kernels/test_quantized_linear.py",),
+    ),
+    Mutation(
+        "gradients of other weights than those that are read",
+        f"{QUANTIZED}/int4.py",
+        "PackedLinear(whole.mT)",
+        "PackedLinear(weight.mT)",
+        ("tests/kernels/test_quantized_linear.py",),
+    ),
+    Mutation(
+        "quantised weights named like others in the digest",
+        "model/hope_model/attention/backbone.py",
+        "yield name + suffix, tensor",
+        "yield name, tensor",
+        ("tests/model/attention/test_quantize.py",),
+    ),
+    Mutation(
+        "one product stands for all of its width when a machine is asked whether it repeats",
+        "model/hope_model/attention/repeatable.py",
+        "(type(linear), linear.rows, linear.columns)",
+        "(type(linear), 0, 0)",
+        ("tests/model/attention/test_quantize.py",),
+    ),
+    Mutation(
         "a GPU's products know how many rows they have",
         "kernels/hope_kernels/packed_linear/packed.py",
         "if x.is_cuda:",
@@ -371,5 +401,26 @@ MUTATIONS = (
         "found[: launch.rows].clone()",
         "found[: launch.rows]",
         (SLAB_PREVIEWS,),
+    ),
+    Mutation(
+        "a context's tokens are those that it has with what follows",
+        f"{TASKS}/scorer.py",
+        "(*before, *whole[len(before) :])",
+        "tuple(whole)",
+        (TASK_TESTS,),
+    ),
+    Mutation(
+        "of tokens that are as likely the first one is the likeliest",
+        f"{TASKS}/scorer.py",
+        "logits.gather(-1, targets[:, None])[:, 0] == logits.amax(-1)",
+        "logits.argmax(-1) == targets",
+        (TASK_TESTS,),
+    ),
+    Mutation(
+        "a text is read after what ends one, whatever begins one",
+        f"{TASKS}/remote.py",
+        'info.get("bos_token") or info.get("eos_token")',
+        'info.get("eos_token")',
+        (TASK_TESTS,),
     ),
 )

@@ -30,14 +30,14 @@ def kit() -> Path:
     return KIT
 
 
-@pytest.fixture
-def offline(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which nobody asks a host for anything but what the test names."""
     return {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "hugging-face"),
+        "HF_HOME": str(tmp_path_factory.mktemp("hugging-face")),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "OPENAI_API_KEY": "none",
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hope_model.errors import ConfigError, DataError
-from hope_model.evaluate.subjects import add_subjects, named_subjects, sha256_of
+from hope_model.evaluate.subjects import add_subjects, file_named, named_subjects
 
 if TYPE_CHECKING:
     from hope_model.convert.progress import Progress
@@ -127,13 +127,13 @@ def _items(args: argparse.Namespace) -> tuple[ItemsOf, dict[str, Any]]:
     stories, examples = _stories(args)
     answers = answers_by_task(stories, args.file.name)
     about = {
-        "file": {"name": args.file.name, "sha256": sha256_of(args.file)},
+        "file": file_named(args.file),
         "tasks": sorted(answers),
         "lengths": args.lengths,
         "limit": args.limit,
         "shots": args.shots,
-        "examples": None if args.examples is None else args.examples.name,
-        "haystack": None if args.haystack is None else args.haystack.name,
+        "examples": None if args.examples is None else file_named(args.examples),
+        "haystack": None if args.haystack is None else file_named(args.haystack),
         "seed": args.seed,
     }
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hope_model.evaluate.subjects import add_subjects, named_subjects
+from hope_model.evaluate.subjects import add_subjects, file_named, named_subjects
 
 if TYPE_CHECKING:
     from hope_model.convert.progress import Progress
@@ -124,7 +124,7 @@ def _hidden(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
     def needles(subject: Subject) -> Iterator[Needle]:
         return hidden_needles(settings, _haystack(subject, args.haystack, text, settings), subject.encode)
 
-    return needles, {"haystack": _named(args.haystack), **_shown(settings)}
+    return needles, {"haystack": _source(args.haystack), **_shown(settings)}
 
 
 def _haystack(subject: Subject, name: str, text: str | None, settings: NeedleSettings) -> Any:
@@ -151,7 +151,7 @@ def _texts(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
     if unknown := sorted(set(args.lengths or lengths) - set(lengths)):
         raise DataError(f"{path.name}: expected lengths among {lengths}, found {unknown}")
     chosen = [text for text in texts if text.length in (args.lengths or lengths)]
-    about = {"haystack": _named(args.haystack), "lengths": args.lengths or lengths, "seed": args.seed}
+    about = {"haystack": file_named(path), "lengths": args.lengths or lengths, "seed": args.seed}
     return (
         lambda subject: needles_of(chosen, subject.encode, limit=args.repeats, seed=args.seed),
         about | {"repeats": args.repeats},
@@ -164,11 +164,8 @@ def _read(name: str) -> str:
     return read_file(Path(name))
 
 
-def _named(name: str) -> dict[str, Any]:
-    """The file by its name and content, so that another one is not taken for it."""
-    from hope_model.evaluate.subjects import sha256_of
-
-    return {"name": Path(name).name, "sha256": None if name == NOISE else sha256_of(Path(name))}
+def _source(haystack: str) -> dict[str, str | None]:
+    return {"name": NOISE, "sha256": None} if haystack == NOISE else file_named(Path(haystack))
 
 
 def _shown(settings: NeedleSettings) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _local(name: str, find: Find | None, origin: str) -> Named:
         raise ConfigError(
             f"origin: expected 'text' for {name}, in which all that is read teaches, found 'user'"
         )
-    return Named(_short(name), sha256_of(folder / "model.safetensors"), lambda: _loaded(folder, origin))
+    return Named(_short(name), _sha256(folder / "model.safetensors"), lambda: _loaded(folder, origin))
 
 
 @contextmanager
@@ -112,7 +112,12 @@ def _kept(served: Subject) -> Iterator[Subject]:
     yield served
 
 
-def sha256_of(path: Path) -> str:
+def file_named(path: Path) -> dict[str, str | None]:
+    """A file by its name and content, so that another one is not taken for it."""
+    return {"name": path.name, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -143,13 +143,14 @@ def task_figures(
     """Benchmarks as ``hope eval task`` scores them, the first rows of each."""
     scorer = HopeScorer(model, tokenizer)
     articles = read_articles(kit / WIKITEXT, settings.articles)
-    found: dict[str, Mapping[str, float]] = {"wikitext": text_figures(scorer, articles, window=None, batch=4)}
+    wikitext, _ = text_figures(scorer, articles, window=None, batch=4)
+    found: dict[str, Mapping[str, float]] = {"wikitext": wikitext}
     for name, count in settings.rows.items():
         items = read_items(kit / TASK_FILES[name], TASKS[name], count)
         if name == "lambada":
-            found[name] = last_word_figures(scorer, items, batch=BATCH)
+            found[name], _ = last_word_figures(scorer, items, batch=BATCH)
         else:
-            found[name] = choice_figures(scorer, TASKS[name], items, batch=BATCH)
+            found[name], _ = choice_figures(scorer, TASKS[name], items, batch=BATCH)
     for name, figures in found.items():
         if not all(math.isfinite(value) for value in figures.values()):
             raise DataError(f"{name}: expected finite figures, found {dict(figures)}")

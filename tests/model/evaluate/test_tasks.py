@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +15,14 @@ import httpx
 import pytest
 import torch
 from tests.model.attention.tiny import tiny_model
+from tests.model.convert.builders import EOS
+from tests.model.evaluate import talking
 from tests.model.small import build, small_config
 
 from hope_model.attention.rows import SessionRows
 from hope_model.checkpoint import load_checkpoint, resolve
 from hope_model.errors import ConfigError, DataError, EvaluationError
+from hope_model.evaluate.tasks import cli
 from hope_model.evaluate.tasks.cli import add_parser, table
 from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures, text_figures
 from hope_model.evaluate.tasks.files import detokenised, read_articles, read_items
@@ -229,18 +233,23 @@ class Fixed:
 def test_accuracy_counts_the_likeliest_answer_and_the_likeliest_a_character() -> None:
     items = [Item((Pair("q", " aaaa"), Pair("q", " b")), gold, (4, 1)) for gold in (0, 0, 1)]
     scorer = Fixed({" aaaa": -6.0, " b": -2.0})  # b is likelier, a's likelier a character: -1.5 against -2
-    figures = choice_figures(scorer, TASKS["piqa"], items, batch=4)
+    figures, rows = choice_figures(scorer, TASKS["piqa"], items, batch=4)
     assert figures["acc"] == pytest.approx(1 / 3)
     assert figures["acc_norm"] == pytest.approx(2 / 3)
     assert figures["acc_stderr"] == pytest.approx(math.sqrt((1 / 3) / 3))
     assert scorer.batches == [4, 2]
-    assert "acc_norm" not in choice_figures(scorer, TASKS["boolq"], items, batch=4)
+    assert rows == [
+        {"nats": [-6.0, -2.0], "acc": float(gold == 1), "acc_norm": float(gold == 0)} for gold in (0, 0, 1)
+    ]
+    plain, _ = choice_figures(scorer, TASKS["boolq"], items, batch=4)
+    assert "acc_norm" not in plain
     assert "| acc | 0.3333 | 0.3333 |" in table("piqa", figures)
 
 
 def test_the_last_word_has_a_perplexity_and_an_accuracy() -> None:
     items = [Item((Pair("so", f" {word}"),), 0, (1,)) for word in "ab"]
-    figures = last_word_figures(Fixed({" a": -1.0, " b": -3.0}), items, batch=1)
+    figures, rows = last_word_figures(Fixed({" a": -1.0, " b": -3.0}), items, batch=1)
+    assert rows == [{"nats": [-1.0], "acc": 1.0}, {"nats": [-3.0], "acc": 0.0}]
     assert figures["perplexity"] == pytest.approx(math.exp(2.0))
     assert figures["perplexity_stderr"] == pytest.approx(math.exp(2.0) * 1.0)
     assert figures["acc"] == 0.5
@@ -248,10 +257,39 @@ def test_the_last_word_has_a_perplexity_and_an_accuracy() -> None:
 
 def test_words_and_bytes_are_those_of_the_file() -> None:
     article = " a , é "
-    figures = text_figures(Fixed({" a, é ": -12.0}), [article], window=None, batch=1)
+    figures, rows = text_figures(Fixed({" a, é ": -12.0}), [article], window=None, batch=1)
+    assert rows == [{"nats": [-12.0]}]
     assert figures["word_perplexity"] == pytest.approx(math.exp(12 / 5))  # lm-eval counts the empty ends too
     assert figures["bits_per_byte"] == pytest.approx(12 / 8 / math.log(2))
     assert figures["token_perplexity"] == pytest.approx(math.exp(12 / 6))
+
+
+def test_windows_of_an_article_are_added_up() -> None:
+    scorer = Fixed({"ab": -3.0, "c": -1.0, "xy": -5.0})
+    figures, rows = text_figures(scorer, ["abc", "xy"], window=2, batch=8)
+    assert rows == [{"nats": [-4.0]}, {"nats": [-5.0]}]
+    assert figures["token_perplexity"] == pytest.approx(math.exp(9 / 5))
+
+
+class Merging(Fixed):
+    """Its token 1 is "ab" in one."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text.replace("ab", "\x01")]
+
+
+def test_what_is_judged_follows_the_contexts_own_tokens() -> None:
+    """Also where a token of both texts reaches over their border; a continuation may then be empty."""
+    scorer = Merging({"b": -1.0})
+    assert judged_pair(scorer, Pair("xa", "bb")) == Judged((ord("x"), ord("a"), ord("b")), 1)
+    nothing = Item((Pair("xa", "b"),), 0, (1,))
+    assert judged_pair(scorer, nothing.pairs[0]) == Judged((ord("x"), ord("a")), 0)
+    assert last_word_figures(scorer, [nothing], batch=1)[1] == [{"nats": [0.0], "acc": 1.0}]
+    assert scorer.batches == []
+
+
+def test_a_text_that_begins_with_the_token_before_a_text_has_no_other_before_it() -> None:
+    assert judged_pair(Fixed({}), Pair("", "\0ab")) == Judged((0, ord("a"), ord("b")), 2)
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +341,18 @@ def test_a_pre_trained_model_judges_a_session_as_it_is_read() -> None:
         assert ended.greedy
 
 
+def test_tokens_that_share_the_first_place_are_each_the_likeliest(scorer: HopeScorer) -> None:
+    part = judged_pair(scorer, Pair("The cat sat on", " the mat"))
+    hidden, _ = scorer._model.hidden(torch.tensor([part.ids[:-1]]), scorer._model.initial_state(1))
+    logits = scorer._model.logits(hidden[0, -1])
+    with pytest.MonkeyPatch.context() as patch:
+        even = logits.clone()
+        even[[0, part.ids[-1]]] = logits.max()
+        patch.setattr(scorer._model, "logits", lambda hidden: even.expand(len(hidden), -1))
+        (found,) = scorer.score([Judged(part.ids, 1)])
+    assert found.greedy
+
+
 @pytest.mark.parametrize(
     ("task", "option", "said"),
     [
@@ -324,6 +374,15 @@ def test_an_option_that_would_do_nothing_is_refused(task: str, option: list[str]
         args.run_command(args)
 
 
+@pytest.mark.parametrize(("add_bos", "prefix"), [(True, talking.START), (False, EOS)])
+def test_a_pre_trained_model_reads_a_text_after_the_token_that_its_checkpoint_says(
+    tmp_path: Path, add_bos: bool, prefix: int
+) -> None:
+    folder = talking.write_checkpoint(tmp_path / "base", add_bos=add_bos)
+    args = argparse.Namespace(url=None, model=str(folder), quantize="none")
+    assert cli._scorer(args, None, ExitStack()).prefix() == prefix
+
+
 def _server(answer: Any, status: int = 200) -> RemoteScorer:
     def handle(request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer secret"
@@ -337,11 +396,29 @@ def test_a_server_is_asked_for_echoed_log_probabilities() -> None:
     logprobs = {
         "tokens": ["a", "b", "c", "d"],
         "token_logprobs": [None, -0.5, -1.5, -9.0],
-        "top_logprobs": [None, {"b": -0.5}, {"x": -0.1, "c": -1.5}, {"d": -9.0}],
-    }
+        "top_logprobs": [None, {"x": -0.5}, {"x": -0.1, "c": -1.5}, {"d": -9.0}],
+    }  # x is as likely as b
     answer = {"choices": [{"index": 1, "logprobs": logprobs}, {"index": 0, "logprobs": logprobs}]}
     found = _server(answer).score([Judged((1, 2, 3), 2), Judged((1, 2), 1)])
     assert found == [Likelihood(-2.0, False), Likelihood(-0.5, True)]
+
+
+@pytest.mark.parametrize(
+    ("info", "prefix"),
+    [
+        ({"eos_token": "<e>", "bos_token": "<b>"}, ord("b")),
+        ({"eos_token": "<e>", "bos_token": None}, ord("e")),
+        ({"eos_token": "<e>"}, ord("e")),
+    ],
+)
+def test_a_text_stands_after_what_begins_one_or_else_ends_one(info: dict[str, Any], prefix: int) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/tokenizer_info":
+            return httpx.Response(200, json=info)
+        return httpx.Response(200, json={"tokens": [ord(json.loads(request.content)["prompt"][1])]})
+
+    client = httpx.Client(transport=httpx.MockTransport(handle))
+    assert RemoteScorer("http://test", "m", client).prefix() == prefix
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hope_model.evaluate.subjects import add_subjects, named_subjects, sha256_of
+from hope_model.evaluate.subjects import add_subjects, file_named, named_subjects
 
 if TYPE_CHECKING:
     from hope_model.convert.progress import Progress
@@ -86,8 +86,8 @@ def run_continual(
     with named_subjects(args, find, open_server) as subjects, console_progress() as progress:
         settings = {
             "models": {each.name: each.weights for each in subjects},
-            "file": {"name": args.file.name, "sha256": sha256_of(args.file)},
-            "test": None if args.test is None else {"name": args.test.name, "sha256": sha256_of(args.test)},
+            "file": file_named(args.file),
+            "test": None if args.test is None else file_named(args.test),
             **{name: getattr(args, name) for name in (*SIZES, "origin", "conditions", "figures", "seeds")},
         }
         with Ledger(args.out, "continual", settings) as ledger:

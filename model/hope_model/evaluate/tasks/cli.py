@@ -18,7 +18,7 @@ from hope_model.evaluate.tasks.formats import TASKS
 if TYPE_CHECKING:
     from hope_model.convert.progress import Progress
     from hope_model.evaluate.subject import Find
-    from hope_model.evaluate.tasks.figures import Figures
+    from hope_model.evaluate.tasks.figures import Figures, Found
     from hope_model.evaluate.tasks.scorer import Scorer
 
 WIKITEXT = "wikitext"
@@ -49,10 +49,15 @@ def add_parser(kinds: Any, find: Find | None) -> None:
         help="wikitext: tokens judged by a session; lm-eval's is its max_length less 2 (default: an article)",
     )
     parser.add_argument(
-        "--prefix-token", type=int, help="id before a text, with --url (default: the server's end of text)"
+        "--prefix-token",
+        type=int,
+        help="id before a text, with --url (default: what the server says begins or ends a text)",
     )
     add_quantize(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE", help="write what was found for each row here, JSON lines"
+    )
     parser.set_defaults(run_command=partial(run, find=find))
 
 
@@ -71,10 +76,13 @@ def run(args: argparse.Namespace, find: Find | None = None) -> int:
     if args.quantize != "none" and args.url is not None:
         raise ConfigError(f"quantize: expected a model of this process, found {args.quantize} with --url")
     with console_progress() as progress, ExitStack() as closing:
-        figures = _figures(args, partial(_scorer, args, find, closing), progress)
+        figures, rows = _figures(args, partial(_scorer, args, find, closing), progress)
     if args.json is not None:
         content = {"task": args.task, "file": args.file.name, "model": args.model, **figures}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if args.rows is not None:
+        lines = [json.dumps({"row": number, **row}) for number, row in enumerate(rows)]
+        args.rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(table(args.task, figures))
     return 0
 
@@ -90,7 +98,9 @@ def table(task: str, figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _figures(args: argparse.Namespace, open_scorer: Callable[[], Scorer], progress: Progress) -> Figures:
+def _figures(
+    args: argparse.Namespace, open_scorer: Callable[[], Scorer], progress: Progress
+) -> tuple[Figures, list[Found]]:
     from hope_model.evaluate.tasks.figures import choice_figures, last_word_figures, text_figures
     from hope_model.evaluate.tasks.files import read_articles, read_items
 
@@ -129,5 +139,6 @@ def _scorer(args: argparse.Namespace, find: Find | None, closing: ExitStack) -> 
     from hope_model.attention.rows import SessionRows
 
     checkpoint = load_attention_checkpoint(folder, quantize=quantize)
-    prefix = min(checkpoint.tokenizer.eos_ids)
+    begin = checkpoint.tokenizer.bos_id if checkpoint.add_bos else None
+    prefix = min(checkpoint.tokenizer.eos_ids) if begin is None else begin
     return AttentionScorer(SessionRows(checkpoint.model, 1), checkpoint.tokenizer, prefix)

@@ -40,6 +40,7 @@ def read_articles(path: Path, limit: int | None = None) -> list[str]:
 def detokenised(article: str) -> str:
     """An article as people write: WikiText sets spaces around punctuation, and @ around those in numbers."""
     text = article.replace("s '", "s'")
+    text = re.sub("/' [0-9]/", "/'[0-9]/", text)  # hardly what was meant, but what lm-eval does
     for mark in "-,.":
         text = text.replace(f" @{mark}@ ", mark)
     for mark in ":;.!?,":

@@ -20,7 +20,7 @@ class RemoteScorer:
         model: as the server names it.
         client: asks; the caller closes it.
         key: sent as a bearer token.
-        prefix: id of the token before a text; None asks the server for its end-of-text token.
+        prefix: id of the token before a text; None asks the server for the one that begins or ends a text.
     """
 
     def __init__(
@@ -46,12 +46,13 @@ class RemoteScorer:
 
     def prefix(self) -> int:
         if self._prefix is None:
-            end = self._get("/tokenizer_info").get("eos_token")
-            ids = self.encode(end) if isinstance(end, str) else []
+            info = self._get("/tokenizer_info")
+            text = info.get("bos_token") or info.get("eos_token")
+            ids = self.encode(text) if isinstance(text, str) else []
             if len(ids) != 1:
                 raise EvaluationError(
-                    f"{self._base}: expected an end-of-text token that is one token, found {end!r} as {ids}; "
-                    "name its id with --prefix-token"
+                    f"{self._base}: expected what begins or ends a text to be one token, found {text!r} as "
+                    f"{ids}; name its id with --prefix-token"
                 )
             self._prefix = ids[0]
         return self._prefix
@@ -93,9 +94,8 @@ class RemoteScorer:
 def _likelihood(logprobs: dict[str, Any], one: Judged) -> Likelihood:
     """The last of ``token_logprobs`` is the generated token's."""
     judged = slice(len(one.ids) - one.count, len(one.ids))
-    values, tokens = logprobs["token_logprobs"][judged], logprobs["tokens"][judged]
-    tops = logprobs["top_logprobs"][judged]
+    values, tops = logprobs["token_logprobs"][judged], logprobs["top_logprobs"][judged]
     if len(values) != one.count:
         raise ValueError(f"{len(values)} log-probabilities for {one.count} tokens")
-    greedy = all(max(top, key=top.get) == token for token, top in zip(tokens, tops, strict=True))
+    greedy = all(max(top.values()) == value for value, top in zip(values, tops, strict=True))
     return Likelihood(sum(float(value) for value in values), greedy)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from hope_model.attention.rows import SessionRows
@@ -20,7 +21,7 @@ RUN = 512
 
 @dataclass(frozen=True)
 class Likelihood:
-    """nats: log-likelihood of all judged tokens. greedy: each was the likeliest one where it stood."""
+    """nats: log-likelihood of all judged tokens. greedy: none was likelier where each of them stood."""
 
     nats: float
     greedy: bool
@@ -28,7 +29,10 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Judged:
-    """Token ids of which the last ``count`` are judged; the first is only read."""
+    """Token ids of which the last ``count`` are judged; the first is only read.
+
+    count: 0 where a continuation adds no token, which nobody has to be asked about.
+    """
 
     ids: tuple[int, ...]
     count: int
@@ -39,24 +43,29 @@ class Scorer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
     def prefix(self) -> int:
-        """The token that stands before a text whose first token is judged."""
+        """The token that stands before a text whose first token is judged: what begins a text, if the model
+        has that, else what ends one.
+        """
         ...
 
     def score(self, batch: Sequence[Judged]) -> list[Likelihood]: ...
 
 
 def judged_pair(scorer: Scorer, pair: Pair) -> Judged:
-    """The tokens of both texts together, of which those after the context's own are judged.
+    """The context's tokens, then what the tokens of both texts have beyond so many: these are judged.
 
-    Spaces at the context's end belong to the continuation, whose first token they are part of.
+    Spaces at the context's end belong to the continuation, whose first token they are part of. A continuation
+    without context that itself begins with the token before a text has no other before it.
     """
     kept = pair.context.rstrip()
     continuation = pair.context[len(kept) :] + pair.continuation
-    if not kept:
-        own = scorer.encode(continuation)
-        return Judged((scorer.prefix(), *own), len(own))
-    whole, before = scorer.encode(kept + continuation), scorer.encode(kept)
-    return Judged(tuple(whole), max(1, len(whole) - len(before)))
+    whole = scorer.encode(kept + continuation)
+    if kept:
+        before = scorer.encode(kept)
+        return Judged((*before, *whole[len(before) :]), max(0, len(whole) - len(before)))
+    if whole[:1] == [scorer.prefix()]:
+        return Judged(tuple(whole), len(whole) - 1)
+    return Judged((scorer.prefix(), *whole), len(whole))
 
 
 def windows(ids: Sequence[int], prefix: int, window: int | None) -> list[Judged]:
@@ -101,8 +110,8 @@ class HopeScorer:
             judged = slice(len(one.ids) - 1 - one.count, len(one.ids) - 1)
             logits = self._model.logits(hidden[row, judged]).float()
             targets = tokens[row, 1:][judged]
-            nats = -F.cross_entropy(logits, targets, reduction="sum")
-            found.append(Likelihood(float(nats), bool((logits.argmax(-1) == targets).all())))
+            nats = -F.cross_entropy(logits, targets, reduction="none").double().sum()
+            found.append(Likelihood(float(nats), bool(_likeliest(logits, targets).all())))
         return found
 
 
@@ -126,7 +135,12 @@ class AttentionScorer:
         losses, likeliest = [], []
         for logits, targets in session_logits(self._rows, one.ids, "text"):
             losses.append(F.cross_entropy(logits.float(), targets, reduction="none"))
-            likeliest.append(logits.argmax(-1) == targets)
+            likeliest.append(_likeliest(logits, targets))
         judged = slice(-one.count, None)
         nats = -float(torch.cat(losses)[judged].double().sum())
         return Likelihood(nats, bool(torch.cat(likeliest)[judged].all()))
+
+
+def _likeliest(logits: Tensor, targets: Tensor) -> Tensor:
+    """Where no token is likelier than the target, which may share its place, ``[n]``."""
+    return logits.gather(-1, targets[:, None])[:, 0] == logits.amax(-1)
