@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SESSIONS, ENGINE, API = "server/hope_server/sessions", "server/hope_server/engine", "server/hope_server/api"
+QUANTIZED = "kernels/hope_kernels/quantized_linear"
 LUA = f"{SESSIONS}/hope_v1.lua"
 
 CONFORMANCE = "tests/server/sessions/test_conformance.py"
@@ -18,6 +19,7 @@ RESTORE = "tests/server/engine/test_restore.py"
 TIME_TRAVEL = "tests/server/engine/test_time_travel.py"
 EXPORT = "tests/server/engine/test_export.py"
 HOPE = "tests/server/engine/test_hope.py"
+COMPILED = "tests/model/test_decoding_compiled.py"
 FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
@@ -230,6 +232,28 @@ MUTATIONS = (
         ("tests/server/engine/test_previews.py",),
     ),
     Mutation(
+        "tokens that are read at once take up no runs",
+        "kernels/hope_kernels/cpu/phi.h",
+        "if (ends) end_run(",
+        "if (0 * ends) end_run(",
+        (COMPILED,),
+    ),
+    Mutation(
+        "a thread's rows keep what others have kept",
+        "kernels/hope_kernels/cpu/decode.c",
+        "    own.kept += first * m->levels;\n",
+        "",
+        (COMPILED,),
+    ),
+    Mutation(
+        "a library that others may write to is loaded",
+        "kernels/hope_kernels/cpu/cache.py",
+        "not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)",
+        "stat.S_IWGRP != stat.S_IWOTH",
+        ("tests/kernels/test_cpu_build.py",),
+        quick=True,
+    ),
+    Mutation(
         "a row's products depend on who shares its step",
         "model/hope_model/decoding/weights.py",
         "return self._linear(x.to(self._dtype)).float()",
@@ -321,6 +345,34 @@ MUTATIONS = (
         "counts.position if worth else None",
         "counts.position",
         (FROZEN,),
+    ),
+    Mutation(
+        "halves of an activation that do not fit into eight bits",
+        f"{QUANTIZED}/int8.py",
+        ".floor_()",
+        ".round_()",
+        ("tests/kernels/test_quantized_linear.py",),
+    ),
+    Mutation(
+        "gradients of other weights than those that are read",
+        f"{QUANTIZED}/int4.py",
+        "PackedLinear(whole.mT)",
+        "PackedLinear(weight.mT)",
+        ("tests/kernels/test_quantized_linear.py",),
+    ),
+    Mutation(
+        "quantised weights named like others in the digest",
+        "model/hope_model/attention/backbone.py",
+        "yield name + suffix, tensor",
+        "yield name, tensor",
+        ("tests/model/attention/test_quantize.py",),
+    ),
+    Mutation(
+        "one product stands for all of its width when a machine is asked whether it repeats",
+        "model/hope_model/attention/repeatable.py",
+        "(type(linear), linear.rows, linear.columns)",
+        "(type(linear), 0, 0)",
+        ("tests/model/attention/test_quantize.py",),
     ),
     Mutation(
         "a GPU's products know how many rows they have",
