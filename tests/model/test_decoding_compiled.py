@@ -21,6 +21,7 @@ from hope_model.decoding.compiled_path import CompiledPath
 from hope_model.decoding.paths import OPERATION
 from hope_model.decoding.torch_path import TorchPath
 from hope_model.hope import Hope
+from hope_model.streaks import Frozen
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +39,11 @@ def fresh_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_of(model: Hope, rows: int, steps: int, threads: int) -> list[Tensor]:
-    """Logits of each step."""
+    """Logits of each step, of rows that began one after the other."""
     torch.set_num_threads(threads)
     own = DecodeRows(model, rows, path="compiled")
+    for row in range(rows):
+        own.read(row, tokens_of(row, 1 + row % 13))
     return [
         own.step(range(rows), [(7 * step + 3 * row) % 31 for row in range(rows)]) for step in range(steps)
     ]
@@ -54,6 +57,80 @@ def test_bits_do_not_depend_on_the_number_of_threads(rows: int) -> None:
     for threads in (2, 3):
         found = run_of(model, rows, 20, threads)
         assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True)), threads
+
+
+CUTS = {
+    "ones": [1] * 300,
+    "all": [300],
+    "ragged": [1, 5, 40, 3, 64, 100, 1, 86],
+    "runs": [16] * 18 + [12],
+}
+
+
+def read_in(rows: DecodeRows, row: int, cuts: list[int], teach: list[bool]) -> Tensor:
+    """Logits after all tokens."""
+    tokens, logits, start = tokens_of(0, len(teach)), torch.empty(0), 0
+    for size in cuts:
+        part = slice(start, start + size)
+        logits, start = rows.read(row, tokens[part], teach[part]), start + size
+    return logits
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("teaches", ["always", "in turns"])
+def test_bits_do_not_depend_on_how_tokens_are_cut(threads: int, kind: torch.dtype, teaches: str) -> None:
+    """Over the ends of runs, chunks, periods, and of what a level keeps; from a token each to all at once."""
+    torch.set_num_threads(threads)
+    model = build(config("adam"), torch.float32)
+    teach = [teaches == "always" or place % 70 < 45 for place in range(300)]
+    rows = DecodeRows(model, 4, dtype=kind, path="compiled")
+    steps = rows.step([0], [0])[0]
+    rows.clear(0)
+    for token, flag in zip(tokens_of(0, 300), teach, strict=True):
+        steps = rows.step([0], [token], [flag])[0]
+    for cuts in CUTS.values():
+        rows.clear(2)
+        assert torch.equal(read_in(rows, 2, cuts, teach), steps)
+        assert rows.counts(2) == rows.counts(0)
+        expected, found = rows.state(0), rows.state(2)
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("why", ["frozen", "not finite"])
+def test_a_row_that_does_not_learn_is_read_as_in_steps(why: str) -> None:
+    model = build(config(), torch.float32)
+    begun = DecodeRows(model, 1, path="compiled")
+    begun.read(0, tokens_of(0, 128))
+    state = {name: tensor.clone() for name, tensor in begun.state(0).items()}
+    if why == "frozen":
+        state["frozen"] = torch.tensor([int(Frozen.JOURNAL)])
+    else:
+        state["layers.0.phi.memory"][:, 1] = torch.nan
+    rows = DecodeRows(model, 2, path="compiled")
+    for row in range(2):
+        rows.load(row, state)
+    tokens = tokens_of(1, 90)
+    for token in tokens:
+        rows.step([0], [token])
+    rows.read(1, tokens)
+    assert rows.counts(1) == rows.counts(0)
+    assert rows.counts(1)[3] is (Frozen.JOURNAL if why == "frozen" else Frozen.NON_FINITE)
+    for name, expected in rows.state(0).items():
+        assert torch.equal(rows.state(1)[name].nan_to_num(7.0), expected.nan_to_num(7.0)), name
+
+
+def test_what_is_read_at_once_leaves_other_rows_alone() -> None:
+    model = build(config(), torch.float32)
+    rows = DecodeRows(model, 3, path="compiled")
+    for row in range(3):
+        decode(rows, row, tokens_of(row, 35 + row))
+    before = [rows.park(row).tensors for row in (0, 2)]
+    rows.read(1, tokens_of(7, 120))
+    after = [rows.park(row).tensors for row in (0, 2)]
+    assert all(
+        torch.equal(*pair) for own in zip(before, after, strict=True) for pair in zip(*own, strict=True)
+    )
 
 
 @pytest.fixture
@@ -105,6 +182,17 @@ def test_the_fastest_path_is_the_compiled_one_and_says_so(caplog: pytest.LogCapt
     twin = DecodeRows(model, 2, path="compiled")
     assert rows.counts(0) == twin.counts(0), "it was tried, and cleared"
     assert torch.equal(decode(rows, 0, tokens_of(0, 9)), decode(twin, 0, tokens_of(0, 9)))
+
+
+@pytest.mark.usefixtures("fresh_dispatch")
+def test_a_model_that_does_not_fit_goes_by_torch_and_nothing_is_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build(small_config(chunk=1 << 14, block=1 << 14), torch.float32)
+    with caplog.at_level(logging.INFO):
+        assert isinstance(DecodeRows(model, 1)._path, TorchPath)
+    assert "too wide for the compiled kernel" in caplog.text
+    assert dispatch.fallbacks() == ()
 
 
 @pytest.mark.usefixtures("fresh_dispatch")

@@ -19,6 +19,7 @@ RESTORE = "tests/server/engine/test_restore.py"
 TIME_TRAVEL = "tests/server/engine/test_time_travel.py"
 EXPORT = "tests/server/engine/test_export.py"
 HOPE = "tests/server/engine/test_hope.py"
+COMPILED = "tests/model/test_decoding_compiled.py"
 FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
@@ -229,6 +230,28 @@ MUTATIONS = (
         "padding = self._group - len(tokens)\n",
         "padding = 0\n        self._rows._group = len(tokens)\n",
         ("tests/server/engine/test_previews.py",),
+    ),
+    Mutation(
+        "tokens that are read at once take up no runs",
+        "kernels/hope_kernels/cpu/phi.h",
+        "if (ends) end_run(",
+        "if (0 * ends) end_run(",
+        (COMPILED,),
+    ),
+    Mutation(
+        "a thread's rows keep what others have kept",
+        "kernels/hope_kernels/cpu/decode.c",
+        "    own.kept += first * m->levels;\n",
+        "",
+        (COMPILED,),
+    ),
+    Mutation(
+        "a library that others may write to is loaded",
+        "kernels/hope_kernels/cpu/cache.py",
+        "not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)",
+        "stat.S_IWGRP != stat.S_IWOTH",
+        ("tests/kernels/test_cpu_build.py",),
+        quick=True,
     ),
     Mutation(
         "a row's products depend on who shares its step",

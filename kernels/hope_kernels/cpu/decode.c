@@ -5,9 +5,9 @@
  * over its own row in an order of their own.
  */
 #include "level.h"
+#include "chunk.h"
 #include "draw.h"
 #include "pool.h"
-#include "writes.h"
 
 static void embed(const void *context, long place) {
     const Place *at = context;
@@ -86,13 +86,13 @@ INLINE void multiply(Worker *w, Place *at, const Product *p, void (*item)(const 
 
 static void decode_block(Worker *w, Place *at) {
     const Block *b = at->block;
-    const long count = at->step->count;
+    const long count = at->step->count, rows = at->step->sequence ? 1 : count;
     at->gain = b->phi_gain;
     share(w, normalise, at, count);
     multiply(w, at, &b->in_gate, to_wide);
-    share(w, convolve, at, count);
+    share(w, convolve, at, rows);
     multiply(w, at, &b->query, to_y);
-    share(w, one_head, at, count * at->model->heads);
+    share(w, one_head, at, rows * at->model->heads);
     at->product = &b->output;
     share(w, operands_of_y, at, count);
     multiply(w, at, &b->output, onto_x);
@@ -102,7 +102,7 @@ static void decode_block(Worker *w, Place *at) {
         at->gain = at->level->gain;
         share(w, normalise, at, count);
         multiply(w, at, &at->level->terms, to_wide);
-        share(w, recall, at, count * parts_of(at->level));
+        share(w, recall, at, rows * parts_of(at->level));
         at->product = &at->level->output;
         share(w, operands_of_y, at, count);
         multiply(w, at, &at->level->output, onto_x);
@@ -126,6 +126,14 @@ static void decode(const Model *model, const Step *step) {
     }
     at.gain = model->gain;
     share(&w, normalise, &at, step->count);
+    if (!step->sequence) {
+        multiply(&w, &at, &model->head, to_logits);
+        return;
+    }
+    Step last = *step;
+    last.scratch += (step->count - 1) * scratch_of(model);
+    last.count = 1;
+    at.step = &last;
     multiply(&w, &at, &model->head, to_logits);
 }
 
@@ -176,7 +184,7 @@ EXPORT int64_t hope_phases(const Model *model) {
 EXPORT void hope_decode(const Model *model, const Step *step, int32_t threads) {
     Call call = {.model = model, .step = step, .parts = 1};
     if (!step->phases) threads = 1;
-    if (threads > 1 && step->count >= (int64_t)ENOUGH * threads) call.parts = threads;
+    if (threads > 1 && !step->sequence && step->count >= (int64_t)ENOUGH * threads) call.parts = threads;
     if (step->phases) memset(step->phases, 0, (size_t)hope_phases(model));
     together(work, &call, threads);
 }

@@ -1,18 +1,34 @@
 """A native Hope model as the compiled kernel sees it: weights packed, slabs by address."""
 
 import ctypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hope_kernels.cpu import layout
+from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import load
 
 Weight = tuple[Tensor, Tensor | None]
 """``[N, K]`` and a bias ``[N]``, fp32."""
+
+
+class Place(NamedTuple):
+    """A token and where it stands. run, chunk: tokens since the row's last run and chunk ended, below their
+    lengths. kept: by level, tokens whose gradient is not summed, below what the level keeps. learns: whether
+    φ is written.
+    """
+
+    row: int
+    token: int
+    run: int
+    chunk: int
+    kept: Sequence[int]
+    learns: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,7 @@ class Decoder:
         embedding: ``[vocab, D]``, which is the head's weight too.
         gain: ``[D]`` of the last norm.
         sizes: of ``layout.Model``.
-        scale: of embeddings. max_rate: of φ.
+        scale: of embeddings. max_rate, max_norm: of φ.
         bf16: whether operands of slow products are rounded to it; else fp32.
 
     Raises:
@@ -60,10 +76,12 @@ class Decoder:
         sizes: Mapping[str, int],
         scale: float,
         max_rate: float,
+        max_norm: float,
         bf16: bool,
     ) -> None:
         self._library, self._bf16 = load(), bf16
         self._held: list[Any] = []
+        self._arena = Arena()
         self._rows = len(blocks[0].slabs["memory"])
         self._vocab, self._wrote = len(embedding), sizes["layers"] * sizes["heads"]
         structures = (layout.Block * len(blocks))(*map(self._block, blocks))
@@ -75,42 +93,36 @@ class Decoder:
             gain=self._address(gain),
             scale=scale,
             max_rate=max_rate,
+            max_norm=max_norm,
             **sizes,
         )
         self._at = ctypes.addressof(self._model)
         self._scratch = torch.zeros(0, int(self._library.hope_scratch(self._at)))
         self._phases = torch.zeros(int(self._library.hope_phases(self._at)), dtype=torch.uint8)
 
-    def step(
-        self,
-        rows: Sequence[int],
-        tokens: Sequence[int],
-        runs: Sequence[int],
-        chunks: Sequence[int],
-        kept: Iterable[Sequence[int]],
-        learns: Sequence[bool],
-    ) -> tuple[Tensor, list[bool]]:
-        """One token of each row: logits ``[B, vocab]``, and whether every write of φ was finite.
-
-        Args:
-            rows: distinct, within the slabs. tokens: within the vocabulary.
-            runs, chunks: tokens since each row's last run and chunk ended; below their lengths.
-            kept: of each row, by level, tokens whose gradient is not summed; below what the level keeps.
-            learns: of each row, whether φ is written.
-
-        Raises:
-            IndexError: a row or a token that there is none of.
+    def step(self, places: Sequence[Place]) -> tuple[Tensor, list[bool]]:
+        """One token of each of some rows, distinct: logits ``[B, vocab]``, and whether every write of φ was
+        finite. Raises IndexError for a row or a token that there is none of.
         """
+        return self._run(places, torch.zeros(len(places), self._vocab), sequence=False)
+
+    def read(self, places: Sequence[Place]) -> tuple[Tensor, list[bool]]:
+        """Tokens of one row, one after the other: logits ``[vocab]`` of the last one, and as :meth:`step`, to
+        the same bits. Runs that end before the last token are ended; no chunk may, nor what a level keeps.
+        """
+        return self._run(places, torch.zeros(self._vocab), sequence=True)
+
+    def _run(self, places: Sequence[Place], logits: Tensor, *, sequence: bool) -> tuple[Tensor, list[bool]]:
+        rows, tokens, runs, chunks, kept, learns = zip(*places, strict=True)
         if not (0 <= min(rows) <= max(rows) < self._rows and 0 <= min(tokens) <= max(tokens) < self._vocab):
             raise IndexError(f"expected rows below {self._rows} and tokens below {self._vocab}")
         count, threads = len(rows), torch.get_num_threads()
         if len(self._scratch) < count:
             self._scratch = torch.zeros(count, self._scratch.shape[1])
-        places = torch.tensor([*rows, *tokens, *runs, *chunks, *(n for own in kept for n in own)])
+        numbers = torch.tensor([*rows, *tokens, *runs, *chunks, *chain.from_iterable(kept)])
         flags = torch.tensor(learns, dtype=torch.uint8)
         wrote = torch.zeros(count, self._wrote, dtype=torch.uint8)
-        logits = torch.zeros(count, self._vocab)
-        at, size = places.data_ptr(), 8 * count
+        at, size = numbers.data_ptr(), 8 * count
         step = layout.Step(
             rows=at,
             tokens=at + size,
@@ -123,6 +135,7 @@ class Decoder:
             scratch=self._scratch.data_ptr(),
             phases=self._phases.data_ptr() if threads > 1 else None,
             count=count,
+            sequence=sequence,
         )
         self._library.hope_decode(self._at, ctypes.addressof(step), threads)
         return logits, wrote.all(1).tolist()
@@ -134,6 +147,18 @@ class Decoder:
     def sum_gradient(self, level: int, row: int, kept: int) -> None:
         """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
         self._library.hope_sum_gradient(self._at, level, row, kept)
+
+    def end_chunk(self, row: int, tokens: int) -> bool:
+        """The row's projections take up the ``tokens`` of their chunk, in all blocks; whether all that they
+        write is finite. A run ends before.
+        """
+        return bool(self._library.hope_end_chunk(self._at, row, tokens))
+
+    def pending(self, layer: int, row: int, tokens: int, like: Tensor) -> Tensor:
+        """A block's projections as ``tokens`` of a chunk leave them, of the shape of ``like``."""
+        pending = torch.zeros_like(like)
+        self._library.hope_pending(self._at, layer, row, tokens, pending.data_ptr())
+        return pending
 
     def _block(self, block: BlockTensors) -> layout.Block:
         levels = (layout.Level * len(block.levels))(*map(self._level, block.levels))
@@ -160,7 +185,10 @@ class Decoder:
         matrix = matrix.detach().contiguous()
         outputs, inputs = matrix.shape
         sixteens, depth = -(-outputs // 16), 16 * -(-inputs // 32) if self._bf16 else inputs
-        packed, padded = torch.zeros(sixteens * depth * 16, dtype=torch.int32), torch.zeros(16 * sixteens)
+        packed, padded = (
+            self._arena.zeros(sixteens * depth * 16, dtype=torch.int32),
+            torch.zeros(16 * sixteens),
+        )
         if bias is not None:
             padded[:outputs] = bias
         product = layout.Product(

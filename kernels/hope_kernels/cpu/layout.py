@@ -23,11 +23,11 @@ class Block(Structure):
     PRODUCTS = ("in_gate", "query", "output", "expand", "contract")
     WEIGHTS = (
         *("phi_gain", "mlp_gain", "output_gain", "taps", "base"),
-        *("rate_bias", "retention_bias"),
+        *("rate_bias", "retention_bias", "projections", "maps_initial", "slow_rate", "retention"),
     )
     SLABS = (
         *("window", "memory", "maps", "run_keys", "run_writes", "run_decay"),
-        *("decay", "chunk_kept"),
+        *("decay", "chunk_kept", "pending"),
     )
     _fields_ = (
         *((name, Product) for name in PRODUCTS),
@@ -42,13 +42,13 @@ class Model(Structure):
         ("head", Product),
         *((name, c_void_p) for name in ("embedding", "gain")),
         *((name, c_int32) for name in SIZES),
-        *((name, c_float) for name in ("scale", "max_rate")),
+        *((name, c_float) for name in ("scale", "max_rate", "max_norm")),
     )
 
 
 class Step(Structure):
     ARRAYS = ("rows", "tokens", "runs", "chunks", "kept", "learns", "wrote", "logits", "scratch", "phases")
-    _fields_ = (*((name, c_void_p) for name in ARRAYS), ("count", c_int64))
+    _fields_ = (*((name, c_void_p) for name in ARRAYS), ("count", c_int64), ("sequence", c_int64))
 
 
 def typed(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -62,6 +62,10 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
         getattr(library, name).restype = None
     for name in ("hope_scratch", "hope_phases"):
         getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
+    library.hope_end_chunk.argtypes = (pointer, number, number)
+    library.hope_end_chunk.restype = ctypes.c_int32
+    library.hope_pending.argtypes = (pointer, number, number, number, pointer)
+    library.hope_pending.restype = None
     library.hope_draw.argtypes = (pointer, number, ctypes.c_double, ctypes.c_double)
     library.hope_draw.restype = number
     return library

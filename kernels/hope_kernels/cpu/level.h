@@ -8,13 +8,12 @@
 
 INLINE long parts_of(const Level *l) { return (l->width + PART - 1) / PART; }
 
-/* Reads a part of the memory's lines and keeps these lines' errors and keys; item = part * B + place. */
-static void recall(const void *context, long item) {
-    const Place *at = context;
+/* Reads a part of the memory's lines and keeps these lines' errors and keys. */
+static void recall_token(const Place *at, long part, long place, const float *next) {
     const Model *m = at->model;
     const Step *s = at->step;
     const Level *l = at->level;
-    const long place = item % s->count, first = item / s->count * PART, width = l->width, row = s->rows[place];
+    const long first = part * PART, width = l->width, row = s->rows[place];
     const long lines = width - first < PART ? width - first : PART;
     const Scratch own = scratch_at(m, s, place);
     float key[PADDED(width)], value[PADDED(width)];
@@ -27,7 +26,7 @@ static void recall(const void *context, long item) {
     const vf rate = all(sigmoid(own.wide[2 * width]));
     float *recalled = own.y + first, *last = l->last + row * 2 * width + first;
     float *kept = l->kept + (row * l->keeps + s->kept[place * m->levels + at->number]) * 2 * width + first;
-    matrix_vector(l->memory + (row * width + first) * width, lines, width, key, recalled);
+    matrix_vector(l->memory + (row * width + first) * width, lines, width, key, recalled, next);
     for (long i = 0; i < lines; i += LANES) {
         const long left = lines - i;
         put(kept + i, rate * (get(last + width + i, left) - load(value + first + i)), left);
@@ -35,6 +34,20 @@ static void recall(const void *context, long item) {
         put(last + i, load(key + first + i), left);
         put(last + width + i, get(recalled + i, left), left);
     }
+}
+
+/* item = part * B + place; in sequence a part. */
+static void recall(const void *context, long item) {
+    const Place *at = context;
+    const Step *s = at->step;
+    const Level *l = at->level;
+    const long after = item + 1, part = after / s->count;
+    if (s->sequence) {
+        for (long place = 0; place < s->count; place++) recall_token(at, item, place, 0);
+        return;
+    }
+    const float *next = (part + 1) * PART > l->width ? 0 : l->memory + (s->rows[after % s->count] * l->width + part * PART) * l->width;
+    recall_token(at, item / s->count, item % s->count, next);
 }
 
 #endif

@@ -25,6 +25,8 @@ typedef struct {
     const float *taps;                              /* [conv, D] */
     const float *base;                              /* [H, K, K] */
     const float *rate_bias, *retention_bias;        /* [H] */
+    const float *projections, *maps_initial;        /* [H, 2K + 2, K], without and with the identity */
+    const float *slow_rate, *retention;             /* [H] of the projections */
     const Level *levels;
     float *window;     /* slab [S, conv - 1, D] */
     float *memory;     /* slab [S, H, K, K] */
@@ -34,6 +36,7 @@ typedef struct {
     float *run_decay;  /* slab [S, H, R] */
     float *decay;      /* slab [S, H] */
     float *chunk_kept; /* slab [S, C, H, 2K + 1] */
+    float *pending;    /* slab [S, H, 2K + 2, K] */
 } Block;
 
 typedef struct {
@@ -42,20 +45,21 @@ typedef struct {
     const float *embedding; /* [vocab, D] */
     const float *gain;      /* [D] */
     int32_t width, heads, conv, run, chunk, hidden, vocab, layers, levels;
-    float scale, max_rate;
+    float scale, max_rate, max_norm;
 } Model;
 
-/* B rows, all arrays by place in the step. */
+/* One token of each of B rows; or, in sequence, B tokens of one row. All arrays by place in the step. */
 typedef struct {
     const int64_t *rows, *tokens;
     const int64_t *runs, *chunks; /* tokens since each ended */
     const int64_t *kept;          /* [B, levels] tokens whose gradient is not summed */
     const uint8_t *learns;
     uint8_t *wrote; /* [B, layers, H] out: whether the head's write was finite */
-    float *logits;  /* [B, vocab] out */
+    float *logits;  /* [B, vocab] out; in sequence [vocab], of the last token */
     float *scratch; /* hope_scratch(model) numbers a row */
     Phase *phases;  /* hope_phases(model), of zeros; null for one thread */
     int64_t count;
+    int64_t sequence; /* whether all places are of one row, each after the one before */
 } Step;
 
 /* A row's scratch. */
@@ -91,6 +95,8 @@ INLINE Scratch scratch_at(const Model *m, const Step *s, long place) {
     own.ops = (uint32_t *)(own.wide + wide_of(m));
     return own;
 }
+
+#define USUAL 64 /* the width of a head that is compiled for by itself */
 
 /* What an item's function is told. */
 typedef struct {

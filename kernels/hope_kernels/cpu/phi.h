@@ -3,6 +3,7 @@
 #define HOPE_PHI_H
 
 #include "model.h"
+#include "writes.h"
 
 INLINE float square_sum(const float *x, long n) {
     vf s = all(0);
@@ -19,21 +20,30 @@ static void unit(const float *x, long n, float *to) {
     for (long i = 0; i < n; i += LANES) store(to + i, get(x + i, n - i) * scale);
 }
 
-/* y [rows] = M [rows, n] x; x is filled up with zeros. */
-static void matrix_vector(const float *m, long rows, long n, const float *x, float *y) {
+/* y [rows] = M [rows, n] x; x is filled up with zeros. next: a matrix of the same size that is read next, null for
+ * none: it is fetched meanwhile.
+ */
+INLINE void matrix_vector_of(const float *m, long rows, long n, const float *x, float *y, const float *next) {
     for (long v = 0; v < rows; v += LANES) {
         vf s[LANES];
         const long some = rows - v < LANES ? rows - v : LANES;
         for (long i = 0; i < LANES; i++) s[i] = all(0);
         for (long i = 0; i < some; i++)
-            for (long k = 0; k < n; k += LANES) s[i] = fma_(get(m + (v + i) * n + k, n - k), load(x + k), s[i]);
+            for (long k = 0; k < n; k += LANES) {
+                if (next) fetch(next + (v + i) * n + k);
+                s[i] = fma_(get(m + (v + i) * n + k, n - k), load(x + k), s[i]);
+            }
         put(y + v, sums(s), some);
     }
 }
 
+static void matrix_vector(const float *m, long rows, long n, const float *x, float *y, const float *next) {
+    if (n == USUAL) matrix_vector_of(m, rows, USUAL, x, y, next);
+    else matrix_vector_of(m, rows, n, x, y, next);
+}
+
 /* The causal convolution of one row; its window moves on. */
-static void convolve(const void *context, long place) {
-    const Place *at = context;
+INLINE void convolve_token(const Place *at, long place) {
     const Model *m = at->model;
     const long d = m->width, past = m->conv - 1;
     const Scratch own = scratch_at(m, at->step, place);
@@ -53,8 +63,17 @@ static void convolve(const void *context, long place) {
     operands(own.z, d, at->bf16, own.ops);
 }
 
+/* item: a place, or in sequence all of them. */
+static void convolve(const void *context, long item) {
+    const Place *at = context;
+    const Step *s = at->step;
+    if (!s->sequence) convolve_token(at, item);
+    for (long place = 0; s->sequence && place < s->count; place++) convolve_token(at, place);
+}
+
 /* read[i] = (base + e^decay memory) x[i], for both i; all [K], filled up with zeros. */
-static void read_matrix(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2]) {
+INLINE void read_matrix_of(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2],
+                           const float *next) {
     for (long v = 0; v < k; v += LANES) {
         vf s[2][LANES];
         const long some = k - v < LANES ? k - v : LANES;
@@ -62,6 +81,7 @@ static void read_matrix(const float *base, const float *memory, float fade, long
         for (long i = 0; i < some; i++)
             for (long j = 0; j < k; j += LANES) {
                 const long line = (v + i) * k + j;
+                if (next) fetch(next + line);
                 const vf whole = fma_(all(fade), get(memory + line, k - j), get(base + line, k - j));
                 s[0][i] = fma_(whole, load(x[0] + j), s[0][i]);
                 s[1][i] = fma_(whole, load(x[1] + j), s[1][i]);
@@ -71,11 +91,17 @@ static void read_matrix(const float *base, const float *memory, float fade, long
     }
 }
 
+static void read_matrix(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2],
+                        const float *next) {
+    if (k == USUAL) read_matrix_of(base, memory, fade, USUAL, x, read, next);
+    else read_matrix_of(base, memory, fade, k, x, read, next);
+}
+
 /* read[i] += sum over the run's tokens t of e^(decay - decay_t) (key_t . x[i]) write_t. */
 static void read_run(const Block *b, const Model *m, long own, long run, long k, const float *x[2], float *read[2]) {
     const float *keys = b->run_keys + own * m->run * k, *writes = b->run_writes + own * m->run * k;
     float score[2][PADDED(m->run)];
-    for (int i = 0; i < 2; i++) matrix_vector(keys, run, k, x[i], score[i]);
+    for (int i = 0; i < 2; i++) matrix_vector(keys, run, k, x[i], score[i], 0);
     for (long t = 0; t < run; t += LANES) {
         const vf since = exp_(all(b->decay[own]) - get(b->run_decay + own * m->run + t, run - t));
         for (int i = 0; i < 2; i++) put(score[i] + t, get(score[i] + t, run - t) * since, run - t);
@@ -108,18 +134,17 @@ static void keep(const Place *at, long place, long head, long k, const float *ke
     b->decay[own] = b->run_decay[own * m->run + run] = decay;
 }
 
-/* item = head * B + place, so that rows share what is loaded of a head's base. */
-static void one_head(const void *context, long item) {
-    const Place *at = context;
+/* next: row * H + head of the item that follows, negative for none. */
+static void head_token(const Place *at, long head, long place, long next) {
     const Model *m = at->model;
     const Step *s = at->step;
     const Block *b = at->block;
-    const long head = item / s->count, place = item % s->count, row = s->rows[place];
+    const long row = s->rows[place];
     const long k = m->width / m->heads, full = PADDED(k), own = row * m->heads + head;
     const Scratch scratch = scratch_at(m, s, place);
     float z[full], made[PADDED(2 * k + 2)], key[full], value[full], q[full], a[full], read_q[full], read_a[full];
     for (long j = 0; j < k; j += LANES) store(z + j, get(scratch.z + head * k + j, k - j));
-    matrix_vector(b->maps + own * (2 * k + 2) * k, 2 * k + 2, k, z, made);
+    matrix_vector(b->maps + own * (2 * k + 2) * k, 2 * k + 2, k, z, made, next < 0 ? 0 : b->maps + next * (2 * k + 2) * k);
     unit(made, k, key);
     unit(made + k, k, value);
     unit(scratch.y + head * k, k, q);
@@ -129,7 +154,8 @@ static void one_head(const void *context, long item) {
         store(a + j, all(rate) * (load(value + j) - all(2.f) * load(key + j)));
     const float *x[2] = {q, a};
     float *read[2] = {read_q, read_a};
-    read_matrix(b->base + head * k * k, b->memory + own * k * k, expf(b->decay[own]), k, x, read);
+    read_matrix(b->base + head * k * k, b->memory + own * k * k, expf(b->decay[own]), k, x, read,
+                next < 0 ? 0 : b->memory + next * k * k);
     read_run(b, m, own, s->runs[place], k, x, read);
     vf total = all(0);
     for (long j = 0; j < k; j += LANES) {
@@ -146,6 +172,25 @@ static void one_head(const void *context, long item) {
         const long channel = head * k + j, left = k - j;
         const vf gate = silu(get(scratch.wide + m->width + channel, left));
         put(scratch.y + channel, load(read_q + j) * scale * get(b->output_gain + channel, left) * gate, left);
+    }
+}
+
+/* item = head * B + place, so that rows share what is loaded of a head's base; in sequence a head. Runs that end
+ * within a sequence are taken up; what ends with its last token is the caller's, as of a step.
+ */
+static void one_head(const void *context, long item) {
+    const Place *at = context;
+    const Step *s = at->step;
+    if (!s->sequence) {
+        const long after = item + 1, heads = at->model->heads;
+        const long next = after < s->count * heads ? s->rows[after % s->count] * heads + after / s->count : -1;
+        head_token(at, item / s->count, item % s->count, next);
+        return;
+    }
+    for (long place = 0; place < s->count; place++) {
+        const int ends = s->learns[place] && s->runs[place] + 1 == at->model->run && place + 1 < s->count;
+        head_token(at, item, place, -1);
+        if (ends) end_run(at->model, at->block, s->rows[place], item, at->model->run);
     }
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
 from hope_kernels.packed_linear import can_pack
 from hope_model.aggregations.chain import Chain
 from hope_model.block import HopeBlock
@@ -15,13 +16,13 @@ from hope_model.rules.delta import DeltaRule
 
 
 class BlockRows:
-    """``rows`` states of ``block``."""
+    """``rows`` states of ``block``, in ``arena``."""
 
-    def __init__(self, block: HopeBlock, rows: int) -> None:
+    def __init__(self, block: HopeBlock, rows: int, arena: Arena) -> None:
         assert isinstance(block.phi, DeltaRule)
         self.block = block
-        self.phi = PhiRows(block.phi, rows)
-        self.levels = [LevelRows(level, rows) for level in levels_of(block)]
+        self.phi = PhiRows(block.phi, rows, arena)
+        self.levels = [LevelRows(level, rows, arena) for level in levels_of(block)]
 
     def slabs(self) -> Iterator[Tensor]:
         """Every tensor with a row axis."""

@@ -6,20 +6,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hope_kernels.cpu.decoder import BlockTensors, Decoder, LevelTensors, Weight
+from hope_kernels.cpu.decoder import BlockTensors, Decoder, LevelTensors, Place, Weight
+from hope_model.config import HopeConfig
 from hope_model.decoding.block import BlockRows
 from hope_model.decoding.level import LevelRows
 from hope_model.decoding.row import Row
 from hope_model.hope import Hope
-from hope_model.rules.delta import MAX_RATE
+from hope_model.rules.delta import MAX_NORM, MAX_RATE
 from hope_model.streaks import Frozen
+
+MOST_HEAD, MOST_KEPT, MOST_LEVEL = 256, 1 << 16, 4096
+"""Widths of a head and of a level, and numbers of a chunk's keys, that a thread's stack has room for."""
+
+
+def fits(config: HopeConfig) -> bool:
+    """Whether the kernel takes models of these sizes."""
+    head = config.head_width
+    return head <= MOST_HEAD and head * config.chunk <= MOST_KEPT and config.cms_width <= MOST_LEVEL
 
 
 class CompiledPath:
     """See ``hope_model.decoding.paths``. Raises BuildError where there is no compiler."""
 
     def __init__(self, model: Hope, blocks: Sequence[BlockRows], dtype: torch.dtype | None) -> None:
-        config = model.config
+        config, self._blocks = model.config, blocks
         self._decoder = Decoder(
             [_block(block) for block in blocks],
             model.embedding.weight.detach().contiguous(),
@@ -37,6 +47,7 @@ class CompiledPath:
             },
             scale=math.sqrt(config.width),
             max_rate=MAX_RATE,
+            max_norm=MAX_NORM,
             bf16=dtype is not torch.float32,
         )
 
@@ -44,16 +55,32 @@ class CompiledPath:
         self, rows: Sequence[int], tokens: Sequence[int], stand: Sequence[Row]
     ) -> tuple[Tensor, list[bool]]:
         return self._decoder.step(
-            rows,
-            tokens,
-            [own.run for own in stand],
-            [own.chunk for own in stand],
-            (own.kept for own in stand),
-            [own.frozen is Frozen.NO for own in stand],
+            [
+                Place(row, token, own.run, own.chunk, own.kept, own.frozen is Frozen.NO)
+                for row, token, own in zip(rows, tokens, stand, strict=True)
+            ]
+        )
+
+    def read(self, row: int, tokens: Sequence[int], stand: Sequence[Row]) -> tuple[Tensor, list[bool]]:
+        """Tokens of one row, one after the other, to the bits of so many steps: logits ``[vocab]``,
+        and whether each token's writes of φ are finite. Only runs may end before the last.
+        """
+        return self._decoder.read(
+            [
+                Place(row, token, own.run, own.chunk, own.kept, own.frozen is Frozen.NO)
+                for token, own in zip(tokens, stand, strict=True)
+            ]
         )
 
     def end_run(self, row: int, run: int) -> None:
         self._decoder.end_run(row, run)
+
+    def end_chunk(self, row: int, chunk: int) -> bool:
+        return self._decoder.end_chunk(row, chunk)
+
+    def pending(self, layer: int, row: int, chunk: int) -> Tensor:
+        like = self._blocks[layer].phi.slabs["pending"][row : row + 1]
+        return self._decoder.pending(layer, row, chunk, like) if chunk else like.clone()
 
     def sum_gradient(self, level: int, row: int, kept: int) -> None:
         self._decoder.sum_gradient(level, row, kept)
@@ -69,6 +96,10 @@ def _block(rows: BlockRows) -> BlockTensors:
         "base": rule.memory_initial,
         "rate_bias": rule.rate_bias,
         "retention_bias": rule.retention_bias,
+        "projections": rule.projections_initial,
+        "maps_initial": rows.phi.maps_initial,
+        "slow_rate": torch.sigmoid(rule.projection_rate),
+        "retention": torch.sigmoid(rule.projection_retention),
     }
     products = {
         "in_gate": _below(rule.inputs, rule.gate),
@@ -77,11 +108,10 @@ def _block(rows: BlockRows) -> BlockTensors:
         "expand": _below(block.mlp.expand),
         "contract": _below(block.mlp.contract),
     }
-    own = {name: tensor for name, tensor in rows.phi.slabs.items() if name != "pending"}
     return BlockTensors(
         products,
         {name: tensor.detach().contiguous() for name, tensor in weights.items()},
-        own,
+        rows.phi.slabs,
         [_level(level) for level in rows.levels],
     )
 

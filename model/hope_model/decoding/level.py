@@ -5,6 +5,7 @@ error, and their gradient is summed when it is asked for.
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
 from hope_model.cms import AssociativeLevel
 from hope_model.state import State
 
@@ -18,23 +19,25 @@ class LevelRows:
     Args:
         level: frozen, fp32.
         rows: how many.
+        arena: where they are.
     """
 
-    def __init__(self, level: AssociativeLevel, rows: int) -> None:
+    def __init__(self, level: AssociativeLevel, rows: int, arena: Arena) -> None:
         self.level = level
         width, self.period = level.width, level.level.period
         self.keeps = _keeps(self.period)
         self._base = level.base.detach()
-        self._state = {spec.name: torch.zeros(rows, *spec.shape, dtype=spec.dtype) for spec in level.spec()}
+        self._state = {spec.name: arena.zeros(rows, *spec.shape, dtype=spec.dtype) for spec in level.spec()}
         self.slabs: dict[str, Tensor] = {
             **self._state,
-            "memory": self._base.repeat(rows, 1, 1),
+            "memory": arena.zeros(rows, width, width),
             # The last key, and what the memory recalls at it.
-            "last": torch.zeros(rows, 2, width),
+            "last": arena.zeros(rows, 2, width),
             # Of each token kept, its error and the key before.
-            "kept": torch.zeros(rows, self.keeps, 2, width),
+            "kept": arena.zeros(rows, self.keeps, 2, width),
         }
         """Every tensor with a row axis."""
+        self.slabs["memory"].copy_(self._base)
 
     @staticmethod
     def row_bytes(level: AssociativeLevel) -> int:

@@ -1,7 +1,10 @@
 """The ways to read a token of some rows, and which of them a machine has.
 
 ``compiled`` is one call of a kernel that this machine's compiler makes; ``torch`` needs none. Their results
-are equal to rounding, not to the bit. A state at a boundary comes from neither: what is stored is the same.
+are equal to rounding, not to the bit. With the first a row's bits do not depend on how its tokens are cut, so
+it reads prompts too, and what it leaves at a boundary is the state there; with the second a boundary's state
+comes from ``Hope.block_pass``. Either takes up what the other has stored; but that a journal leads to the
+same bits holds on one path, as it holds on one kind of processor.
 """
 
 import logging
@@ -14,7 +17,7 @@ from torch import Tensor
 from hope_kernels.cpu.build import BuildError
 from hope_kernels.dispatch import declare, give_up
 from hope_model.decoding.block import BlockRows
-from hope_model.decoding.compiled_path import CompiledPath
+from hope_model.decoding.compiled_path import CompiledPath, fits
 from hope_model.decoding.row import Row
 from hope_model.decoding.torch_path import TorchPath
 from hope_model.hope import Hope
@@ -43,6 +46,16 @@ class Path(Protocol):
         """The row's matrix memories take up the ``run`` tokens that they are behind."""
         ...
 
+    def end_chunk(self, row: int, chunk: int) -> bool:
+        """The row's projections take up the ``chunk`` tokens that they are behind, a run having ended before;
+        whether all that they write is finite.
+        """
+        ...
+
+    def pending(self, layer: int, row: int, chunk: int) -> Tensor:
+        """A copy of one block's projections with the ``chunk`` tokens in them, ``[1, H, 2K + 2, K]``."""
+        ...
+
     def sum_gradient(self, level: int, row: int, kept: int) -> None:
         """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
         ...
@@ -61,7 +74,12 @@ def fastest(
     dtype: torch.dtype | None,
     divergence: Callable[[Path], float],
 ) -> Path:
-    """The compiled path if this machine can make it and ``divergence``, which tries it, is small."""
+    """The compiled path if the model fits it, this machine can make it and ``divergence``, which tries it, is
+    small.
+    """
+    if not fits(model.config):
+        _log.info("decoding %s by torch: it is too wide for the compiled kernel", model.config.name)
+        return TorchPath(model, blocks, dtype)
     try:
         path = CompiledPath(model, blocks, dtype)
         found = divergence(path)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hope_kernels import delta_chunk_write
+from hope_kernels.cpu.arena import Arena
 from hope_model.config import HopeConfig
 from hope_model.guards import bound_norm, finite_rows
 from hope_model.rules.delta import MAX_NORM, DeltaRule
@@ -25,30 +26,33 @@ class PhiRows:
     Args:
         rule: frozen, fp32.
         rows: how many.
+        arena: where they are.
     """
 
-    def __init__(self, rule: DeltaRule, rows: int) -> None:
+    def __init__(self, rule: DeltaRule, rows: int, arena: Arena) -> None:
         self.rule = rule
         config = rule.config
         heads, head, chunk = config.heads, config.head_width, config.chunk
         self.run = min(RUN, chunk)
-        self._maps_initial = (rule.projections_initial + rule._identity()).detach()
+        self.maps_initial = (rule.projections_initial + rule._identity()).detach()
         self._slow_rate = torch.sigmoid(rule.projection_rate).detach()[:, None]
         self._retention = torch.sigmoid(rule.projection_retention).detach().log()
         self.slabs: dict[str, Tensor] = {
-            "window": torch.zeros(rows, config.conv_width - 1, config.width),
-            "memory": torch.zeros(rows, heads, head, head),
-            "maps": self._maps_initial.repeat(rows, 1, 1, 1),
-            "pending": torch.zeros(rows, heads, 2 * head + 2, head),
+            "window": arena.zeros(rows, config.conv_width - 1, config.width),
+            "memory": arena.zeros(rows, heads, head, head),
+            "maps": arena.zeros(rows, heads, 2 * head + 2, head),
+            "pending": arena.zeros(rows, heads, 2 * head + 2, head),
             # Of a run: keys, writes u, and the logarithm of the decay since it began, after each token.
-            "run_keys": torch.zeros(rows, heads, self.run, head),
-            "run_writes": torch.zeros(rows, heads, self.run, head),
-            "run_decay": torch.full((rows, heads, self.run), float("inf")),
-            "decay": torch.zeros(rows, heads),
+            "run_keys": arena.zeros(rows, heads, self.run, head),
+            "run_writes": arena.zeros(rows, heads, self.run, head),
+            "run_decay": arena.zeros(rows, heads, self.run),
+            "decay": arena.zeros(rows, heads),
             # Of a chunk: keys, values and rates.
-            "chunk_kept": torch.zeros(rows, chunk, heads, 2 * head + 1),
+            "chunk_kept": arena.zeros(rows, chunk, heads, 2 * head + 1),
         }
         """Every tensor with a row axis."""
+        self.slabs["maps"].copy_(self.maps_initial)
+        self.slabs["run_decay"].fill_(float("inf"))
 
     @staticmethod
     def row_bytes(config: HopeConfig) -> int:
@@ -62,18 +66,18 @@ class PhiRows:
         """The row becomes ``state`` (``[1, ...]``)."""
         self.slabs["window"][row] = state["window"][0]
         self.slabs["memory"][row] = state["memory"][0]
-        self.slabs["maps"][row] = self._maps_initial + state["projections"][0]
+        self.slabs["maps"][row] = self.maps_initial + state["projections"][0]
         self.slabs["pending"][row] = state["projections_next"][0]
         self._forget_run(row)
 
-    def state(self, row: int, run: int, chunk: int) -> State:
-        """A copy of the row, ``[1, ...]``, ``run`` and ``chunk`` tokens after the last of each ended."""
+    def state(self, row: int, run: int, pending: Tensor) -> State:
+        """A copy of the row, ``[1, ...]``, ``run`` tokens after the last ended; ``pending`` is part of it."""
         memory = self.slabs["memory"][row : row + 1].clone()
         return {
             "memory": self._memory_after(row, run)[None] if run else memory,
             "window": self.slabs["window"][row : row + 1].clone(),
-            "projections": self.slabs["maps"][row : row + 1] - self._maps_initial,
-            "projections_next": self._pending_after(row, chunk),
+            "projections": self.slabs["maps"][row : row + 1] - self.maps_initial,
+            "projections_next": pending,
         }
 
     def end_run(self, row: int, run: int) -> None:
@@ -86,10 +90,10 @@ class PhiRows:
         before = self.slabs["memory"][row]
         memory = bound_norm(before, MAX_NORM, axes=(-2, -1))
         self.slabs["memory"][row] = torch.where(finite_rows(memory)[:, None, None], memory, before)
-        pending = bound_norm(self._pending_after(row, chunk)[0], MAX_NORM, axes=(-2, -1))
+        pending = bound_norm(self.pending_after(row, chunk)[0], MAX_NORM, axes=(-2, -1))
         finite = finite_rows(pending)
         self.slabs["pending"][row] = torch.where(finite[:, None, None], pending, self.slabs["pending"][row])
-        self.slabs["maps"][row] = self._maps_initial + self.slabs["pending"][row]
+        self.slabs["maps"][row] = self.maps_initial + self.slabs["pending"][row]
         return finite.all()
 
     def _memory_after(self, row: int, run: int) -> Tensor:
@@ -100,7 +104,7 @@ class PhiRows:
         old = decay.exp()[..., None] * self.slabs["memory"][row]
         return old + torch.matmul(writes.mT, self.slabs["run_keys"][row, :, :run])
 
-    def _pending_after(self, row: int, chunk: int) -> Tensor:
+    def pending_after(self, row: int, chunk: int) -> Tensor:
         """``[1, H, 2K + 2, K]`` with the chunk's tokens in it."""
         if not chunk:
             return self.slabs["pending"][row : row + 1].clone()

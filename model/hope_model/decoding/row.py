@@ -23,6 +23,11 @@ class Row:
     frozen: Frozen = Frozen.NO
     good: int = 0
 
+    def copy(self) -> "Row":
+        """One that changes by itself."""
+        lists = (self.writes[:], self.refused[:], self.streaks[:])
+        return Row(self.position, *lists, self.run, self.chunk, self.kept[:], self.frozen, self.good)
+
 
 @dataclass(frozen=True, slots=True)
 class ParkedRow:

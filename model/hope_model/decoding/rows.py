@@ -5,12 +5,13 @@ what a session has learned stays fp32. A row's bits depend neither on who shares
 """
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
 from hope_model.decoding.block import BlockRows, blocks_of, levels_of
+from hope_model.decoding.compiled_path import CompiledPath
 from hope_model.decoding.level import LevelRows
 from hope_model.decoding.paths import PATHS, Path, fastest
 from hope_model.decoding.phi import PhiRows
@@ -19,6 +20,8 @@ from hope_model.hope import Hope
 from hope_model.state import State
 from hope_model.streaks import LIMIT, Frozen
 
+TOGETHER = 64
+"""Tokens of one row that one call reads, at most."""
 TRIED = (1, 2, 3)
 """Tokens that a kernel reads before it is trusted."""
 
@@ -37,7 +40,8 @@ class DecodeRows:
         self, model: Hope, rows: int, *, dtype: torch.dtype | None = None, path: str | None = None
     ) -> None:
         self.model = model
-        self._blocks = [BlockRows(block, rows) for block in blocks_of(model)]
+        arena = Arena()
+        self._blocks = [BlockRows(block, rows, arena) for block in blocks_of(model)]
         self._rows = [self._fresh() for _ in range(rows)]
         self._path: Path
         if path is None:
@@ -85,7 +89,7 @@ class DecodeRows:
             "good": torch.tensor([own.good]),
         }
         for index, block in enumerate(self._blocks):
-            phi = block.phi.state(row, own.run, own.chunk)
+            phi = block.phi.state(row, own.run, self._path.pending(index, row, own.chunk))
             state |= {f"layers.{index}.phi.{name}": tensor for name, tensor in phi.items()}
             for level, kept in zip(block.levels, own.kept, strict=True):
                 prefix = f"layers.{index}.{level.level.level.name}"
@@ -95,12 +99,12 @@ class DecodeRows:
     @torch.inference_mode()
     def park(self, row: int) -> ParkedRow:
         """A copy of the row in its own form."""
-        return ParkedRow(deepcopy(self._rows[row]), tuple(slab[row].clone() for slab in self._slabs()))
+        return ParkedRow(self._rows[row].copy(), tuple(slab[row].clone() for slab in self._slabs()))
 
     @torch.inference_mode()
     def unpark(self, row: int, parked: ParkedRow) -> None:
         """The row becomes what was parked, of the same model; it goes on as if it had never left."""
-        self._rows[row] = deepcopy(parked.row)
+        self._rows[row] = parked.row.copy()
         for slab, own in zip(self._slabs(), parked.tensors, strict=True):
             slab[row] = own
 
@@ -115,6 +119,68 @@ class DecodeRows:
         for row, whole, teaches in zip(rows, wrote, learn or (True,) * len(rows), strict=True):
             self._advance(row, whole, teaches)
         return logits
+
+    @property
+    def can_read(self) -> bool:
+        """Whether :meth:`read` may be called."""
+        return isinstance(self._path, CompiledPath)
+
+    @torch.inference_mode()
+    def read(self, row: int, tokens: Sequence[int], learn: Sequence[bool] = ()) -> Tensor:
+        """Tokens of one row, one after the other, to the bits of so many steps: logits ``[vocab]``.
+
+        ``learn``: whether each may teach the CMS levels; empty for all.
+        """
+        logits, teach = torch.empty(0), list(learn) or [True] * len(tokens)
+        start = 0
+        while start < len(tokens):
+            end = start + self._until_an_end(row, teach[start:])
+            logits = self._read(row, tokens[start:end], teach[start:end])
+            start = end
+        return logits
+
+    def _read(self, row: int, tokens: Sequence[int], teach: Sequence[bool]) -> Tensor:
+        assert isinstance(self._path, CompiledPath)
+        own = self._rows[row]
+        before = self.park(row) if own.frozen is Frozen.NO else None
+        stand = [own.copy()]
+        for teaches in teach[:-1]:
+            stand.append(self._after(stand[-1], teaches))
+        logits, wrote = self._path.read(row, tokens, stand)
+        if before is not None and not all(wrote):  # a third refused write in a row ends learning on the way
+            self.unpark(row, before)
+            for token, teaches in zip(tokens, teach, strict=True):
+                logits = self.step([row], [token], [teaches])[0]
+            return logits
+        self._rows[row] = stand[-1]
+        self._advance(row, wrote[-1], teach[-1])
+        return logits
+
+    def _after(self, own: Row, teaches: bool) -> Row:
+        """Where a row stands after a token with which only a run may end."""
+        after = own.copy()
+        after.position += 1
+        if own.frozen is Frozen.NO:
+            after.run, after.chunk = (own.run + 1) % self._blocks[0].phi.run, own.chunk + 1
+            self._count(after, 0, True)
+            after.kept = [kept + teaches for kept in own.kept]
+        return after
+
+    def _until_an_end(self, row: int, teach: Sequence[bool]) -> int:
+        """How many of the tokens come before, or are, the first with which more than a run ends; TOGETHER at
+        most.
+        """
+        own, periods = self._rows[row], [self.model.config.chunk]
+        kept = list(own.kept)
+        periods += [level.period for level in self._blocks[0].levels]
+        for place, teaches in enumerate(teach[:TOGETHER], start=1):
+            kept = [count + teaches for count in kept]
+            full = any(
+                count == level.keeps for count, level in zip(kept, self._blocks[0].levels, strict=True)
+            )
+            if full or any((own.position + place) % period == 0 for period in periods):
+                return place
+        return min(len(teach), TOGETHER)
 
     def counts(self, row: int) -> tuple[int, tuple[int, ...], tuple[int, ...], Frozen, int]:
         """Tokens read; writes applied and refused, by level; why it does not learn; its good boundary."""
@@ -136,8 +202,7 @@ class DecodeRows:
             self._path.end_run(row, own.run)
             own.run = 0
         if chunk_ends:
-            finite = [block.phi.end_chunk(row, own.chunk) for block in self._blocks]
-            self._count(own, 1, all(map(bool, finite)))
+            self._count(own, 1, self._path.end_chunk(row, own.chunk))
             own.chunk = 0
         for number, level in enumerate(self._blocks[0].levels if teaches else ()):
             own.kept[number] += 1

@@ -70,6 +70,13 @@ class TorchPath:
         for block in self._rows:
             block.phi.end_run(row, run)
 
+    def end_chunk(self, row: int, chunk: int) -> bool:
+        finite = [block.phi.end_chunk(row, chunk) for block in self._rows]
+        return all(map(bool, finite))
+
+    def pending(self, layer: int, row: int, chunk: int) -> Tensor:
+        return self._rows[layer].phi.pending_after(row, chunk)
+
     def sum_gradient(self, level: int, row: int, kept: int) -> None:
         for block in self._rows:
             block.levels[level].sum_gradient(row, kept)

@@ -77,8 +77,8 @@ class Previews(Protocol[P]):
 class RowPreviews:
     """Rows in place, all of a step in one batch."""
 
-    def __init__(self, model: Hope, slots: int) -> None:
-        self._rows = DecodeRows(model, slots)
+    def __init__(self, rows: DecodeRows) -> None:
+        self._rows = rows
         self.clear, self.write, self.state = self._rows.clear, self._rows.load, self._rows.state
         self.park, self.unpark = self._rows.park, self._rows.unpark
 
@@ -89,6 +89,16 @@ class RowPreviews:
         self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]
     ) -> tuple[Tensor, list[Counts]]:
         return self._rows.step(slots, tokens, learn), [self.counts(slot) for slot in slots]
+
+
+class ExactPreviews(RowPreviews):
+    """Rows whose bits do not depend on how their tokens are cut either: a run is read as so many steps. So
+    the row at a boundary is the state there.
+    """
+
+    def read(self, slot: int, tokens: Sequence[int], learn: Sequence[bool]) -> tuple[Tensor, Counts]:
+        """Tokens of one row: logits ``[vocab]`` after the last, and its counts. ``learn``: as of steps."""
+        return self._rows.read(slot, tokens, learn), self.counts(slot)
 
 
 class GroupPreviews:
@@ -138,7 +148,8 @@ class GroupPreviews:
 def previews_of(model: StepModel, *, slots: int, group: int) -> Previews[Any]:
     """The faster form that ``model`` has; ``group`` is the size of the others' groups, at most."""
     if isinstance(model, Hope) and can_decode(model):
-        return RowPreviews(model, slots)
+        rows = DecodeRows(model, slots)
+        return ExactPreviews(rows) if rows.can_read else RowPreviews(rows)
     device = model.initial_state(1)["position"].device
     if isinstance(model, Hope) and device.type == "cuda":
         from hope_server.engine.slab_previews import SlabPreviews

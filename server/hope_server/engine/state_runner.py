@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hope_model.state import COUNTERS, State, StateSpec
 from hope_model.streaks import Frozen
-from hope_server.engine.previews import counts_of, previews_of
+from hope_server.engine.previews import ExactPreviews, counts_of, previews_of
 from hope_server.engine.runner import Counts, ModelShape, Output, Parked
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.slab import Slab
@@ -40,6 +40,9 @@ class SessionModel(Protocol):
 class StateRunner:
     """Two rows a slot, ``boundary`` (the state at the last one) and ``live`` (the preview inside the block),
     and the tokens of the open block, each with whether it may teach.
+
+    A boundary is reached by a block pass, which has one shape: so its bits depend on the block's tokens
+    alone. Those of exact previews do anyway, and no pass is needed.
     """
 
     def __init__(self, model: SessionModel, *, slots: int, decode_rows: int) -> None:
@@ -48,6 +51,7 @@ class StateRunner:
         self._device = initial["position"].device
         self._boundary = Slab(initial, slots)
         self._live = previews_of(model, slots=slots, group=decode_rows)
+        self._exact = self._live if isinstance(self._live, ExactPreviews) else None
         self._tails: list[list[tuple[int, bool]]] = [[] for _ in range(slots)]
         self.spec = model.state_spec
         self.block_size = model.config.block
@@ -63,6 +67,8 @@ class StateRunner:
 
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a unit: a block pass over the open block and the unit's tokens, or a run inside the block."""
+        if self._exact is not None:
+            return self._read_exactly(self._exact, slot, unit)
         tail = self._tails[slot]
         new = list(zip(unit.tokens, unit.learn or (True,) * len(unit.tokens), strict=True))
         if unit.kind == "block":
@@ -115,11 +121,23 @@ class StateRunner:
         """From the slot's boundary to the next, over the whole block ``[1, block]``; replaces the preview."""
         before = self._boundary.view(slot)
         logits, state = self._model.block_pass(self._tokens([tokens]), before, self._mask(learn, 1, -1))
-        norms = self._change(before, state)
-        finite = finite_rows(logits)[0] and all(map(math.isfinite, norms.values()))
+        return self._arrive(slot, logits[0], state)
+
+    @torch.inference_mode()
+    def _read_exactly(self, previews: ExactPreviews, slot: int, unit: Unit) -> Output:
+        """The unit's tokens alone: those of the open block before them have been read for good."""
+        logits, counts = previews.read(slot, unit.tokens, unit.learn)
+        if unit.kind == "block":
+            return self._arrive(slot, logits, previews.state(slot))
+        return Output(logits, finite_rows(logits[None])[0], counts)
+
+    def _arrive(self, slot: int, logits: Tensor, state: State) -> Output:
+        """``state`` is the next boundary's; the preview goes on from it as one that is restored does."""
+        norms = self._change(self._boundary.view(slot), state)
+        finite = finite_rows(logits[None])[0] and all(map(math.isfinite, norms.values()))
         counts = counts_of(state)[0]
         worth = counts.frozen is Frozen.JOURNAL or counts.good == counts.position
-        output = Output(logits[0], finite, counts, counts.position if worth else None, norms)
+        output = Output(logits, finite, counts, counts.position if worth else None, norms)
         self._boundary.write(slot, state)
         self._live.write(slot, state)
         return output
@@ -141,8 +159,9 @@ class StateRunner:
             [slots[i] for i in order], [tokens[i] for i in order], learn_flags(flags[i] for i in order)
         )
         outputs = dict(zip(order, map(Output, logits, finite_rows(logits), counts), strict=True))
-        for slot, token, flag in zip(slots, tokens, flags, strict=True):
-            self._tails[slot].append((token, flag))
+        if self._exact is None:
+            for slot, token, flag in zip(slots, tokens, flags, strict=True):
+                self._tails[slot].append((token, flag))
         return [outputs[index] for index in range(len(slots))]
 
     @torch.inference_mode()
