@@ -6,8 +6,9 @@ Starts its own ``hope serve``. In each round every session takes a turn, in rand
 the same session takes another at once, whose state is still in its slot: the difference of both times to the
 first token is what a cold turn costs more. At the end every session's journal must hold exactly what its
 turns read and wrote, and some sessions are computed anew from theirs. A turn that the server breaks off,
-since its store does not answer in time, is counted: its session must hold all that was acknowledged. The
-status is 1 if anything was lost.
+since its store does not answer in time, and one whose answer was lost on the way, so that the client's own
+repetition is refused, are counted: the session must hold all that was acknowledged. The status is 1 if
+anything was lost.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from hope_server.bench.figures import percentile, summary
 
 PROMPT_TOKENS, ANSWER_TOKENS = 8, 4
 ASKED_AGAIN = 20
+BROKEN_OFF = ("store_unavailable", "already_learned")
 WARM_EVERY = 10
 """Of so many turns, one is followed by a warm one."""
 
@@ -58,7 +60,7 @@ async def turn(client: AsyncClient, life: Life, session: str, chance: random.Ran
         started = time.perf_counter()
         answered = await streamed(client, session, chance, seen)
     except APIError as error:
-        if error.code != "store_unavailable":
+        if error.code not in BROKEN_OFF:
             raise
         life.broken += 1
         await account(client, life, session, PROMPT_TOKENS + len(seen) if seen else 0)
@@ -212,7 +214,7 @@ def table(found: dict[str, Any]) -> str:
     rss, extra = found["rss_bytes"], found["extra_s"]
     lines = [
         f"{found['sessions']} sessions, {found['slots']} slots: {found['turns']} turns, "
-        f"{found['turns_per_s']:.1f} turns/s, {found['broken_off']} broken off by the store, "
+        f"{found['turns_per_s']:.1f} turns/s, {found['broken_off']} broken off, "
         f"{len(found['wrong'])} sessions lost something",
         *found["wrong"][:5],
     ]

@@ -403,6 +403,20 @@ MUTATIONS = (
         (SLAB_PREVIEWS,),
     ),
     Mutation(
+        "the experiment goes on with results of other settings",
+        "model/hope_model/experiment/runner.py",
+        "require_same(self.places.results, found, self.fingerprint)",
+        "self.fingerprint",
+        ("tests/model/experiment/test_runner.py",),
+    ),
+    Mutation(
+        "a run made again replaces the experiment's result",
+        "model/hope_model/experiment/results.py",
+        "os.link(scratch, path)",
+        "path.write_bytes(scratch.read_bytes())",
+        ("tests/model/experiment/test_results.py",),
+    ),
+    Mutation(
         "a context's tokens are those that it has with what follows",
         f"{TASKS}/scorer.py",
         "(*before, *whole[len(before) :])",

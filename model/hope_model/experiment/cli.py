@@ -160,6 +160,8 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
     if minutes is None:
         yield
         return
+    # A shell starts what it puts in the background with Ctrl-C ignored.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()
@@ -167,6 +169,7 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from hope_model.experiment.figures import Results, finished_systems, loss_of, po
 DPI = 80
 SIZE = (7.0, 4.2)
 COLOURS = 64
+SMOOTHED = 8
+"""So many points of a loss curve are drawn as their mean."""
 
 
 def draw_all(results: Results, folder: Path) -> list[str]:
@@ -23,6 +25,7 @@ def draw_all(results: Results, folder: Path) -> list[str]:
         if figure is None:
             return []
         axes = figure.subplots()
+        axes.set_prop_cycle(color=_colours())
         draw(results, axes)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, ncols=2)
@@ -30,6 +33,13 @@ def draw_all(results: Results, folder: Path) -> list[str]:
         _save(figure, folder / name)
         names.append(name)
     return names
+
+
+def _colours() -> Any:
+    """One for each of twenty systems."""
+    from matplotlib import colormaps
+
+    return colormaps["tab20"].colors  # type: ignore[attr-defined]
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -44,13 +54,11 @@ def _save(figure: Any, path: Path) -> None:
 def _loss_by_tokens(results: Results, axes: Any) -> None:
     for name in finished_systems(results):
         points = results[name]["loss"]
-        axes.plot(
-            [tokens / 1e6 for tokens, _ in points],
-            [loss for _, loss in points],
-            linewidth=1,
-            label=title_of(name),
-        )
-    axes.set(xlabel="tokens of training (millions)", ylabel="nats per token", yscale="log")
+        losses = [loss for _, loss in points]
+        recent = [losses[max(0, at - SMOOTHED + 1) : at + 1] for at in range(len(losses))]
+        means = [sum(part) / len(part) for part in recent]
+        axes.plot([tokens / 1e6 for tokens, _ in points], means, linewidth=1, label=title_of(name))
+    axes.set(xlabel="tokens of training (millions)", ylabel="nats per token, a mean of the last points")
 
 
 def _loss_by_position(results: Results, axes: Any) -> None:

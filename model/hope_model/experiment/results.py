@@ -62,7 +62,8 @@ def write_result(folder: Path, run: Run, result: Result) -> Path:
     path = path_of(folder, run.name)
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f".{run.name}.{os.getpid()}"
-    scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+    scratch.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     try:
         os.link(scratch, path)
     except FileExistsError as error:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.model.experiment.conftest import made_result
-from tests.model.experiment.tiny import opened
+from tests.model.experiment.tiny import SETTINGS, opened, tiny_tokenizer
 
 from hope_model.errors import ConfigError
-from hope_model.experiment import cli, report, runner
+from hope_model.experiment import cli, report, runner, settings
 from hope_model.experiment.cli import add_parser
 from hope_model.experiment.plan import ALL, SYSTEMS, chosen
 from hope_model.experiment.results import write_result
 from hope_model.experiment.runner import Places
+from hope_model.tokenizer import Tokenizer
 
 
 def _run(*arguments: str) -> int:
@@ -66,11 +67,26 @@ def test_numbers_below_one_are_refused(tmp_path: Path, flag: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_time_limit_stops_as_ctrl_c_does(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer saves where it stands; what stopped here goes on later."""
+def _interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_the_time_limit_is_a_ctrl_c_also_in_the_background(handler: signal.Handlers) -> None:
+    """Where a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), cli._time_limit(1e-4):
+            signal.pause()
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_was_stopped_goes_on(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = opened(places)
     made: list[str] = []
-    monkeypatch.setattr(runner, "train", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(runner, "train", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         cli.make_all(experiment, chosen(["retnet"]))
     assert not places.results.exists()
@@ -78,8 +94,22 @@ def test_the_time_limit_stops_as_ctrl_c_does(places: Places, monkeypatch: pytest
     cli.make_all(experiment, None)
     assert made[: len(SYSTEMS)] == [run.name for run in SYSTEMS]
     assert len(made) == 23
-    with pytest.raises(KeyboardInterrupt), cli._time_limit(1e-4):
-        signal.pause()
+
+
+def test_the_command_makes_runs_until_its_time_is_up(
+    places: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unmeasured = {"heldout": {"loss": 1.0}, "streams": {}, "levels": [], "recall": {}, "tasks": {}}
+    monkeypatch.setattr(settings, "ExperimentSettings", lambda: SETTINGS)
+    monkeypatch.setattr(Tokenizer, "load", lambda path: tiny_tokenizer())
+    monkeypatch.setattr(runner, "evaluate", lambda *arguments: unmeasured)
+    given = [f"--{name}={getattr(places, name)}" for name in ("data", "kit", "work", "results")]
+    assert _run("run", *given, "--threads", str(torch.get_num_threads()), "--only", "retnet") == 0
+    assert [path.name for path in places.results.iterdir()] == ["retnet.json"]
+    capsys.readouterr()
+    assert _run("run", *given, "--threads", str(torch.get_num_threads()), "--minutes", "1e-5") == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on"
+    assert [path.name for path in places.results.iterdir()] == ["retnet.json"]
 
 
 def test_jobs_are_processes_with_the_same_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
