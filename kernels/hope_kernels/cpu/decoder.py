@@ -104,18 +104,19 @@ class Decoder:
         """One token of each of some rows, distinct: logits ``[B, vocab]``, and whether every write of φ was
         finite. Raises IndexError for a row or a token that there is none of.
         """
-        return self._run(places, torch.zeros(len(places), self._vocab), sequence=False)
+        return self._run(places, torch.empty(len(places), self._vocab), sequence=False)
 
     def read(self, places: Sequence[Place]) -> tuple[Tensor, list[bool]]:
         """Tokens of one row, one after the other: logits ``[vocab]`` of the last one, and as :meth:`step`, to
         the same bits. Runs that end before the last token are ended; no chunk may, nor what a level keeps.
         """
-        return self._run(places, torch.zeros(self._vocab), sequence=True)
+        return self._run(places, torch.empty(self._vocab), sequence=True)
 
     def _run(self, places: Sequence[Place], logits: Tensor, *, sequence: bool) -> tuple[Tensor, list[bool]]:
         rows, tokens, runs, chunks, kept, learns = zip(*places, strict=True)
         if not (0 <= min(rows) <= max(rows) < self._rows and 0 <= min(tokens) <= max(tokens) < self._vocab):
             raise IndexError(f"expected rows below {self._rows} and tokens below {self._vocab}")
+        # No large operation of torch here: its threads look out for more work on the cores that ours need.
         count, threads = len(rows), torch.get_num_threads()
         if len(self._scratch) < count:
             self._scratch = torch.zeros(count, self._scratch.shape[1])
