@@ -6,7 +6,9 @@ session, kind or sequence number), does not open. Nonces are random: a key may s
 """
 
 import hmac
+import os
 import secrets
+from collections import deque
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
@@ -21,6 +23,7 @@ KEY_BYTES: Final = 32
 OVERHEAD_BYTES: Final = 37
 _VERSION: Final = 1
 _ID_BYTES, _NONCE_BYTES = 8, 12
+_NONCES_DRAWN: Final = 256
 
 
 class Tampered(Exception):
@@ -39,10 +42,11 @@ class Keyring:
         self._ciphers = {_derived(key, b"id")[:_ID_BYTES]: AESGCM(key) for key in keys}
         self._newest = _derived(keys[-1], b"id")[:_ID_BYTES]
         self._digest_keys = [_derived(key, b"digest") for key in reversed(keys)]
+        self._nonces = _Nonces()
 
     def seal(self, session: SessionKey, kind: str, place: int | str, data: bytes) -> bytes:
         """``data`` for the place of ``kind`` in ``session``; 37 bytes longer."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
+        nonce = self._nonces.take()
         sealed = self._ciphers[self._newest].encrypt(nonce, data, _bound(session, kind, place))
         return bytes([_VERSION]) + self._newest + nonce + sealed
 
@@ -78,6 +82,26 @@ class Keyring:
     def ids(self) -> list[str]:
         """The hex ids of the keys, oldest first."""
         return [key_id.hex() for key_id in self._ciphers]
+
+
+class _Nonces:
+    """Random bytes, drawn for many nonces at once: each draw gives the interpreter's lock away, and whoever
+    commits while the engine computes waits to get it back. None is given twice, nor to a forked process.
+    """
+
+    def __init__(self) -> None:
+        self._drawn: deque[bytes] = deque()
+        os.register_at_fork(after_in_child=self._drawn.clear)
+
+    def take(self) -> bytes:
+        """12 bytes; by any thread."""
+        while True:
+            try:
+                return self._drawn.popleft()
+            except IndexError:
+                drawn = secrets.token_bytes(_NONCE_BYTES * _NONCES_DRAWN)
+                starts = range(0, len(drawn), _NONCE_BYTES)
+                self._drawn.extend(drawn[start : start + _NONCE_BYTES] for start in starts)
 
 
 def _tag(key: bytes, digest: bytes) -> bytes:
