@@ -13,9 +13,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from hope_server.errors import HopeError, SessionCorrupted, StoreConfigError, StoreUnavailable
+from hope_server.sessions.redis_together import Together
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Send = Callable[..., Awaitable[Any]]
 
 LOST: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)
 """The reply did not come: whether the command ran is unknown."""
@@ -47,6 +49,7 @@ class Link:
             url, max_connections=connections, timeout=timeout_s, retry=Retry(NoBackoff(), 0), **options
         )
         self._redis: Any = Redis(connection_pool=pool)
+        self._together = Together(self._redis)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def load_functions(self) -> None:
@@ -75,14 +78,17 @@ class Link:
 
     async def function(self, name: str, keys: list[str], args: list[Any]) -> list[Any]:
         """Call ``hope_v1_<name>``; a server that lost the library gets it again."""
+        return await self._call(self.send, name, keys, args)
+
+    async def _call(self, send: Send, name: str, keys: list[str], args: list[Any]) -> list[Any]:
         call = ("FCALL", f"hope_v1_{name}", len(keys), *keys, *args)
         try:
-            reply = await self.send(*call)
+            reply = await send(*call)
         except redis_errors.ResponseError as error:
             if "Function not found" not in str(error):
                 raise
             await self.load_functions()
-            reply = await self.send(*call)
+            reply = await send(*call)
         return list(reply)
 
     async def ask(self, *command: Any) -> Any:
@@ -92,6 +98,10 @@ class Link:
     async def ask_function(self, name: str, keys: list[str], args: list[Any]) -> list[Any]:
         """A function that may run twice: called again if its reply is lost."""
         return await self.settled(lambda: self.function(name, keys, args))
+
+    async def ask_together(self, name: str, keys: list[str], args: list[Any]) -> list[Any]:
+        """As :meth:`ask_function`, in one write with all that is asked so in this turn of the event loop."""
+        return await self.settled(lambda: self._call(self._together.send, name, keys, args))
 
     async def settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """``operation``, begun again on a new connection as long as replies are lost and patience lasts."""
