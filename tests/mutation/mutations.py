@@ -11,6 +11,7 @@ LUA = f"{SESSIONS}/hope_v1.lua"
 CONFORMANCE = "tests/server/sessions/test_conformance.py"
 FAULTS = "tests/server/sessions/test_redis_faults.py"
 KEYFILE = "tests/server/sessions/test_keyfile.py"
+TOGETHER = "tests/server/sessions/test_redis_together.py"
 RECORDS = "tests/server/sessions/test_records.py"
 CODEC = "tests/server/sessions/test_codec.py"
 COPY = "tests/server/sessions/test_hidden_copy.py"
@@ -130,9 +131,23 @@ MUTATIONS = (
     Mutation(
         "constant nonce of a seal",
         f"{SESSIONS}/sealing.py",
-        "nonce = secrets.token_bytes(_NONCE_BYTES)",
+        "nonce = self._nonces.take()",
         "nonce = bytes(_NONCE_BYTES)",
         (KEYFILE,),
+    ),
+    Mutation(
+        "nonces of a forked process are its parent's",
+        f"{SESSIONS}/sealing.py",
+        "os.register_at_fork(after_in_child=self._drawn.clear)",
+        "pass",
+        (TOGETHER,),
+    ),
+    Mutation(
+        "an error of one command is everyone's",
+        f"{SESSIONS}/redis_together.py",
+        "raise_on_error=False",
+        "raise_on_error=True",
+        (TOGETHER,),
     ),
     Mutation(
         "journal's chain not verified",
