@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -9,14 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_model.attention.rows import SessionRows
+from hope_model.decoding import DecodeRows, can_decode
 from hope_model.evaluate.attention_stream import session_logits
 from hope_model.evaluate.tasks.formats import Pair
 from hope_model.hope import Hope
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
+from hope_model.state import State
 from hope_model.tokenizer import Tokenizer
-
-RUN = 512
-"""Tokens that a Hope model reads at a time: a whole article at once would need memory with its square."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,11 @@ def windows(ids: Sequence[int], prefix: int, window: int | None) -> list[Judged]
 
 
 class HopeScorer:
-    """A Hope model: texts of any length in one batch, filled up at the end, where nothing is judged."""
+    """A Hope model: texts of any length in one batch, filled up at the end, where nothing is judged.
+
+    They are read block by block: a whole article at once would need memory with its square. Between blocks
+    the state is that of a served session, whose kernel rounds otherwise than the model's forward pass.
+    """
 
     def __init__(self, model: Hope, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
@@ -101,9 +105,10 @@ class HopeScorer:
         longest = max(len(one.ids) for one in batch)
         tokens = torch.tensor([[*one.ids, *[0] * (longest - len(one.ids))] for one in batch])
         state, parts = self._model.initial_state(len(batch)), []
-        for run in tokens[:, :-1].split(RUN, dim=1):
-            part, state = self._model.hidden(run, state)
+        for block in tokens[:, :-1].split(self._model.config.block, dim=1):
+            part, after = self._model.hidden(block, state)
             parts.append(part)
+            state = self._served_after(block, state) or after
         hidden = torch.cat(parts, dim=1)
         found = []
         for row, one in enumerate(batch):
@@ -113,6 +118,25 @@ class HopeScorer:
             nats = -F.cross_entropy(logits, targets, reduction="none").double().sum()
             found.append(Likelihood(float(nats), bool(_likeliest(logits, targets).all())))
         return found
+
+    @cached_property
+    def _served(self) -> DecodeRows | None:
+        """A row that reads prompts as a server does; None where that is the model's forward pass."""
+        rows = DecodeRows(self._model, 1) if can_decode(self._model) else None
+        return rows if rows is not None and rows.can_read else None
+
+    def _served_after(self, block: Tensor, state: State) -> State:
+        """The state after a whole block ``[B, block]``; empty where it is the forward pass's, and after the
+        last tokens of a text, which nothing follows.
+        """
+        if block.shape[1] < self._model.config.block or self._served is None:
+            return {}
+        after = []
+        for row, tokens in enumerate(block.tolist()):
+            self._served.load(0, {name: tensor[row : row + 1] for name, tensor in state.items()})
+            self._served.read(0, tokens)
+            after.append(self._served.state(0))
+        return {name: torch.cat([own[name] for own in after]) for name in state}
 
 
 class AttentionScorer:
