@@ -13,6 +13,8 @@ from hope_kernels.cpu import build
 from hope_kernels.cpu.build import BuildError
 from hope_kernels.cpu.cache import is_private, library_dir, user_cache_dir
 
+pytestmark = pytest.mark.compiler
+
 COMPILER = """#!/bin/sh
 case "$*" in *--version*) echo pretended 1.0; exit 0;; esac
 echo "$@" >> "{calls}"

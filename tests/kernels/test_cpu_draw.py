@@ -10,6 +10,8 @@ import torch
 from hope_kernels.cpu import build
 from hope_kernels.cpu.draw import draw
 
+pytestmark = pytest.mark.compiler
+
 
 @pytest.fixture(autouse=True)
 def library() -> None:

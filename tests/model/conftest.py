@@ -6,8 +6,10 @@ import pytest
 
 from hope_model.decoding.paths import PATHS
 
+NEEDS = {"compiled": [pytest.mark.compiler]}
 
-@pytest.fixture(params=sorted(PATHS))
+
+@pytest.fixture(params=[pytest.param(name, marks=NEEDS.get(name, [])) for name in sorted(PATHS)])
 def path(request: pytest.FixtureRequest) -> str:
     """Each way to decode a token."""
     name: str = request.param

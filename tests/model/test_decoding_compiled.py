@@ -23,6 +23,8 @@ from hope_model.decoding.torch_path import TorchPath
 from hope_model.hope import Hope
 from hope_model.streaks import Frozen
 
+pytestmark = pytest.mark.compiler
+
 
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
