@@ -1,13 +1,18 @@
 """Log-probabilities of a prompt: of every token but the first, however it is cut; the state is the same."""
 
 from itertools import chain
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 import torch
 from tests.model.attention.tiny import BLOCK, text, tiny_model
-from tests.model.small import small_model
+from tests.model.small import assert_identical, clone, row_of, small_model
 
+from hope_model.evaluate.tasks.scorer import HopeScorer, Judged
+from hope_model.hope import Hope
+from hope_model.state import State
+from hope_model.tokenizer import Tokenizer
 from hope_server.engine.attention_runner import AttentionRunner
 from hope_server.engine.jobs import Generation, Job
 from hope_server.engine.logprobs import PromptScores, score
@@ -72,6 +77,42 @@ def test_hope_scores_a_prompt_as_one_forward_does(cuts: tuple[int, ...]) -> None
         start = end
     for name, tensor in plain.live(0).items():
         assert torch.equal(tensor, runner.live(0)[name]), name
+
+
+@pytest.mark.compiler
+def test_hope_eval_task_goes_on_from_the_states_of_a_served_session() -> None:
+    """Block by block, to the bit: those of the forward pass are others."""
+    model = small_model(dtype=torch.float32)
+    size, blocks = model.config.block, 3
+    texts = [tuple((n * n + row) % model.config.vocab_size for n in range(size * blocks)) for row in (3, 5)]
+    found, forward = states_before(model, [Judged(text, 1) for text in texts])
+    assert len(found) == blocks
+    for row, tokens in enumerate(texts):
+        runner = runner_for(model, EngineConfig(slots=1))
+        units = runner.cut([JournalRecord(1, "run", "user", tokens)], position=0)
+        for before, unit in zip(found, units, strict=True):
+            assert_identical(row_of(before, row), runner.live(0))
+            runner.run_every(0, unit)
+    differing = [name for name, tensor in found[-1].items() if not torch.equal(tensor, forward[name])]
+    assert differing
+
+
+def states_before(model: Hope, batch: list[Judged]) -> tuple[list[State], State]:
+    """From which `HopeScorer` reads each block; beside the last, the forward pass's own."""
+    found: list[State] = []
+    forward = model.initial_state(len(batch))
+    hidden = model.hidden
+
+    def recorded(tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        found.append(clone(state))
+        return hidden(tokens, state)
+
+    with patch.object(model, "hidden", recorded):
+        HopeScorer(model, cast(Tokenizer, None)).score(batch)
+    tokens = torch.tensor([one.ids for one in batch])
+    for block in tokens.split(model.config.block, dim=1)[:-1]:
+        forward = hidden(block, forward)[1]
+    return found, forward
 
 
 def test_hope_attention_scores_a_prompt_as_it_reads_it_token_by_token() -> None:
