@@ -1,34 +1,30 @@
 """bAbI in long text as files: JSON, a Markdown table, heat maps of task and length."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hope_model.evaluate.heat_map import HeatMap, plot_heat_maps
-from hope_model.evaluate.ledger import Ledger, Record, of
+from hope_model.evaluate.heat_map import HeatMap, plot_heat_maps, shares_of
+from hope_model.evaluate.ledger import READER, Ledger, Record, distinct, of
 from hope_model.evaluate.means import Mean, mean_of
 from hope_model.evaluate.tables import about_lines, markdown_table
 
 FIGURES = ("likeliest", "greedy", "chance")
 """The right answer is the likeliest of its task's; the free answer begins with it; what guessing gives."""
-_READER = ("model", "rule", "condition")
 
 
 def write_babilong(ledger: Ledger) -> str:
     """Write ``babilong.json``, ``babilong.md`` and, with matplotlib, ``babilong.png``; returns Markdown."""
-    content = {**ledger.settings, "cells": summary(ledger.records), "records": ledger.records}
-    (ledger.directory / "babilong.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    text = markdown(ledger.settings, ledger.records)
-    (ledger.directory / "babilong.md").write_text(text, encoding="utf-8")
-    _plot(ledger.records, ledger.directory / "babilong.png")
+    cells, text = summary(ledger.records), markdown(ledger.settings, ledger.records)
+    ledger.write({"cells": cells}, text)
+    _plot(cells, ledger.path("png"))
     return text
 
 
 def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Shares with standard errors of every model, condition, task and length; task None: of all tasks."""
     cells: list[dict[str, Any]] = []
-    for reader in _readers(records):
+    for reader in distinct(records, READER):
         own = of(records, **reader)
         for task in (*sorted({each["task"] for each in own}), None):
             of_task = own if task is None else of(own, task=task)
@@ -55,7 +51,7 @@ def markdown(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     lines += ["The right answer is the likeliest of its task's answers; the free answer begins with it.", ""]
     rows = [
         [
-            *(cell[name] for name in _READER),
+            *(cell[name] for name in READER),
             "all" if cell["task"] is None else str(cell["task"]),
             str(cell["length"]),
             str(cell["questions"]),
@@ -68,19 +64,16 @@ def markdown(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     return "\n".join(lines + markdown_table(head, rows)) + "\n"
 
 
-def _readers(records: Sequence[Record]) -> list[dict[str, Any]]:
-    found = dict.fromkeys(tuple(each[name] for name in _READER) for each in records)
-    return [dict(zip(_READER, each, strict=True)) for each in found]
-
-
-def _plot(records: Sequence[Record], path: Path) -> None:
-    tasks = sorted({each["task"] for each in records})
-    lengths = sorted({each["length"] for each in records})
-    cells = summary(records)
-    maps = []
-    for reader in _readers(records):
-        own = {(cell["task"], cell["length"]): cell["likeliest"] for cell in of(cells, **reader)}
-        shares = [[own.get((task, length)) for length in lengths] for task in tasks]
-        title = f"{reader['model']}, learning {reader['condition']}"
-        maps.append(HeatMap(title, [f"qa{task}" for task in tasks], [str(each) for each in lengths], shares))
+def _plot(cells: Sequence[Record], path: Path) -> None:
+    tasks = sorted({cell["task"] for cell in cells if cell["task"] is not None})
+    lengths = sorted({cell["length"] for cell in cells})
+    maps = [
+        HeatMap(
+            f"{reader['model']}, learning {reader['condition']}",
+            [f"qa{task}" for task in tasks],
+            [str(length) for length in lengths],
+            shares_of(of(cells, **reader), "likeliest", ("task", tasks), ("length", lengths)),
+        )
+        for reader in distinct(cells, READER)
+    ]
     plot_heat_maps(maps, path, row_name="task", column_name="length")

@@ -1,8 +1,9 @@
 """Shares by two things at once, as a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hope_model.evaluate.plot import new_figure
 
@@ -15,6 +16,18 @@ class HeatMap:
     rows: Sequence[str]
     columns: Sequence[str]
     shares: Sequence[Sequence[float | None]]
+
+
+def shares_of(
+    cells: Sequence[Mapping[str, Any]],
+    figure: str,
+    row: tuple[str, Sequence[int]],
+    column: tuple[str, Sequence[int]],
+) -> list[list[float | None]]:
+    """``figure`` of the cells by two of their fields, each with the values that it takes."""
+    (row_name, rows), (column_name, columns) = row, column
+    found = {(cell[row_name], cell[column_name]): cell[figure] for cell in cells}
+    return [[found.get((one, other)) for other in columns] for one in rows]
 
 
 def plot_heat_maps(maps: Sequence[HeatMap], path: Path, *, row_name: str, column_name: str) -> None:

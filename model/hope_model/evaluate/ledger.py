@@ -13,6 +13,8 @@ from typing import IO, Any, Self
 from hope_model.errors import ConfigError, DataError, EvaluationError
 
 Record = dict[str, Any]
+READER = ("model", "rule", "condition")
+"""Fields of a record: who was measured, and how it read."""
 
 
 class Ledger:
@@ -30,7 +32,7 @@ class Ledger:
 
     def __init__(self, directory: Path, name: str, settings: Mapping[str, Any]) -> None:
         self.directory, self.name, self.settings = directory, name, settings
-        self._path = directory / f"{name}.jsonl"
+        self._path = self.path("jsonl")
         self._file: IO[str] | None = None
         try:
             rows = self._rows()
@@ -68,6 +70,16 @@ class Ledger:
             raise DataError(f"{self._path}: cannot be written: {error}") from error
         self.records.append(record)
 
+    def path(self, suffix: str) -> Path:
+        """Where the measurement has its file of this kind."""
+        return self.directory / f"{self.name}.{suffix}"
+
+    def write(self, figures: Mapping[str, Any], markdown: str) -> None:
+        """Write ``NAME.json``, with ``figures`` between settings and records, and ``NAME.md``."""
+        content = {**self.settings, **figures, "records": self.records}
+        self.path("json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self.path("md").write_text(markdown, encoding="utf-8")
+
     def find(self, **fields: object) -> Record | None:
         """The first record with these values."""
         wanted = fields.items()
@@ -81,7 +93,7 @@ class Ledger:
 
     def _refuse_strangers(self) -> None:
         for suffix in ("json", "md", "png"):
-            path = self.directory / f"{self.name}.{suffix}"
+            path = self.path(suffix)
             if path.exists():
                 raise ConfigError(
                     f"--out: expected a directory without results, found {path.name} in {self.directory}"
@@ -122,3 +134,9 @@ def _short(value: object) -> str:
 def of(records: Sequence[Record], **fields: object) -> list[Record]:
     """The records with these values."""
     return [each for each in records if all(each.get(k) == v for k, v in fields.items())]
+
+
+def distinct(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+    """The values of these fields that occur together, in the order of their first coming."""
+    found = dict.fromkeys(tuple(each[name] for name in names) for each in records)
+    return [dict(zip(names, values, strict=True)) for values in found]

@@ -8,6 +8,7 @@ from typing import Any
 from hope_model.evaluate.facts import WRONG
 from hope_model.evaluate.plot import new_figure
 from hope_model.evaluate.recall import CONDITIONS, Distance, Judged, RecallResult
+from hope_model.evaluate.tables import markdown_table
 
 CHANCE = 1 / (1 + WRONG)
 """Accuracy of a reader that knows nothing."""
@@ -63,7 +64,7 @@ def markdown(result: RecallResult, about: Mapping[str, Any]) -> str:
         f"Right answer ranked first of {1 + WRONG} (chance {CHANCE}):",
         "",
     ]
-    lines += _table(
+    lines += markdown_table(
         ("windows", "tokens", "questions", "on", "off", "ceiling", "gap closed"),
         [
             (
@@ -77,7 +78,7 @@ def markdown(result: RecallResult, about: Mapping[str, Any]) -> str:
         ],
     )
     lines += ["", "Log-likelihood in nats, and free answers that hold the fact:", ""]
-    lines += _table(
+    lines += markdown_table(
         ("windows", "condition", "right", "best wrong", "free answers"),
         [
             (
@@ -94,7 +95,7 @@ def markdown(result: RecallResult, about: Mapping[str, Any]) -> str:
         "Sanity: unrelated prompts in fresh chats; KL to the unadapted model in nats per token:",
         "",
     ]
-    lines += _table(
+    lines += markdown_table(
         ("windows", "sessions", "KL", "KL of the worst session", "repetition", "repetition unadapted"),
         [
             (
@@ -136,10 +137,6 @@ def _record(windows: float, condition: str, one: Judged) -> dict[str, Any]:
         "scores": [round(score, 4) for score in one.scores],
         "free": one.free,
     }
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def _plot(result: RecallResult, path: Path) -> None:

@@ -1,12 +1,11 @@
 """Streams as files: JSON with every a[t][i], Markdown tables, heat maps."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hope_model.evaluate.continual.metrics import Figures, figures_of
 from hope_model.evaluate.heat_map import HeatMap, plot_heat_maps
-from hope_model.evaluate.ledger import Ledger, Record, of
+from hope_model.evaluate.ledger import READER, Ledger, Record, distinct, of
 from hope_model.evaluate.means import Mean, mean_of
 from hope_model.evaluate.tables import about_lines, markdown_table
 
@@ -47,29 +46,21 @@ def write_continual(ledger: Ledger, tasks: int, classes: int) -> str:
         classes: of all tasks together.
     """
     runs = list(runs_of(ledger.records, tasks))
-    content = {
-        **ledger.settings,
-        "chance": 1 / classes,
-        "runs": [_content(run) for run in runs],
-        "records": ledger.records,
-    }
-    (ledger.directory / "continual.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     text = _markdown(ledger, runs, classes)
-    (ledger.directory / "continual.md").write_text(text, encoding="utf-8")
+    ledger.write({"chance": 1 / classes, "runs": [_content(run) for run in runs]}, text)
     names = [str(task + 1) for task in range(tasks)]
     maps = [
         HeatMap(f"{run.model}, learning {run.condition}: {run.figure}", names, names, run.matrix)
         for run in runs
     ]
-    plot_heat_maps(maps, ledger.directory / "continual.png", row_name="after task t", column_name="task i")
+    plot_heat_maps(maps, ledger.path("png"), row_name="after task t", column_name="task i")
     return text
 
 
 def runs_of(records: Sequence[Record], tasks: int) -> Iterator[Run]:
     """What the records hold of whole streams, in the order of their first coming."""
-    named = dict.fromkeys((each["model"], each["rule"], each["condition"]) for each in records)
-    for model, rule, condition in named:
-        own = of(records, model=model, rule=rule, condition=condition)
+    for reader in distinct(records, READER):
+        own = of(records, **reader)
         for figure in own[0]["right"]:
             streams = {}
             for seed in dict.fromkeys(each["seed"] for each in own):
@@ -77,7 +68,7 @@ def runs_of(records: Sequence[Record], tasks: int) -> Iterator[Run]:
                 if len(rows) == tasks:
                     streams[seed] = figures_of([each["right"][figure] for each in rows])
             if streams:
-                yield Run(model, rule, condition, figure, streams)
+                yield Run(**reader, figure=figure, streams=streams)
 
 
 def _content(run: Run) -> dict[str, Any]:
