@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -30,11 +29,16 @@ settings.load_profile("hope")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A machine without a C compiler has no compiled kernel to test; what it has instead is tested."""
-    if any(map(shutil.which, os.environ.get("CC", "").split()[:1] or ("cc", "gcc", "clang"))):
+    compiled = [item for item in items if item.get_closest_marker("compiler") is not None]
+    if not compiled:
         return
-    for item in items:
-        if item.get_closest_marker("compiler") is not None:
-            item.add_marker(pytest.mark.skip(reason="no C compiler on PATH"))
+    from hope_kernels.cpu.build import BuildError, find_compiler
+
+    try:
+        find_compiler()
+    except BuildError as error:
+        for item in compiled:
+            item.add_marker(pytest.mark.skip(reason=str(error)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -103,6 +103,11 @@ def on_host(state: State) -> State:
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
+def host_copy(state: State) -> State:
+    """The same values in memory of the host that nothing else writes to."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+
+
 def detach(state: State) -> State:
     """The same values, cut from the graph (truncated back-propagation)."""
     return {name: tensor.detach() for name, tensor in state.items()}

@@ -29,6 +29,7 @@ _named: ContextVar[_Named | None] = ContextVar("named", default=None)
 _MADE_HERE = re.compile(r"[0-9a-f]{32}")
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s [%(request_id)s %(session_id)s] %(message)s"
+OURS = ("hope", "hope_server", "hope_model", "hope_kernels")
 FIELDS = (
     "request_id",
     "session_id",
@@ -68,7 +69,7 @@ def set_up(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    for name in ("hope", "hope_server"):
+    for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
 
 

@@ -87,8 +87,8 @@ def ours(
     *,
     learn: bool,
     seed: int,
-    words: str = "chat",
-    clock: Clock = time.perf_counter,
+    words: str,
+    clock: Clock,
 ) -> Run:
     """Every session chats ``turns`` turns at once with the others."""
     config = EngineConfig(slots=max(sessions, 2), learn=learn)
@@ -138,7 +138,7 @@ def ours(
     )
 
 
-def theirs(model: Any, sessions: int, turns: int, clock: Clock = time.perf_counter) -> Run:
+def theirs(model: Any, sessions: int, turns: int, clock: Clock) -> Run:
     """transformers' generate."""
     started = clock()
     with torch.inference_mode():
@@ -197,8 +197,17 @@ def main() -> None:
             base_runs.append(theirs(reference, sessions, args.turns, clock).tokens_per_s)
             for kind, checkpoint in kept.items():
                 for runs, learn in ((off, False), (on, True)):
-                    run = ours(checkpoint, sessions, args.turns, learn=learn, seed=repeat, words=args.words)
-                    runs[kind].append(run)
+                    runs[kind].append(
+                        ours(
+                            checkpoint,
+                            sessions,
+                            args.turns,
+                            learn=learn,
+                            seed=repeat,
+                            words=args.words,
+                            clock=clock,
+                        )
+                    )
         base = statistics.median(base_runs)
         for kind in kept:
             print(_row(sessions, base, kind, off[kind], on[kind]), flush=True)

@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -58,14 +59,14 @@ async def turn(client: AsyncClient, life: Life, session: str, chance: random.Ran
     seen: list[float] = []
     try:
         started = time.perf_counter()
-        answered = await streamed(client, session, chance, seen)
+        await streamed(client, session, chance, seen)
     except APIError as error:
         if error.code not in BROKEN_OFF:
             raise
         life.broken += 1
         await account(client, life, session, PROMPT_TOKENS + len(seen) if seen else 0)
         return None
-    life.tokens[session] += PROMPT_TOKENS + answered
+    life.tokens[session] += PROMPT_TOKENS + len(seen)
     return seen[0] - started
 
 
@@ -80,20 +81,14 @@ async def account(client: AsyncClient, life: Life, session: str, acknowledged: i
                 raise
     else:
         raise SystemExit("the store is gone")
-    if (
-        not life.tokens[session] + acknowledged
-        <= found
-        <= life.tokens[session] + PROMPT_TOKENS + ANSWER_TOKENS
-    ):
-        life.wrong.append(
-            f"{session}: {life.tokens[session] + acknowledged} acknowledged, {found} in its journal"
-        )
+    before = life.tokens[session]
+    if not before + acknowledged <= found <= before + PROMPT_TOKENS + ANSWER_TOKENS:
+        life.wrong.append(f"{session}: {before + acknowledged} acknowledged, {found} in its journal")
     life.tokens[session] = found
 
 
-async def streamed(client: AsyncClient, session: str, chance: random.Random, seen: list[float]) -> int:
-    """A streamed turn: the moments of its tokens go into ``seen``; their number."""
-    answered = 0
+async def streamed(client: AsyncClient, session: str, chance: random.Random, seen: list[float]) -> None:
+    """A streamed turn: the moments of its tokens go into ``seen``."""
     stream = await client.completions(
         prompt=[chance.randrange(100, 8000) for _ in range(PROMPT_TOKENS)],
         max_tokens=ANSWER_TOKENS,
@@ -104,9 +99,8 @@ async def streamed(client: AsyncClient, session: str, chance: random.Random, see
     )
     async with stream:
         async for chunk in stream:
-            answered = chunk.usage.completion_tokens if chunk.usage else answered
-            seen += [time.perf_counter()] * (answered - len(seen))
-    return answered
+            if chunk.usage:
+                seen += [time.perf_counter()] * (chunk.usage.completion_tokens - len(seen))
 
 
 async def live(client: AsyncClient, life: Life, args: argparse.Namespace, pid: int) -> None:
@@ -156,11 +150,9 @@ def rss_bytes(pid: int) -> int:
 def slope(points: list[tuple[int, int]]) -> float:
     """Bytes a turn, least squares over the later half."""
     late = points[len(points) // 2 :]
-    if len(late) < 2:
+    if len({turn for turn, _ in late}) < 2:
         return 0.0
-    mean_x, mean_y = (sum(column) / len(late) for column in zip(*late, strict=True))
-    spread = sum((x - mean_x) ** 2 for x, _ in late)
-    return sum((x - mean_x) * (y - mean_y) for x, y in late) / spread if spread else 0.0
+    return statistics.linear_regression(*zip(*late, strict=True)).slope
 
 
 def read(url: str) -> str:

@@ -29,7 +29,7 @@ class Faults:
         self._rng = Random(world.rng.getrandbits(32))
 
     async def rage(self, seconds: float) -> None:
-        """Return when everything is whole again."""
+        """Return when everything is whole again. Each lane has a fault at least, however slow the machine."""
         self._end = asyncio.get_running_loop().time() + seconds
         lanes = [self._lane(self._network(number), NETWORK_GAP_S) for number in EVERY]
         lanes.append(self._lane(self._processes(), PROCESS_GAP_S))
@@ -43,9 +43,9 @@ class Faults:
         while True:
             await asyncio.sleep(pause_s)
             pause_s = min(self._rng.expovariate(1 / gap_s), 3 * gap_s)
-            if asyncio.get_running_loop().time() >= self._end:
-                return
             await (coming.pop() if coming else self._rng.choices(faults, weights)[0])()
+            if asyncio.get_running_loop().time() + pause_s >= self._end:
+                return
 
     # Between one worker and the store.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -16,9 +17,22 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.run import run
 from tests.chaos.tenant import Tenant
 from tests.chaos.valkey import Valkey
-from tests.chaos.world import tracebacks
+from tests.chaos.worker import Worker
+from tests.chaos.world import World, tracebacks
 
 from hope_client.wire import Event
+
+SECOND_TIME = """
+import pathlib, sys
+begun = pathlib.Path(sys.argv[1])
+if begun.exists():
+    print("ready at http://second ")
+else:
+    begun.touch()
+    print("hope serve: --redis-url (HOPE_REDIS_URL): nobody answers", file=sys.stderr)
+    sys.exit(2)
+"""
+"""A server that finds its store when it is begun again."""
 
 
 @pytest.mark.parametrize(
@@ -183,6 +197,34 @@ async def test_the_proxy_forwards_swallows_and_breaks(tmp_path: Path) -> None:
     writer.close()
     await proxy.stop()
     await valkey.kill()
+
+
+async def test_a_server_that_refuses_its_settings_ends_with_its_words(tmp_path: Path) -> None:
+    worker = Worker(0, checkpoint=tmp_path, data_dir=tmp_path / "data", store_port=1)
+    worker._command += ["--slots", "none"]
+    with pytest.raises(RuntimeError, match="worker 0 did not start: hope serve: --slots"):
+        await worker.start()
+
+
+async def test_nothing_is_left_of_a_run_whose_servers_do_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(worker: Worker) -> None:
+        raise RuntimeError(f"worker {worker.number} did not start")
+
+    monkeypatch.setattr(Worker, "start", refuse)
+    world = World(1, tmp_path)
+    with pytest.raises(RuntimeError, match="worker 0 did not start"):
+        await world.__aenter__()
+    assert not world.valkey.alive
+
+
+async def test_a_server_whose_store_does_not_answer_is_begun_again(tmp_path: Path) -> None:
+    worker = Worker(0, checkpoint=tmp_path, data_dir=tmp_path / "data", store_port=1)
+    worker._command = [sys.executable, "-c", SECOND_TIME, str(tmp_path / "begun")]
+    await worker.start()
+    assert worker.url == "http://second"
+    await worker.stop()
 
 
 def test_bytes_of_another_tenant_are_counted() -> None:

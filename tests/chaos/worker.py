@@ -11,6 +11,10 @@ from pathlib import Path
 
 LEASE_TTL_S = 2.0
 READY = re.compile(r"ready at (http://\S+) ")
+REFUSED = 2
+"""The exit status of a server that does not start with its settings."""
+STORE = "--redis-url"
+"""Named by one whose store does not answer, which a fault may be the cause of."""
 
 
 class Worker:
@@ -30,20 +34,26 @@ class Worker:
         """None while nobody answers."""
 
     async def start(self) -> None:
-        """Until a process says that it is ready; one that cannot reach its store is begun again."""
+        """Until a process says that it is ready; one that cannot reach its store is begun again.
+
+        Raises RuntimeError with the words of a server that refuses its settings.
+        """
         settings = {
             name: text for name, text in os.environ.items() if not name.startswith(("HOPE_", "REDIS_"))
         }
         while self.url is None:
             with self.log.open("ab") as log:
+                said = log.tell()
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command, stdout=asyncio.subprocess.PIPE, stderr=log, env=settings
                 )
             assert self._process.stdout is not None
             found = READY.search((await self._process.stdout.readline()).decode())
             self.url = found and found[1]
-            if self.url is None:
-                await self._process.wait()
+            if self.url is None and await self._process.wait() == REFUSED:
+                words = self.log.read_bytes()[said:].decode(errors="replace").strip()
+                if STORE not in words:
+                    raise RuntimeError(f"worker {self.number} did not start: {words}")
 
     async def kill(self) -> None:
         """SIGKILL: nothing is flushed."""

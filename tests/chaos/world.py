@@ -69,7 +69,11 @@ class World:
                 Worker(number, checkpoint=checkpoint, data_dir=self._folder / "data", store_port=proxy.port)
             )
         find_keys(None, self._folder / "data")  # makes the encryption keys that the workers share
-        await asyncio.gather(*(worker.start() for worker in self.workers))
+        starts = (worker.start() for worker in self.workers)
+        for error in await asyncio.gather(*starts, return_exceptions=True):
+            if error is not None:
+                await self.__aexit__()
+                raise error
         return self
 
     async def __aexit__(self, *failure: object) -> None:

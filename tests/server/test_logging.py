@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hope_server.logging import begin_request, name_session, set_up
+from hope_server.logging import OURS, begin_request, name_session, set_up
 
 SESSION = "0123456789abcdef" * 2
 
@@ -20,7 +20,7 @@ def restored() -> Iterator[None]:
     yield
     root.handlers = handlers
     root.setLevel(level)
-    for name in ("hope", "hope_server"):
+    for name in OURS:
         logging.getLogger(name).setLevel(logging.NOTSET)
     begin_request("-")
 
@@ -51,6 +51,14 @@ def test_outside_of_requests_there_are_no_ids(capsys: pytest.CaptureFixture[str]
     logging.getLogger("hope.serve").info("ready")
     (event,) = events(capsys)
     assert event.keys() == {"time", "level", "logger", "message"}
+
+
+@pytest.mark.parametrize("name", ["hope_model.decoding.paths", "hope_kernels.cpu.build"])
+def test_what_the_layers_below_say_is_in_the_log(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    set_up("info", "json")
+    logging.getLogger(name).info("which kernel decodes")
+    logging.getLogger("somebody.else").info("nothing of ours")
+    assert [event["logger"] for event in events(capsys)] == [name]
 
 
 @pytest.mark.parametrize("name", ["my-password", SESSION[:-1], SESSION.upper(), SESSION + "a"])

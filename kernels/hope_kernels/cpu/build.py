@@ -50,7 +50,7 @@ def load() -> ctypes.CDLL:
     Raises:
         BuildError: no compiler, a compiler that fails, or a library that cannot be loaded.
     """
-    compiler = _compiler()
+    compiler = find_compiler()
     name = f"decode-{_fingerprint(compiler)}.so"
     try:
         with library_dir() as folder:
@@ -73,8 +73,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _compiler() -> list[str]:
-    """$CC, which may have arguments, or the first that is found."""
+def find_compiler() -> list[str]:
+    """$CC, which may have arguments, or the first that is found. Raises BuildError without one."""
     chosen = os.environ.get("CC", "").split()
     for command in [chosen] if chosen else [[name] for name in COMPILERS]:
         found = shutil.which(command[0])

@@ -6,7 +6,6 @@ A row's bits do not depend on how many rows share the call (checked by
 32 rows, and for weights that are not so small that threads share a sum.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from hope_kernels.company import in_company
 from hope_kernels.fixed_calls import in_fixed_calls
-from hope_kernels.frozen_linear import with_gradient
+from hope_kernels.frozen_linear import FrozenLinear, with_gradient
 
 _TYPICAL_ROWS = 16
 """The layout is chosen for a decode batch of this size; other sizes give the same bits."""
@@ -27,8 +26,8 @@ _AMX_OUTPUTS = 64
 """Least rows of a weight; zeros fill it up."""
 
 
-class PackedLinear:
-    """``y = x W^T + b`` with a gradient with respect to ``x`` alone.
+class PackedLinear(FrozenLinear):
+    """By oneDNN's products of packed weights on a CPU, else by PyTorch's own.
 
     Args:
         weight: ``[N, K]``, frozen; packed on a CPU in bf16, else kept as it is.
@@ -40,9 +39,7 @@ class PackedLinear:
     def __init__(
         self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False, single: bool = False
     ) -> None:
-        self.rows, self.columns = weight.shape
-        self.dtype, self.device = weight.dtype, weight.device
-        self.bias = bias
+        super().__init__(weight, bias)
         packs = can_pack(weight, single=single)
         self._plain = None if packs else weight
         self._packed = _Packed.of(weight, bias) if packs else None
@@ -58,28 +55,17 @@ class PackedLinear:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a call reads beside ``x``."""
         bias = 0 if self.bias is None else self.bias.nbytes
         return self.rows * self.columns * self.dtype.itemsize + bias
 
-    def constants(self) -> Iterator[tuple[str, Tensor]]:
-        """The weight and the bias, if there is one, with what to append to the product's name."""
-        yield "", self.weight
-        if self.bias is not None:
-            yield ".bias", self.bias
-
     def __call__(self, x: Tensor) -> Tensor:
-        """``x [..., K]`` in the weight's type -> ``[..., N]``."""
         if self._packed is None:
             weight, bias = self.weight, self.bias
             if x.is_cuda:
                 return in_fixed_calls(lambda rows: F.linear(rows, weight, bias), x)
             return F.linear(x, weight, bias)
-        if torch.is_grad_enabled() and x.requires_grad:
-            if self._transposed is None:
-                raise RuntimeError("packed without a transpose: no gradient passes here")
-            return with_gradient(x, self._packed.product, self._transposed.product)
-        return self._packed.product(x)
+        transposed = None if self._transposed is None else self._transposed.product
+        return with_gradient(x, self._packed.product, transposed)
 
 
 def can_pack(weight: Tensor, *, single: bool = False) -> bool:

@@ -3,13 +3,11 @@
 Few rows are read four times as fast as with bf16; sixty-four take more than twice as long.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hope_kernels.frozen_linear import with_gradient
+from hope_kernels.frozen_linear import FrozenLinear, with_gradient
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.quantized_linear.reference import MIDDLE_INT4, Quantized
 
@@ -19,8 +17,8 @@ _TILE = 16
 """Rows of a weight come by the tile; zeros fill them up."""
 
 
-class Int4Linear:
-    """A :class:`hope_kernels.frozen_linear.FrozenLinear` by PyTorch's weight-only products.
+class Int4Linear(FrozenLinear):
+    """By PyTorch's weight-only products.
 
     Args:
         weight: ``[N, K]`` in bf16 on a CPU, ``K`` a multiple of :data:`GROUP`.
@@ -28,12 +26,12 @@ class Int4Linear:
         backward: keep what is quantised in bf16 too, transposed, for gradients.
     """
 
+    SUFFIX = ".int4"
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
-        self.rows, self.columns = weight.shape
-        self.dtype, self.device = weight.dtype, weight.device
+        super().__init__(weight, bias)
         if self.columns % GROUP:
             raise ValueError(f"expected a multiple of {GROUP} columns, found {self.columns}")
-        self.bias = bias
         quantized = Quantized.int4(F.pad(weight, (0, 0, 0, -self.rows % _TILE)), GROUP)
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             quantized.values.int() + MIDDLE_INT4, 1
@@ -51,18 +49,8 @@ class Int4Linear:
         parts = (self._packed, self._scales, self.bias)
         return sum(part.nbytes for part in parts if part is not None)
 
-    def constants(self) -> Iterator[tuple[str, Tensor]]:
-        yield ".int4", self.weight
-        if self.bias is not None:
-            yield ".bias", self.bias
-
     def __call__(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            if self._transposed is None:
-                raise RuntimeError("packed without a transpose: no gradient passes here")
-            y = with_gradient(x, self._product, self._transposed)
-        else:
-            y = self._product(x)
+        y = with_gradient(x, self._product, self._transposed)
         return y if self.bias is None else y + self.bias
 
     def _product(self, x: Tensor) -> Tensor:

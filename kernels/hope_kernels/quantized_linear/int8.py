@@ -5,12 +5,10 @@ A row of 8 bits would lose more than the weights do (KL of SmolLM2 to bf16 0.04 
 is read in two halves that share a pass over the weights.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from hope_kernels.frozen_linear import with_gradient
+from hope_kernels.frozen_linear import FrozenLinear, with_gradient
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.quantized_linear.reference import HIGHEST_INT8, Quantized
 
@@ -21,8 +19,8 @@ _ROUNDING = torch.tensor(0.5)
 _LEAST = torch.finfo(torch.float32).tiny * _HIGHEST
 
 
-class Int8Linear:
-    """A :class:`hope_kernels.frozen_linear.FrozenLinear` by oneDNN's products of int8.
+class Int8Linear(FrozenLinear):
+    """By oneDNN's products of int8.
 
     Args:
         weight: ``[N, K]`` on a CPU.
@@ -30,10 +28,10 @@ class Int8Linear:
         backward: keep what is quantised in the weight's type too, transposed, for gradients.
     """
 
+    SUFFIX = ".int8"
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False) -> None:
-        self.rows, self.columns = weight.shape
-        self.dtype, self.device = weight.dtype, weight.device
-        self.bias = bias
+        super().__init__(weight, bias)
         quantized = Quantized.int8(weight)
         self._packed = torch.ops.onednn.qlinear_prepack(quantized.values, None)
         self._scales = quantized.scales[:, 0].contiguous()
@@ -50,17 +48,8 @@ class Int8Linear:
         bias = 0 if self.bias is None else self.bias.nbytes
         return self.rows * self.columns + self._scales.nbytes + bias
 
-    def constants(self) -> Iterator[tuple[str, Tensor]]:
-        yield ".int8", self.weight
-        if self.bias is not None:
-            yield ".bias", self.bias
-
     def __call__(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            if self._transposed is None:
-                raise RuntimeError("packed without a transpose: no gradient passes here")
-            return with_gradient(x, self._product, self._transposed)
-        return self._product(x)
+        return with_gradient(x, self._product, self._transposed)
 
     def _product(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.columns).float()

@@ -54,23 +54,13 @@ class CompiledPath:
     def step(
         self, rows: Sequence[int], tokens: Sequence[int], stand: Sequence[Row]
     ) -> tuple[Tensor, list[bool]]:
-        return self._decoder.step(
-            [
-                Place(row, token, own.run, own.chunk, own.kept, own.frozen is Frozen.NO)
-                for row, token, own in zip(rows, tokens, stand, strict=True)
-            ]
-        )
+        return self._decoder.step([_place(*place) for place in zip(rows, tokens, stand, strict=True)])
 
     def read(self, row: int, tokens: Sequence[int], stand: Sequence[Row]) -> tuple[Tensor, list[bool]]:
         """Tokens of one row, one after the other, to the bits of so many steps: logits ``[vocab]``,
         and whether each token's writes of φ are finite. Only runs may end before the last.
         """
-        return self._decoder.read(
-            [
-                Place(row, token, own.run, own.chunk, own.kept, own.frozen is Frozen.NO)
-                for token, own in zip(tokens, stand, strict=True)
-            ]
-        )
+        return self._decoder.read([_place(row, token, own) for token, own in zip(tokens, stand, strict=True)])
 
     def end_run(self, row: int, run: int) -> None:
         self._decoder.end_run(row, run)
@@ -84,6 +74,10 @@ class CompiledPath:
 
     def sum_gradient(self, level: int, row: int, kept: int) -> None:
         self._decoder.sum_gradient(level, row, kept)
+
+
+def _place(row: int, token: int, own: Row) -> Place:
+    return Place(row, token, own.run, own.chunk, own.kept, own.frozen is Frozen.NO)
 
 
 def _block(rows: BlockRows) -> BlockTensors:

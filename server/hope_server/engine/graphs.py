@@ -66,11 +66,6 @@ class CudaGraphs:
         return CudaGraph(graph, outputs, torch.cuda.memory_reserved(self._device) - before)
 
 
-def graphs_of(device: torch.device) -> Graphs:
-    """Those of a GPU."""
-    return CudaGraphs(device)
-
-
 def without_graphs(error: RuntimeError) -> None:
     """A capture did not succeed: said loudly, once, and counted; launches go on one by one."""
     give_up(OPERATION, error, "decode steps cannot be captured as a CUDA graph, they are launched one by one")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from hope_model.decoding import DecodeRows, can_decode
 from hope_model.hope import Hope
-from hope_model.state import State, StateSpec
+from hope_model.state import State, StateSpec, host_copy
 from hope_model.streaks import Frozen
 from hope_server.engine.decode_sizes import candidate_sizes
-from hope_server.engine.graphs import graphs_of
+from hope_server.engine.graphs import CudaGraphs
 from hope_server.engine.runner import Counts
 from hope_server.engine.slab import LiveRows
 
@@ -114,8 +114,7 @@ class GroupPreviews:
         self.clear, self.write, self.state = self._rows.clear, self._rows.write, self._rows.row
 
     def park(self, slot: int) -> GroupParked:
-        row = self._rows.row(slot)
-        return GroupParked({name: tensor.to("cpu", copy=True) for name, tensor in row.items()})
+        return GroupParked(host_copy(self._rows.row(slot)))
 
     def unpark(self, slot: int, parked: GroupParked) -> None:
         self._rows.write(slot, parked.state)
@@ -154,7 +153,7 @@ def previews_of(model: StepModel, *, slots: int, group: int) -> Previews[Any]:
     if isinstance(model, Hope) and device.type == "cuda":
         from hope_server.engine.slab_previews import SlabPreviews
 
-        return SlabPreviews(model, slots, candidate_sizes(group), graphs_of(device))
+        return SlabPreviews(model, slots, candidate_sizes(group), CudaGraphs(device))
     return GroupPreviews(model, slots, group)
 
 

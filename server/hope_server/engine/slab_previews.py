@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hope_model.hope import Hope
-from hope_model.state import State, gather_state
+from hope_model.state import State, gather_state, host_copy
 from hope_model.streaks import COUNTER_NAMES
 from hope_server.engine.decode_sizes import DecodeSizes, GraphPlan, How, Launch
 from hope_server.engine.graphs import Graph, Graphs, without_graphs
@@ -44,8 +44,7 @@ class SlabPreviews:
         self.clear, self.write, self.state = self._slab.clear, self._slab.write, self._slab.view
 
     def park(self, slot: int) -> GroupParked:
-        row = self._slab.view(slot)
-        return GroupParked({name: tensor.to("cpu", copy=True) for name, tensor in row.items()})
+        return GroupParked(host_copy(self._slab.view(slot)))
 
     def unpark(self, slot: int, parked: GroupParked) -> None:
         self._slab.write(slot, parked.state)

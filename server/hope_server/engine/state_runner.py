@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from hope_model.state import COUNTERS, State, StateSpec
+from hope_model.state import COUNTERS, State, StateSpec, host_copy
 from hope_model.streaks import Frozen
 from hope_server.engine.previews import ExactPreviews, counts_of, previews_of
 from hope_server.engine.runner import Counts, ModelShape, Output, Parked
@@ -167,12 +167,12 @@ class StateRunner:
     @torch.inference_mode()
     def boundary(self, slot: int) -> State:
         """A host copy of the slot's boundary row, ``[1, ...]``."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._boundary.view(slot).items()}
+        return host_copy(self._boundary.view(slot))
 
     @torch.inference_mode()
     def live(self, slot: int) -> State:
         """A host copy of the slot's live row, ``[1, ...]``."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._live.state(slot).items()}
+        return host_copy(self._live.state(slot))
 
     @torch.inference_mode()
     def park(self, slot: int) -> Parked:

@@ -111,7 +111,7 @@ def test_a_system_without_either_says_nothing(tmp_path: Path) -> None:
 
 def test_on_a_gpu_a_slot_is_a_row_of_each_slab(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretend_gpu() as gpu:
-        monkeypatch.setattr(previews, "graphs_of", lambda _device: PretendGraphs(gpu))
+        monkeypatch.setattr(previews, "CudaGraphs", lambda _device: PretendGraphs(gpu))
         model = native(PRETEND)
         live = previews.previews_of(model, slots=3, group=2)
         assert isinstance(live, SlabPreviews)

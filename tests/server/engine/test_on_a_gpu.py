@@ -61,7 +61,7 @@ FUSED = {
 
 
 def on_gpu(family: Callable[[torch.device], ServedModel], **sizes: Any) -> tuple[Story, PretendGPU]:
-    with pretend_gpu() as gpu, patch.object(previews, "graphs_of", lambda _device: PretendGraphs(gpu)):
+    with pretend_gpu() as gpu, patch.object(previews, "CudaGraphs", lambda _device: PretendGraphs(gpu)):
         return tell(family(GPU), **sizes), gpu
 
 
