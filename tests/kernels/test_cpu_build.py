@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,13 +67,38 @@ def test_it_is_compiled_once_for_this_user_alone(compiler: Path, tmp_path: Path)
     assert "-ffast-math" not in compiler.read_text()
 
 
-def test_other_sources_and_other_flags_are_another_library(
-    compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("other", ["flags", "sources", "compiler", "processor"])
+def test_whatever_else_decides_the_instructions_makes_another_library(
+    other: str, compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled(compiler)
-    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DOTHER"))
+    if other == "flags":
+        monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DOTHER"))
+    elif other == "sources":
+        changed = Path(shutil.copytree(build._HERE, tmp_path / "changed"))
+        with (changed / "draw.h").open("a") as header:
+            header.write("/* changed */")
+        monkeypatch.setattr(build, "_HERE", changed)
+    elif other == "compiler":
+        command = tmp_path / "own-cc"
+        command.write_text(command.read_text().replace("pretended 1.0", "pretended 1.1"))
+    else:
+        monkeypatch.setattr(build, "_cpu", lambda: "another")
     assert compiled(compiler) == 2
     assert len(list((tmp_path / "cache" / "hope" / "kernels").glob("decode-*.so"))) == 2
+
+
+def test_while_one_compiles_others_wait(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, held = build._compile, []
+
+    def asking(command: Sequence[str], target: Path) -> None:
+        with (target.parent / ".lock").open("ab") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(target)
+        plain(command, target)
+
+    monkeypatch.setattr(build, "_compile", asking)
+    assert compiled(compiler) == len(held) == 1
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o702])

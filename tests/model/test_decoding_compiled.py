@@ -16,8 +16,8 @@ from hope_kernels import dispatch
 from hope_kernels.cpu import build as cpu
 from hope_kernels.cpu import decoder
 from hope_kernels.cpu.build import BuildError
-from hope_model.decoding import DecodeRows
-from hope_model.decoding.compiled_path import CompiledPath
+from hope_model.decoding import DecodeRows, compiled_path
+from hope_model.decoding.compiled_path import CompiledPath, fits
 from hope_model.decoding.paths import OPERATION
 from hope_model.decoding.torch_path import TorchPath
 from hope_model.hope import Hope
@@ -186,11 +186,17 @@ def test_the_fastest_path_is_the_compiled_one_and_says_so(caplog: pytest.LogCapt
     assert torch.equal(decode(rows, 0, tokens_of(0, 9)), decode(twin, 0, tokens_of(0, 9)))
 
 
+@pytest.mark.parametrize("name", ["MOST_HEAD", "MOST_KEPT", "MOST_LEVEL"])
 @pytest.mark.usefixtures("fresh_dispatch")
 def test_a_model_that_does_not_fit_goes_by_torch_and_nothing_is_given_up(
-    caplog: pytest.LogCaptureFixture,
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build(small_config(chunk=1 << 14, block=1 << 14), torch.float32)
+    model = build(small_config(chunk=16, block=16), torch.float32)
+    head, level = model.config.head_width, model.config.cms_width
+    most = {"MOST_HEAD": head, "MOST_KEPT": 16 * head, "MOST_LEVEL": level}[name]
+    monkeypatch.setattr(compiled_path, name, most)
+    assert fits(model.config)
+    monkeypatch.setattr(compiled_path, name, most - 1)
     with caplog.at_level(logging.INFO):
         assert isinstance(DecodeRows(model, 1)._path, TorchPath)
     assert "too wide for the compiled kernel" in caplog.text
@@ -216,14 +222,15 @@ def test_without_a_compiler_torch_takes_over_loudly_and_once(
     assert OPERATION in dispatch.operations()
 
 
+@pytest.mark.parametrize("how", ["other tokens", "not a number"])
 @pytest.mark.usefixtures("fresh_dispatch")
-def test_a_kernel_that_differs_from_the_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_differs_from_the_model_is_not_used(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(small_config(), torch.float32)
     right = CompiledPath.step
 
     def wrong(self: CompiledPath, *arguments: object) -> tuple[Tensor, list[bool]]:
         logits, wrote = right(self, *arguments)  # type: ignore[arg-type]
-        return logits.roll(1, -1), wrote
+        return logits.roll(1, -1) if how == "other tokens" else logits * torch.nan, wrote
 
     monkeypatch.setattr(CompiledPath, "step", wrong)
     rows = DecodeRows(model, 1)

@@ -140,6 +140,30 @@ def test_a_capture_that_fails_is_said_once_and_decoding_goes_on(
     assert "cannot be captured as a CUDA graph" in record.getMessage()
 
 
+def test_after_a_capture_that_fails_no_graph_is_kept(model: Hope, gpu: PretendGPU) -> None:
+    graphs = PretendGraphs(gpu)
+    previews = made(model, graphs, (1, 2))
+    previews.sizes.sizes = (1, 2)
+    one, two = ([0], [1], []), ([1, 2], [1, 2], [])
+    told(previews, [one] * (WARM_LAUNCHES + 1))
+    assert previews._steps[1].graph is graphs.made[0]
+    previews._graphs = NoGraphs()
+    told(previews, [two] * (WARM_LAUNCHES + 1) + [one])
+    assert [step.graph for step in previews._steps.values()] == [None, None]
+    assert graphs.made[0].replays == 1
+
+
+def test_of_a_token_that_may_not_teach_the_levels_keep_nothing(model: Hope, gpu: PretendGPU) -> None:
+    previews = made(model, PretendGraphs(gpu))
+    for token in range(1, 4):
+        previews.step([1, 3], [token, token], [False, True])
+    kept = {
+        slot: any(bool(x.any()) for name, x in previews.state(slot).items() if name.endswith(".gradient"))
+        for slot in (1, 3)
+    }
+    assert kept == {1: False, 3: True}
+
+
 def test_what_reads_the_device_cannot_be_captured(
     model: Hope, gpu: PretendGPU, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,7 +192,7 @@ def test_graphs_that_take_too_much_are_not_kept(model: Hope, gpu: PretendGPU) ->
 def test_sizes_with_other_bits_are_left_out(
     wrong: int | None, model: Hope, gpu: PretendGPU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each size gives the bits of the largest one, but for the wrong one: its rows are read one by one."""
+    """Each size gives the bits of the largest one, but for the wrong one, from its second step on."""
     plain = StepLaunch.run
 
     def in_one_shape(self: StepLaunch) -> tuple[Tensor, Tensor]:
@@ -178,7 +202,8 @@ def test_sizes_with_other_bits_are_left_out(
         tokens, slots, _ = self._inputs.tolist()
         whole.fill(slots, tokens, ())
         logits, packed = plain(whole)
-        return logits[: self.size] + 1e-6 * (self.size == wrong), packed[: self.size]
+        later = packed[: self.size, :1] > 1  # positions
+        return logits[: self.size] + 1e-6 * (self.size == wrong) * later, packed[: self.size]
 
     monkeypatch.setattr(StepLaunch, "run", in_one_shape)
     previews = made(model, NoGraphs(), (1, 2, 4, 8))
