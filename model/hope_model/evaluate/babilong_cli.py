@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hope_model.errors import ConfigError, DataError
-from hope_model.evaluate.subjects import add_subjects, file_named, named_subjects
+from hope_model.evaluate.subjects import add_subjects, file_named
 
 if TYPE_CHECKING:
-    from hope_model.convert.progress import Progress
     from hope_model.evaluate.babilong import Item, Lead, Story
-    from hope_model.evaluate.ledger import Ledger
+    from hope_model.evaluate.measuring import ItemsOf
     from hope_model.evaluate.sessions.asking import Subject
     from hope_model.evaluate.subject import Find
-    from hope_model.evaluate.subjects import Named, OpenServer
+    from hope_model.evaluate.subjects import OpenServer
 
 LENGTHS = (1_024, 2_048, 4_096)
 LIMIT = 10
-ItemsOf = Callable[["Subject"], "Iterator[Item]"]
 
 _DESCRIPTION = (
     "Facts in a long text, a question at its end, and the answers of its task to choose from: with learning "
@@ -36,21 +34,7 @@ def add_parser(kinds: Any, find: Find | None, open_server: OpenServer | None) ->
         "babilong", help="bAbI's questions about facts in long text", description=_DESCRIPTION
     )
     parser.add_argument("file", type=Path, help=".jsonl of whole texts, or of bAbI's rows")
-    add_subjects(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for babilong.md, .json, .png; resumes from .jsonl",
-    )
-    parser.add_argument(
-        "--conditions",
-        nargs="+",
-        choices=("on", "off", "context"),
-        default=["on", "off"],
-        help="default: on off",
-    )
+    add_subjects(parser, "babilong")
     parser.add_argument("--tasks", type=int, nargs="+", metavar="N", help="only these (default: all)")
     parser.add_argument(
         "--haystack", type=Path, metavar="FILE", help="text in which the facts of bAbI's rows are hidden"
@@ -81,40 +65,12 @@ def run_babilong(
     args: argparse.Namespace, find: Find | None = None, open_server: OpenServer | None = None
 ) -> int:
     """Print the report and write it; returns the exit code."""
-    from hope_model.convert.progress import console_progress
     from hope_model.evaluate.babilong_report import write_babilong
-    from hope_model.evaluate.ledger import Ledger
+    from hope_model.evaluate.measuring import ask_items, run
 
     items_of, about = _items(args)
-    with named_subjects(args, find, open_server) as subjects, console_progress() as progress:
-        settings = {
-            "models": {each.name: each.weights for each in subjects},
-            "origin": args.origin,
-            "conditions": args.conditions,
-            **about,
-        }
-        with Ledger(args.out, "babilong", settings) as ledger:
-            for each in subjects:
-                _measure(each, items_of, args.conditions, ledger, progress)
-            print(write_babilong(ledger))
-    return 0
-
-
-def _measure(
-    named: Named, items_of: ItemsOf, conditions: Sequence[str], ledger: Ledger, progress: Progress
-) -> None:
-    from hope_model.evaluate.sessions.reading import read_and_ask, require_conditions
-
-    with named.open() as subject:
-        require_conditions(subject, named.name, conditions)
-        items = list(items_of(subject))
-        for number, item in enumerate(items):
-            for condition in conditions:
-                key = {"model": named.name, "rule": subject.rule, "condition": condition, **item.key}
-                if ledger.find(**key) is None:
-                    progress(f"{named.name}: questions", number, len(items))
-                    reply = read_and_ask(subject, condition, item.context, item.question)
-                    ledger.add(key | item.found(reply))
+    measure = partial(ask_items, items_of, args.conditions)
+    return run(args, "babilong", about, measure, write_babilong, find=find, open_server=open_server)
 
 
 def _items(args: argparse.Namespace) -> tuple[ItemsOf, dict[str, Any]]:

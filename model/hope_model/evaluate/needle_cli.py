@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hope_model.evaluate.subjects import add_subjects, file_named, named_subjects
+from hope_model.evaluate.subjects import add_subjects, file_named
 
 if TYPE_CHECKING:
-    from hope_model.convert.progress import Progress
-    from hope_model.evaluate.ledger import Ledger
+    from hope_model.evaluate.haystack import Haystack
+    from hope_model.evaluate.measuring import ItemsOf
     from hope_model.evaluate.needle import Needle, NeedleSettings, NeedleText
     from hope_model.evaluate.sessions.asking import Subject
     from hope_model.evaluate.subject import Find
-    from hope_model.evaluate.subjects import Named, OpenServer
+    from hope_model.evaluate.subjects import OpenServer
 
 NOISE = "noise"
-NeedlesOf = Callable[["Subject"], "Iterator[Needle]"]
 
 _DESCRIPTION = (
     "Hides a sentence in a long text, then asks for it: with learning on, off, and for pre-trained models "
@@ -34,21 +33,7 @@ def add_parser(kinds: Any, find: Find | None, open_server: OpenServer | None) ->
         "needle", help="one sentence in a long text, asked for at its end", description=_DESCRIPTION
     )
     parser.add_argument("haystack", help="a text file, 'noise', or a .jsonl file of whole texts")
-    add_subjects(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for needle.md, .json, .png; resumes from .jsonl",
-    )
-    parser.add_argument(
-        "--conditions",
-        nargs="+",
-        choices=("on", "off", "context"),
-        default=["on", "off"],
-        help="default: on off",
-    )
+    add_subjects(parser, "needle")
     parser.add_argument("--kind", choices=("number", "word", "uuid"), help="what is hidden (default: number)")
     parser.add_argument(
         "--lengths",
@@ -73,43 +58,15 @@ def run_needle(
     args: argparse.Namespace, find: Find | None = None, open_server: OpenServer | None = None
 ) -> int:
     """Print the report and write it; returns the exit code."""
-    from hope_model.convert.progress import console_progress
-    from hope_model.evaluate.ledger import Ledger
+    from hope_model.evaluate.measuring import ask_items, run
     from hope_model.evaluate.needle_report import write_needles
 
     needles_of, about = _texts(args) if args.haystack.endswith(".jsonl") else _hidden(args)
-    with named_subjects(args, find, open_server) as subjects, console_progress() as progress:
-        settings = {
-            "models": {each.name: each.weights for each in subjects},
-            "origin": args.origin,
-            "conditions": args.conditions,
-            **about,
-        }
-        with Ledger(args.out, "needle", settings) as ledger:
-            for each in subjects:
-                _measure(each, needles_of, args.conditions, ledger, progress)
-            print(write_needles(ledger))
-    return 0
+    measure = partial(ask_items, needles_of, args.conditions)
+    return run(args, "needle", about, measure, write_needles, find=find, open_server=open_server)
 
 
-def _measure(
-    named: Named, needles_of: NeedlesOf, conditions: Sequence[str], ledger: Ledger, progress: Progress
-) -> None:
-    from hope_model.evaluate.sessions.reading import read_and_ask, require_conditions
-
-    with named.open() as subject:
-        require_conditions(subject, named.name, conditions)
-        needles = list(needles_of(subject))
-        for number, needle in enumerate(needles):
-            for condition in conditions:
-                key = {"model": named.name, "rule": subject.rule, "condition": condition, **needle.key}
-                if ledger.find(**key) is None:
-                    progress(f"{named.name}: needles", number, len(needles))
-                    reply = read_and_ask(subject, condition, needle.context, needle.question)
-                    ledger.add(key | needle.found(reply))
-
-
-def _hidden(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
+def _hidden(args: argparse.Namespace) -> tuple[ItemsOf, dict[str, Any]]:
     from hope_model.evaluate.needle import NeedleSettings, hidden_needles
 
     given = {name: getattr(args, name) for name in ("kind", "lengths", "depths", "repeats")}
@@ -127,14 +84,14 @@ def _hidden(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
     return needles, {"haystack": _source(args.haystack), **_shown(settings)}
 
 
-def _haystack(subject: Subject, name: str, text: str | None, settings: NeedleSettings) -> Any:
+def _haystack(subject: Subject, name: str, text: str | None, settings: NeedleSettings) -> Haystack:
     from hope_model.evaluate.haystack import Haystack, noise, sentences
 
     whole = noise(max(settings.lengths)) if text is None else text
     return Haystack(Path(name).name, subject.encode(sentences(whole)))
 
 
-def _texts(args: argparse.Namespace) -> tuple[NeedlesOf, dict[str, Any]]:
+def _texts(args: argparse.Namespace) -> tuple[ItemsOf, dict[str, Any]]:
     from hope_model.errors import ConfigError, DataError
     from hope_model.evaluate.needle import needles_of, parse_needle
     from hope_model.evaluate.rows import parse_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,14 @@ class Named:
     open: Callable[[], AbstractContextManager[Subject]]
 
 
-def add_subjects(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say who is measured."""
+def add_subjects(
+    parser: argparse.ArgumentParser, name: str, conditions: Sequence[str] = ("on", "off")
+) -> None:
+    """The arguments that say who is measured, where the results of ``name`` go, and how sessions read.
+
+    Args:
+        conditions: those that are measured by default.
+    """
     parser.add_argument(
         "--model", action="append", help="name or folder, once for each model (default: hope-tiny)"
     )
@@ -42,6 +48,20 @@ def add_subjects(parser: argparse.ArgumentParser) -> None:
         default="text",
         help="pre-trained models: read as plain text or as a user's words, which teach more "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"for {name}.md, .json, .png; resumes from .jsonl",
+    )
+    parser.add_argument(
+        "--conditions",
+        nargs="+",
+        choices=("on", "off", "context"),
+        default=list(conditions),
+        help=f"learning; context: what was read is in the prompt (default: {' '.join(conditions)})",
     )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hope_model.evaluate.subjects import add_subjects, file_named, named_subjects
+from hope_model.evaluate.subjects import add_subjects, file_named
 
 if TYPE_CHECKING:
     from hope_model.convert.progress import Progress
@@ -37,21 +37,7 @@ def add_parser(kinds: Any, find: Find | None, open_server: OpenServer | None) ->
     parser.add_argument(
         "--test", type=Path, metavar="FILE", help="what is asked (default: other rows of the same file)"
     )
-    add_subjects(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for continual.md, .json, .png; resumes from .jsonl",
-    )
-    parser.add_argument(
-        "--conditions",
-        nargs="+",
-        choices=("on", "off", "context"),
-        default=["on", "off", "context"],
-        help="learning, or examples in the prompt (default: on off context)",
-    )
+    add_subjects(parser, "continual", ("on", "off", "context"))
     parser.add_argument(
         "--figures",
         nargs="+",
@@ -75,33 +61,28 @@ def run_continual(
     args: argparse.Namespace, find: Find | None = None, open_server: OpenServer | None = None
 ) -> int:
     """Print the report and write it; returns the exit code."""
-    from hope_model.convert.progress import console_progress
     from hope_model.evaluate.continual.data import ContinualSettings
     from hope_model.evaluate.continual.report import write_continual
-    from hope_model.evaluate.ledger import Ledger
+    from hope_model.evaluate.measuring import run
 
     sizes = ContinualSettings(**{name: getattr(args, name) for name in SIZES})
     streams = _streams(args, sizes)
     classes = sum(len(task.classes) for task in next(iter(streams.values())))
-    with named_subjects(args, find, open_server) as subjects, console_progress() as progress:
-        settings = {
-            "models": {each.name: each.weights for each in subjects},
-            "file": file_named(args.file),
-            "test": None if args.test is None else file_named(args.test),
-            **{name: getattr(args, name) for name in (*SIZES, "origin", "conditions", "figures", "seeds")},
-        }
-        with Ledger(args.out, "continual", settings) as ledger:
-            for each in subjects:
-                _measure(each, args, streams, sizes, ledger, progress)
-            print(write_continual(ledger, sizes.tasks, classes))
-    return 0
+    about = {
+        "file": file_named(args.file),
+        "test": None if args.test is None else file_named(args.test),
+        **{name: getattr(args, name) for name in (*SIZES, "figures", "seeds")},
+    }
+    measure = partial(_measure, args, streams, sizes)
+    write = partial(write_continual, tasks=sizes.tasks, classes=classes)
+    return run(args, "continual", about, measure, write, find=find, open_server=open_server)
 
 
 def _measure(
-    named: Named,
     args: argparse.Namespace,
     streams: dict[int, list[StreamTask]],
     sizes: ContinualSettings,
+    named: Named,
     ledger: Ledger,
     progress: Progress,
 ) -> None:
