@@ -218,3 +218,19 @@ def test_groups_hold_every_row_once_and_few_others(chosen: set[int]) -> None:
 def test_rows_side_by_side_are_one_group() -> None:
     assert list(spans([3, 4, 5])) == [[3, 4, 5]]
     assert list(spans([0, 1, 50, 51])) == [[0, 1], [50, 51]]
+
+
+def test_a_parked_row_is_left_alone_and_comes_back_anywhere(path: str) -> None:
+    """Parked within runs, chunks and what a level keeps; both rows then go on, and the copy serves twice."""
+    model = build(config(), torch.float32)
+    rows = DecodeRows(model, 3, path=path)
+    decode(rows, 0, tokens_of(0, 70))
+    parked = rows.park(0)
+    expected = decode(rows, 0, tokens_of(1, 75))
+    for row in (1, 2):
+        decode(rows, row, tokens_of(2, 21))
+        rows.unpark(row, parked)
+        assert torch.equal(decode(rows, row, tokens_of(1, 75)), expected)
+        assert rows.counts(row) == rows.counts(0)
+        for name, tensor in rows.state(0).items():
+            assert torch.equal(rows.state(row)[name], tensor), name

@@ -61,7 +61,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_runs(args: argparse.Namespace) -> int:
-    """Make runs until none is left or the time is up; returns the exit code, 130 when stopped."""
+    """Make runs until none is left or the time is up; returns the exit code, 130 when stopped, and that of
+    another job which failed.
+    """
     import torch
 
     from hope_model.checkpoint import resolve
@@ -80,12 +82,12 @@ def run_runs(args: argparse.Namespace) -> int:
     try:
         with _time_limit(args.minutes):
             experiment = Experiment(places, ExperimentSettings(), tokenizer, say=_say)
-            with _helpers(args):
+            with _helpers(args) as helpers:
                 make_all(experiment, only)
     except KeyboardInterrupt:
         _say("stopped; the same command goes on")
         return 130
-    return 0
+    return next((helper.returncode for helper in helpers if helper.returncode), 0)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -173,7 +175,7 @@ def _time_limit(minutes: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _helpers(args: argparse.Namespace) -> Iterator[None]:
+def _helpers(args: argparse.Namespace) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The other ``--jobs``: processes with the same arguments, which are waited for at the end."""
     command = [sys.executable, "-m", "hope_model.experiment", "run", "--threads", str(args.threads)]
     for name in ("data", "kit", "work", "results", "minutes"):
@@ -183,7 +185,7 @@ def _helpers(args: argparse.Namespace) -> Iterator[None]:
         command += ["--only", *args.only]
     others = [subprocess.Popen(command) for _ in range(args.jobs - 1)]
     try:
-        yield
+        yield others
     except KeyboardInterrupt:
         for other in others:
             other.send_signal(signal.SIGINT)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hope_model.experiment import paper
-from hope_model.experiment.plan import ALL, SYSTEMS, seed_runs
+from hope_model.experiment.plan import ALL, SYSTEMS, seed_runs, sizes_of
 from hope_model.experiment.results import Result
 
 Results = Mapping[str, Result]
@@ -129,7 +129,7 @@ def rank_correlation(results: Results) -> tuple[float, int] | None:
 
 def slope(results: Results, system: str) -> tuple[float, list[tuple[int, float]]] | None:
     """Nats per tenfold parameters by least squares, and the points; None below two sizes."""
-    names = [name for name in (f"{system}-small", system, f"{system}-large") if name in results]
+    names = [run.name for run in sizes_of(system) if run.name in results]
     points = [(results[name]["parameters"], loss_of(results[name])) for name in names]
     if len(points) < 2:
         return None

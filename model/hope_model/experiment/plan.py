@@ -126,6 +126,11 @@ ALL = {
 """Every run that can be asked for by name."""
 
 
+def sizes_of(system: str) -> tuple[Run, ...]:
+    """The system in all its sizes, smallest first."""
+    return ALL[f"{system}-small"], ALL[system], ALL[f"{system}-large"]
+
+
 def top_systems(losses: Mapping[str, float]) -> tuple[Run, ...]:
     """The best systems by ``losses`` (lower is better), by run; empty until every system has one."""
     if any(system.name not in losses for system in SYSTEMS):

@@ -100,8 +100,7 @@ def _read(path: Path) -> Result:
     missing = [name for name in EVALUATED if name not in found["evaluation"]]
     if missing:
         raise ExperimentError(
-            f"{path}: evaluation: expected heldout, streams, levels, recall and tasks, "
-            f"found none of {', '.join(missing)}"
+            f"{path}: evaluation: expected {', '.join(EVALUATED)}, found none of {', '.join(missing)}"
         )
     if path.stem not in ALL or found["run"].get("name") != path.stem:
         raise ExperimentError(

@@ -49,7 +49,7 @@ class Experiment:
         places: Places,
         settings: ExperimentSettings,
         tokenizer: Tokenizer,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None],
     ) -> None:
         """Raises ExperimentError for a folder of other settings; DataError for text that cannot be read."""
         self.places, self.settings, self.tokenizer, self._say = places, settings, tokenizer, say

@@ -21,8 +21,7 @@ class EvaluationSettings:
         heldout_rows, heldout_tokens: held-out text per run of the model and its length.
         stream: length of a long stream; heldout streams are read from their first token.
         recall_rows, recall_tokens, recall_gaps: passages that are read twice, and what lies between.
-        rows: of each benchmark, the first so many; ``articles`` of WikiText, at most ``article_tokens`` of
-            each judged at a time.
+        rows: of each benchmark, the first so many; ``articles`` of WikiText.
     """
 
     heldout_rows: int = 16

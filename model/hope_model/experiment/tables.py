@@ -15,7 +15,7 @@ from hope_model.experiment.figures import (
     title_of,
     verdict,
 )
-from hope_model.experiment.plan import ALL, HOPE, PAIRS, SYSTEMS, TRANSFORMER, Run
+from hope_model.experiment.plan import HOPE, PAIRS, SYSTEMS, TRANSFORMER, Run, sizes_of
 from hope_model.experiment.results import Result
 
 MISSING = "not run yet"
@@ -81,10 +81,11 @@ def errors(results: Results) -> str:
 
 def ablations(results: Results, noise: Noise | None) -> str:
     """The paper's Table 6 beside ours: what taking a part away adds to the loss."""
+    whole = paper.TABLE_6_HOPE
     head = (
         "without",
-        "paper: ppl 12.24 becomes",
-        "paper: accuracy 58.1 becomes",
+        f"paper: ppl {whole[0]:g} becomes",
+        f"paper: accuracy {whole[1]:g} becomes",
         "with, nats",
         "without, nats",
         "change",
@@ -107,10 +108,10 @@ def ablations(results: Results, noise: Noise | None) -> str:
 def sizes(results: Results) -> str:
     rows = []
     for system in (TRANSFORMER, HOPE):
-        for name in (f"{system.name}-small", system.name, f"{system.name}-large"):
-            own = results.get(name)
+        for run in sizes_of(system.name):
+            own = results.get(run.name)
             rows.append(
-                (system.title, f"{ALL[name].parameters:,}", MISSING if own is None else f"{loss_of(own):.3f}")
+                (system.title, f"{run.parameters:,}", MISSING if own is None else f"{loss_of(own):.3f}")
             )
         found = slope(results, system.name)
         rows.append(

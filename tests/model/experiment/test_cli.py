@@ -136,6 +136,26 @@ def test_jobs_are_processes_with_the_same_arguments(monkeypatch: pytest.MonkeyPa
     assert {**vars(again), "jobs": 3} == vars(args)
 
 
+def test_a_run_that_failed_in_another_job_is_a_failure(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failed:
+        returncode = 2
+
+        def __init__(self, command: list[str]) -> None:
+            pass
+
+        def wait(self) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Failed)
+    monkeypatch.setattr(runner, "Experiment", lambda *arguments, **named: None)
+    monkeypatch.setattr(cli, "make_all", lambda experiment, only: None)
+    given = [f"--{name}={getattr(places, name)}" for name in ("data", "kit", "work", "results")]
+    given += ["--threads", str(torch.get_num_threads())]
+    assert [_run("run", *given, "--jobs", jobs) for jobs in ("1", "2")] == [0, 2]
+
+
 def test_a_module_of_its_own_says_errors_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "hope.json").write_text("{")
     command = [sys.executable, "-m", "hope_model.experiment", "list", "--results", str(tmp_path)]

@@ -43,7 +43,7 @@ def test_a_result_is_never_replaced(tmp_path: Path) -> None:
         ({"run": {"name": "retnet"}}, "expected the result of run 'hope', found 'retnet'"),
         (
             {"evaluation": {}},
-            "evaluation: expected heldout, streams, levels, recall and tasks, found none of heldout",
+            "evaluation: expected heldout, streams, levels, recall, tasks, found none of heldout",
         ),
     ],
 )

@@ -196,3 +196,7 @@ def test_a_run_that_cannot_be_trained_does_not_stop_the_others(
     with pytest.raises(TrainError, match="step 7"):
         make_all(experiment, chosen(["retnet", "dla"]))
     assert made == ["retnet", "dla"]
+
+
+def test_a_point_of_the_loss_curve_is_the_mean_since_the_one_before() -> None:
+    assert runner.thinned([(10, 1.0), (20, 3.0), (30, 5.0)], 2) == [[20, 2.0], [30, 5.0]]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hope_kernels.cpu import build
 from hope_server.engine.request import SamplingParams
 from hope_server.engine.sampling import choose, choose_on_device, uniform
 
@@ -99,3 +100,13 @@ def test_any_draw_is_a_token_with_weight(u: float, top_k: int, top_p: float, tem
     logits = torch.tensor([0.0, -1e30, 3.0, 2.0, -float(2**100), 1.0])
     token = choose(logits, SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p), u)
     assert token in (0, 2, 3, 5)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("cut", [(2, 1.0), (0, 0.7)], ids=str)
+def test_the_compiled_draw_takes_no_part_where_something_is_cut(cut: tuple[int, float]) -> None:
+    """A process that decodes with the compiled kernel has loaded it; least likely tokens stay out."""
+    build.load()
+    params = SamplingParams(temperature=1.0, top_k=cut[0], top_p=cut[1])
+    assert {choose(LOGITS, params, u / 100) for u in range(100)} == {1, 3}
+    assert {choose(LOGITS, SamplingParams(temperature=1.0), u / 100) for u in range(100)} > {1, 3}

@@ -144,7 +144,8 @@ def test_after_a_capture_that_fails_no_graph_is_kept(model: Hope, gpu: PretendGP
     graphs = PretendGraphs(gpu)
     previews = made(model, graphs, (1, 2))
     previews.sizes.sizes = (1, 2)
-    one, two = ([0], [1], []), ([1, 2], [1, 2], [])
+    one: Step = ([0], [1], [])
+    two: Step = ([1, 2], [1, 2], [])
     told(previews, [one] * (WARM_LAUNCHES + 1))
     assert previews._steps[1].graph is graphs.made[0]
     previews._graphs = NoGraphs()
