@@ -73,6 +73,8 @@ class HopeAttention:
                 config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
             )
         except ValueError as error:
+            if quantize is None:
+                raise
             raise QuantizeError(f"{quantize}: {error}") from error
         sites = sites_of(config)
         geometry = {site.name: _geometry(site, weights, dtype, self.backbone.device) for site in sites}
