@@ -84,7 +84,9 @@ class HopeAttention:
             config.backbone, memory.prefix + memory.window + 2 * memory.block, self.backbone.device
         )
         self.state_spec = _spec(config)
-        self.canaries = _canaries(self, weights)
+        texts = _canary_texts(weights)
+        self.canaries = [Canary.of(self, text, start) for text, start in texts]
+        self.panel = Canary.panel(self, texts)
         self.weight_norms = {
             level.name: float(
                 torch.stack(
@@ -108,6 +110,9 @@ class HopeAttention:
         for number, canary in enumerate(self.canaries):
             yield f"canaries.{number}.hidden", canary.hidden
             yield f"canaries.{number}.chances", canary.chances
+        if self.panel is not None:
+            yield "canaries.panel.hidden", self.panel.hidden
+            yield "canaries.panel.chances", self.panel.chances
 
     def initial_state(self, rows: int) -> State:
         """The durable state of ``rows`` sessions that have read nothing."""
@@ -291,14 +296,11 @@ def _no_adapter(_layer: int) -> None:
     return None
 
 
-def _canaries(model: HopeAttention, weights: Mapping[str, Tensor]) -> list[Canary]:
+def _canary_texts(weights: Mapping[str, Tensor]) -> list[tuple[list[int], int]]:
+    """Token ids of each and the first position to judge."""
     rows, starts = weights[CANARY_TOKENS].tolist(), weights[CANARY_START].tolist()
     texts = [[int(token) for token in row if token >= 0] for row in rows]
-    return [
-        Canary.of(model, text, int(start))
-        for text, start in zip(texts, starts, strict=True)
-        if start < len(text)
-    ]
+    return [(text, int(start)) for text, start in zip(texts, starts, strict=True) if start < len(text)]
 
 
 def _geometry(
