@@ -158,7 +158,7 @@ class MemoryConfig:
     rows: int = 64
     shortlist: int = 32
     canary: float = 1.0
-    max_divergence: float = 0.15
+    max_divergence: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("window", "block", "delay"):
