@@ -114,7 +114,7 @@ def read_losses(model: Hope, tokens: Tensor, state: State, run: int) -> tuple[Te
     """Nats per token of ``tokens[:, 1:]``, wherever they lie: ``[B, T + 1]`` -> (``[B, T]`` fp32 on the host,
     state after the last).
     """
-    losses, device = [], model.embedding.weight.device
+    losses, device = [], next(iter(state.values())).device
     for start in range(0, tokens.shape[1] - 1, run):
         part = tokens[:, start : start + run + 1].to(device)
         logits, state = model(part[:, :-1], state)
