@@ -557,7 +557,7 @@ def test_what_moves_answers_too_far_is_drawn_back(text: bool) -> None:
 
 def test_many_writes_leave_answers_near_thetas() -> None:
     """What each adds is small; without a bound on all of it answers stray, far within the norm."""
-    far = {}
+    far: dict[float, list[float]] = {}
     for limit in (0.05, 10.0):
         model = build(config(level(max_norm=10.0), max_divergence=limit), torch.float32)
         state, far[limit] = model.initial_state(1), []
