@@ -82,3 +82,8 @@ class Failed:
 
 
 Event = Granted | Sampled | Scored | Boundary | Halted | Done | Failed
+
+
+def is_urgent(event: Event) -> bool:
+    """Whether somebody waits for what follows from it: not so of tokens, and of states to be stored."""
+    return not isinstance(event, Sampled | Boundary)

@@ -9,7 +9,7 @@ from functools import partial
 
 from hope_model.state import StateSpec
 from hope_server.engine.engine import Engine
-from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Halted
+from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Halted, is_urgent
 from hope_server.engine.jobs import Generation
 from hope_server.engine.logprobs import PromptScores
 from hope_server.engine.observer import EngineObserver
@@ -18,6 +18,7 @@ from hope_server.engine.recovery import Recovery, end_learning
 from hope_server.engine.restore import Restored, restore
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
+from hope_server.engine.tide import Tide
 from hope_server.engine.units import TokenRun
 from hope_server.errors import ModelNotFound, SessionCorrupted, ShuttingDown
 from hope_server.sessions.key import SessionKey
@@ -44,8 +45,10 @@ class Desk:
         snapshots: SnapshotWriter,
         ownership: Ownership,
         observer: EngineObserver,
+        tide: Tide,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.tide, self.enough = tide, max(1, engine.config.max_uncommitted // 2)
         self.engine, self.thread, self.store, self.spec = engine, thread, store, spec
         self.snapshots, self.ownership = snapshots, ownership
         self.observer, self.clock = observer, clock
@@ -98,6 +101,8 @@ class Desk:
             mailbox = self.mailboxes.get(session)
             if mailbox is not None:
                 mailbox.put_nowait(event)
+                if mailbox.qsize() >= self.enough or is_urgent(event):
+                    self.tide.hasten(session)
 
 
 class Lease:
@@ -205,7 +210,16 @@ class Lease:
 
     async def take(self) -> list[Event]:
         """Every event that is there, at least one; raises what ended the work."""
-        events = [await self._next()]
+        return [await self._next(), *self._taken()]
+
+    async def gather(self, events: Sequence[Event]) -> list[Event]:
+        """What comes after ``events``, perhaps nothing, until it is time to commit."""
+        if len(events) < self._desk.enough and not any(map(is_urgent, events)):
+            await self._desk.tide.wait(self._session)
+        return self._taken()
+
+    def _taken(self) -> list[Event]:
+        events: list[Event] = []
         while not self._mailbox.empty():
             events.append(self._mailbox.get_nowait())
         return events

@@ -30,6 +30,7 @@ from hope_server.engine.restore import runs_between
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
+from hope_server.engine.tide import Tide
 from hope_server.engine.turn import Turn
 from hope_server.engine.turns import Turns
 from hope_server.engine.verify import verify
@@ -111,6 +112,7 @@ class EngineService:
             self._snapshots,
             self._ownership,
             self._observer,
+            Tide(self._config.commit_interval_s),
             self._clock,
         )
         self._thread.start()
