@@ -277,7 +277,7 @@ class EngineConfig:
     max_waiting: int = 128
     decode_rows: int = 4
     max_uncommitted: int = 32
-    commit_interval_s: float = 0.01
+    commit_interval_s: float = 0.016
     prompt_interval: int = 1
     max_prompt_tokens: int = 1 << 20
     threads: int | None = None
