@@ -92,8 +92,8 @@ class ServerConfig(BaseSettings):
         default=0.016,
         ge=0,
         le=1,
-        description="seconds that tokens may gather for a commit where steps are faster than that: as long as "
-        "a screen shows a frame; 0 commits after each step, which costs throughput",
+        description="seconds that tokens may gather for a commit where steps are faster than that: no longer "
+        "than a screen shows a frame; 0 commits after each step, which costs throughput",
         allow_inf_nan=False,
     )
     encryption_key_file: Path | None = Field(
