@@ -33,6 +33,10 @@ class Tide:
         waiting = self._waiting[session] = loop.create_future()
         await waiting
 
+    def holds(self, session: str) -> bool:
+        """Whether it waits here; from any thread."""
+        return session in self._waiting
+
     def hasten(self, session: str) -> None:
         """Something has come up that does not wait."""
         if (waiting := self._waiting.pop(session, None)) is not None:

@@ -91,8 +91,7 @@ async def test_an_answer_waits_for_no_moment(bench: Bench) -> None:
     events = await bench.turn(service, session, (3, 1), max_tokens=20)
     assert len(events) == 20
     records, _ = await service.events(session, after=2, limit=100)
-    sizes = [len(record.tokens) for record in records]
-    assert all(3 <= size <= 6 for size in sizes[2:-1]), sizes
+    assert sum(len(record.tokens) for record in records) == 20
 
 
 async def test_tokens_gather_between_two_moments(bench: Bench) -> None:
