@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "head hash not compared",
         LUA,
-        "if at[1] ~= args[3] or at[2] ~= args[4] then",
-        "if at[1] ~= args[3] then",
+        "if seq ~= args[3] or head ~= args[4] then",
+        "if seq ~= args[3] then",
         (CONFORMANCE,),
     ),
     Mutation(
@@ -86,12 +86,12 @@ MUTATIONS = (
     Mutation(
         "a commit sent again is not known",
         LUA,
-        "if at[1] == args[5] and at[2] == args[6] then",
+        "if seq == args[5] and head == args[6] then",
         "if false then",
         (FAULTS,),
     ),
     Mutation(
-        "quarantine not looked at", LUA, "if at[3] == 'quarantined' then", "if false then", (CONFORMANCE,)
+        "quarantine not looked at", LUA, "if state == 'quarantined' then", "if false then", (CONFORMANCE,)
     ),
     Mutation(
         "a rollback keeps snapshots of the future",
