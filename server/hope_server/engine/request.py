@@ -276,7 +276,7 @@ class EngineConfig:
     slots: int = 16
     max_waiting: int = 128
     decode_rows: int = 4
-    max_uncommitted: int = 32
+    max_uncommitted: int = 64
     commit_interval_s: float = 0.016
     prompt_interval: int = 1
     max_prompt_tokens: int = 1 << 20
