@@ -150,6 +150,13 @@ MUTATIONS = (
         (LANE,),
     ),
     Mutation(
+        "tokens of one who waits keep those of others from being told",
+        f"{ENGINE}/mail.py",
+        "any(is_urgent(event) or not self.tide.holds(name) for",
+        "all(is_urgent(event) or not self.tide.holds(name) for",
+        ("tests/server/engine/test_mail.py",),
+    ),
+    Mutation(
         "each session commits at moments of its own",
         f"{ENGINE}/tide.py",
         "if due_s is None or due_s <= loop.time():",
