@@ -31,7 +31,11 @@ class Tide:
             else:
                 loop.call_at(due_s, self._turn)
         waiting = self._waiting[session] = loop.create_future()
-        await waiting
+        try:
+            await waiting
+        finally:
+            if self._waiting.get(session) is waiting:  # cancelled
+                del self._waiting[session]
 
     def holds(self, session: str) -> bool:
         """Whether it waits here; from any thread."""
@@ -52,5 +56,5 @@ class Tide:
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():  # cancelled
+    if not waiting.done():  # cancelled in this turn of the loop
         waiting.set_result(None)

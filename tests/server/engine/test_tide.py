@@ -75,8 +75,10 @@ def test_one_who_leaves_takes_nobody_along() -> None:
         leaves, stays = (asyncio.ensure_future(wait(tide, name, found)) for name in ("b", "c"))
         await asyncio.sleep(1.0)
         leaves.cancel()
-        await asyncio.wait({leaves, stays})
+        await asyncio.wait({leaves})
         assert leaves.cancelled()
+        assert not tide.holds("b")
+        await stays
         return found
 
     assert run(main()) == [("c", 10.0)]
