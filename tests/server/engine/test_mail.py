@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from tests.server.engine.conftest import Bench
 
 from hope_server.engine.events import Done, Event, Sampled
@@ -94,7 +95,9 @@ async def test_a_closed_loop_is_told_nothing() -> None:
     Mail(loop, Tide(1.0)).send([("a", DONE)])
 
 
-async def test_an_answer_wakes_the_loop_less_often_than_it_has_tokens(bench: Bench) -> None:
+async def test_an_answer_wakes_the_loop_less_often_than_it_has_tokens(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = await bench.service(commit_interval_s=1e6, max_uncommitted=64)
     session = (await service.create_session("t")).key
     mail, loop = service._desk.mail, asyncio.get_running_loop()
@@ -105,6 +108,6 @@ async def test_an_answer_wakes_the_loop_less_often_than_it_has_tokens(bench: Ben
         woken += callback == mail.collect
         return threadsafe(callback, *args)
 
-    loop.call_soon_threadsafe = call  # type: ignore[method-assign]
+    monkeypatch.setattr(loop, "call_soon_threadsafe", call)
     assert len(await bench.turn(service, session, (3, 1), max_tokens=30)) == 30
     assert woken < 15
