@@ -1,7 +1,9 @@
 """Reading through a window's cache by the compiled kernel, ``hope_kernels.cpu.reader``, where a machine has it.
 
-It is equal to the layers of ``backbone`` to rounding, not to the bit: activations stay fp32 but for the operands of
-products. A token's bits do not depend on the cut of its run, so that what is decoded can be read again at once.
+It is equal to the layers of ``backbone`` to rounding, not to the bit: activations stay fp32 but for the
+operands of products. A token's bits do not depend on the cut of its run, so that what is decoded can be read
+again at once. Either way takes up the sessions that the other has stored; but that a journal leads to the same
+bits holds on one of them, as it holds on one kind of processor.
 """
 
 import logging
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import BuildError, load
-from hope_kernels.cpu.frozen import FrozenWeights
+from hope_kernels.cpu.frozen import FrozenWeights, Whole
 from hope_kernels.cpu.reader import MOST_SEEN, LayerTensors, Places, Reader, Rings
 from hope_kernels.cpu.reader_layout import PROJECTIONS
 from hope_kernels.dispatch import declare, give_up
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 OPERATION = "hope_read"
 """The kernel's name in logs and metrics."""
+MAX_DIVERGENCE = 0.05
+"""Nats by which it may differ from the model's own layers; rounding makes 1e-3."""
+MAX_ERROR = 1e-4
+"""Of a product, by its greatest result."""
+TRIED = 37
+"""Tokens of a trial."""
 
 _log = logging.getLogger(__name__)
 declare(OPERATION)
@@ -38,15 +46,68 @@ def kernel_arena(dtype: torch.dtype, device: torch.device | None) -> Arena | Non
         return None
     try:
         load("attention")
+        _try_products()
     except BuildError as error:
         give_up(OPERATION, error)
         return None
-    _log.info("reading with the compiled kernel %s", OPERATION)
     return Arena()
 
 
-def compiled_reader(model: "HopeAttention") -> Reader:
-    """Of a model whose products the kernel keeps."""
+def compiled_reader(model: "HopeAttention") -> Reader | None:
+    """Of a model whose products the kernel keeps; None if it does not read as the model's own layers do."""
+    reader = _reader(model)
+    found = _divergence(model, reader)
+    if not found < MAX_DIVERGENCE:
+        give_up(OPERATION, BuildError(f"differs from the model's own layers by {found:.3g} nats"))
+        return None
+    _log.info("reading with the compiled kernel %s", OPERATION)
+    return reader
+
+
+def _try_products() -> None:
+    """Raises BuildError if products come to something else than plain ones."""
+    make = torch.Generator().manual_seed(0)
+    x = torch.randn(19, 96, generator=make).bfloat16()
+    values = torch.randint(-127, 128, (150, 96), generator=make, dtype=torch.int8)
+    scales = torch.rand(150, generator=make)
+    groups = torch.rand(2, 150, 3, generator=make).bfloat16()
+    weights = {
+        "bf16": (values.bfloat16() / 64, values.float() / 64),
+        "int8": (Whole(values, scales), values * scales[:, None]),
+        "int4": (
+            Whole(values & 15, groups[0], groups[1]),
+            ((values & 15).float() - 8) * groups[0].float().repeat_interleave(32, 1)
+            + groups[1].float().repeat_interleave(32, 1),
+        ),
+    }
+    for kind, (weight, plain) in weights.items():
+        expected = x.float() @ plain.mT
+        found = FrozenWeights(weight, None, Arena()).product(x)
+        error = float((found - expected).abs().max() / expected.abs().max())
+        if not error < MAX_ERROR:
+            raise BuildError(f"products of {kind} are off by {error:.3g}")
+
+
+@torch.no_grad()
+def _divergence(model: "HopeAttention", reader: Reader) -> float:
+    """Mean nats between what the kernel and the layers say of some tokens; 0 where the layers' are not finite."""
+    make = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config.vocab_size, (1, TRIED), generator=make)
+    deltas = {}
+    for site in model.memory.sites:
+        delta = torch.randn(1, *site.shape, generator=make)
+        deltas[site.name] = (0.1 * model.weight_norms[site.level.name] * delta / delta.norm()).bfloat16()
+    cache = model.new_cache(1)
+    x = read_compiled(model, reader, cache, [0], tokens, deltas, None)
+    found, expected = (
+        model.backbone.logits(each).log_softmax(-1) for each in (x, model.hidden(tokens, deltas))
+    )
+    if not bool(expected.isfinite().all()):
+        return 0.0
+    return float((expected.exp() * (expected - found)).sum(-1).mean())
+
+
+def _reader(model: "HopeAttention") -> Reader:
     backbone, config = model.backbone, model.config.backbone
     layers = []
     for index, layer in enumerate(backbone.layers):
@@ -84,11 +145,6 @@ def compiled_reader(model: "HopeAttention") -> Reader:
     return Reader(layers, backbone.embedding, sizes=sizes, epsilon=config.norm_epsilon)
 
 
-def fits(cache: WindowCache) -> bool:
-    """Whether a thread's stack has room for what a token sees."""
-    return cache.capacity <= MOST_SEEN
-
-
 def read_compiled(
     model: "HopeAttention",
     reader: Reader,
@@ -98,7 +154,7 @@ def read_compiled(
     deltas: Deltas | None,
     slots: Tensor | None,
 ) -> Tensor:
-    """See :meth:`HopeAttention.read`."""
+    """See :meth:`HopeAttention.read`; a thread's stack has room for :data:`MOST_SEEN` tokens in sight."""
     count = tokens.shape[1]
     cache.reserve(cache.span(rows, count))
     own = None if deltas is None else [_dense(deltas[name]) for name in _site_names(model)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hope_kernels.cpu.arena import Arena
-from hope_kernels.cpu.reader import Reader
+from hope_kernels.cpu.reader import MOST_SEEN, Reader
 from hope_kernels.quantized_linear import Bits
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
@@ -96,9 +96,6 @@ class HopeAttention:
         )
         self.state_spec = _spec(config)
         self.reader: Reader | None = None
-        if arena is not None:
-            self.reader = compiled_reader(self)
-        self.canaries = _canaries(self, weights)
         self.weight_norms = {
             level.name: float(
                 torch.stack(
@@ -111,6 +108,9 @@ class HopeAttention:
             )
             for level in memory.levels
         }
+        if arena is not None:
+            self.reader = compiled_reader(self)
+        self.canaries = _canaries(self, weights)
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Every frozen tensor by name, as it is used."""
@@ -185,7 +185,7 @@ class HopeAttention:
             The last block's output ``[B, T, D]``.
         """
         count = tokens.shape[1]
-        if self.reader is not None:
+        if self.reader is not None and cache.capacity <= MOST_SEEN:
             return read_compiled(self, self.reader, cache, rows, tokens, deltas, slots)
         places = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
         before = torch.tensor([cache.rows[row].read for row in rows])
