@@ -16,7 +16,7 @@ def bound_norm(x: Tensor, limit: float, *, axes: tuple[int, ...]) -> Tensor:
     """Scale ``x`` down to a Frobenius norm over ``axes`` of at most ``limit``; a smaller one is unchanged."""
     squared = x.square().sum(axes, keepdim=True)
     inside = squared <= limit * limit
-    if _asks_cheaply(x) and bool(inside.all()):
+    if asks_cheaply(x) and bool(inside.all()):
         return x
     # Clamped, since the root's gradient at zero is infinite also where it is not chosen.
     factor = limit * torch.rsqrt(squared.clamp_min(limit * limit))
@@ -46,14 +46,14 @@ def keep_finite_heads(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
 def finite_rows(x: Tensor) -> Tensor:
     """Which rows of ``x [B, ...]`` hold finite values alone: ``[B]`` bool."""
     # One value that is not finite makes the sum so; a sum that merely overflows is looked at row by row.
-    if _asks_cheaply(x) and bool(torch.isfinite(x.detach().sum())):
+    if asks_cheaply(x) and bool(torch.isfinite(x.detach().sum())):
         return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
     return torch.isfinite(x.detach()).reshape(x.shape[0], -1).all(1)
 
 
 def keep_rows(applied: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``new`` in the rows where ``applied [B]`` holds, else ``old``."""
-    if _asks_cheaply(applied) and bool(applied.all()):
+    if asks_cheaply(applied) and bool(applied.all()):
         return new
     return torch.where(applied.view(-1, *(1,) * (new.dim() - 1)), new, old)
 
@@ -63,7 +63,7 @@ def keep_learning(learns: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
     return new if learns is None else keep_rows(learns, new, old)
 
 
-def _asks_cheaply(x: Tensor) -> bool:
+def asks_cheaply(x: Tensor) -> bool:
     """Whether a value is at hand; that of a GPU's tensor comes when all work before it is done."""
     return x.device.type == "cpu"
 

@@ -99,9 +99,14 @@ class Hope(nn.Module):
         scatter_state(slab, slots, self._counted_step(before, applied, learn))
         return self._head(x)
 
-    def forward(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
-        """A run of tokens: ``tokens [B, T]`` int64 -> ``(logits [B, T, vocab], state')``; any ``T >= 1``."""
-        hidden, state = self.hidden(tokens, state, learn)
+    def forward(
+        self, tokens: Tensor, state: State, learn: Tensor | None = None, phase: int | None = None
+    ) -> tuple[Tensor, State]:
+        """A run of tokens: ``tokens [B, T]`` int64 -> ``(logits [B, T, vocab], state')``; any ``T >= 1``.
+
+        phase: as :meth:`hidden` has it.
+        """
+        hidden, state = self.hidden(tokens, state, learn, phase)
         return self._head(hidden), state
 
     def prefill(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
@@ -124,19 +129,27 @@ class Hope(nn.Module):
             )
         return self.prefill(tokens, state, learn)
 
-    def hidden(self, tokens: Tensor, state: State, learn: Tensor | None = None) -> tuple[Tensor, State]:
-        """The last block's output before norm and head: ``[B, T]`` -> ``(x [B, T, D], state')``."""
+    def hidden(
+        self, tokens: Tensor, state: State, learn: Tensor | None = None, phase: int | None = None
+    ) -> tuple[Tensor, State]:
+        """The last block's output before norm and head: ``[B, T]`` -> ``(x [B, T, D], state')``.
+
+        phase: tokens read before modulo ``phase_period``, from who knows that all rows stand there and learn;
+            None asks the state, for which a GPU is waited for.
+        """
         if tokens.dim() != 2 or tokens.shape[1] == 0:
             raise StateError(f"tokens: expected [B, T] with T >= 1, found {list(tokens.shape)}")
+        if phase is not None:
+            return self._lockstep(tokens, state, learn, None, phase)
         phases = state["position"] % self.phase_period
         if bool((phases == phases[0]).all()):
-            return self._lockstep(tokens, state, learn, int(phases[0]))
+            return self._lockstep(tokens, state, learn, learning_rows(state), int(phases[0]))
         x = self.embedding.weight.new_empty(*tokens.shape, self.config.width)
         after = {name: torch.empty_like(tensor) for name, tensor in state.items()}
         for phase in phases.unique():
             rows = (phases == phase).nonzero()[:, 0]
-            flags = None if learn is None else learn[rows]
-            part, own = self._lockstep(tokens[rows], select_rows(state, rows), flags, int(phase))
+            flags, before = None if learn is None else learn[rows], select_rows(state, rows)
+            part, own = self._lockstep(tokens[rows], before, flags, learning_rows(before), int(phase))
             x = x.index_copy(0, rows, part)
             after = {name: tensor.index_copy(0, rows, own[name]) for name, tensor in after.items()}
         return x, after
@@ -162,9 +175,9 @@ class Hope(nn.Module):
         return self._head(hidden)
 
     def _lockstep(
-        self, tokens: Tensor, state: State, learn: Tensor | None, phase: int
+        self, tokens: Tensor, state: State, learn: Tensor | None, learns: Tensor | None, phase: int
     ) -> tuple[Tensor, State]:
-        x, learns = self._embed(tokens), learning_rows(state)
+        x = self._embed(tokens)
         learn, after, applied = _both(tokens, learn, learns), {}, []
         for index, block in enumerate(self.blocks):
             x, own, wrote = block(x, _layer(state, index), phase, learn, learns)

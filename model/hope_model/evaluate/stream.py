@@ -111,13 +111,15 @@ def require_length(streams: Sequence[tuple[str, Sequence[int]]], settings: Strea
 
 
 def read_losses(model: Hope, tokens: Tensor, state: State, run: int) -> tuple[Tensor, State]:
-    """Nats per token of ``tokens[:, 1:]``: ``[B, T + 1]`` -> (``[B, T]`` fp32, state after the last)."""
-    losses = []
+    """Nats per token of ``tokens[:, 1:]``, wherever they lie: ``[B, T + 1]`` -> (``[B, T]`` fp32 on the host,
+    state after the last).
+    """
+    losses, device = [], next(iter(state.values())).device
     for start in range(0, tokens.shape[1] - 1, run):
-        part = tokens[:, start : start + run + 1]
+        part = tokens[:, start : start + run + 1].to(device)
         logits, state = model(part[:, :-1], state)
         losses.append(F.cross_entropy(logits.flatten(0, 1).float(), part[:, 1:].flatten(), reduction="none"))
-    return torch.cat([loss.view(tokens.shape[0], -1) for loss in losses], dim=1), state
+    return torch.cat([loss.view(tokens.shape[0], -1) for loss in losses], dim=1).cpu(), state
 
 
 def _fresh_losses(model: Hope, tokens: Tensor, settings: StreamSettings, lead: int) -> Tensor:

@@ -35,7 +35,10 @@ def add_parser(subparsers: Any) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     run = kinds.add_parser("run", help="make the runs that have no result yet", description=_RUN)
     run.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="folder of the core mixture's sets"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the core mixture's sets; not needed where --work already has the split text",
     )
     run.add_argument("--kit", type=Path, required=True, metavar="DIR", help="folder of the evaluation kit")
     run.add_argument("--work", type=Path, required=True, metavar="DIR", help="for checkpoints and split text")

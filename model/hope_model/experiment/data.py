@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,25 +38,23 @@ class ExperimentData:
     files: dict[str, str]
 
 
-def prepare(folder: Path, work: Path, settings: ExperimentSettings) -> ExperimentData:
+def prepare(folder: Path | None, work: Path, settings: ExperimentSettings) -> ExperimentData:
     """Read what was split into ``work`` before, or split the sets in ``folder`` now.
 
+    Without a folder the text must have been split before, here or on another machine.
+
     Raises:
-        DataError: a set or a shard is missing or broken, or the text in ``work`` is of other shards or
-        settings.
+        DataError: a set or a shard is missing or broken, or the text in ``work`` is missing, or of other
+        shards or settings.
     """
-    sources = builtin_mixture(settings.mixture).resolve(folder)
-    files = {path.name: sha256_of(path) for source in sources for path in source.shards}
-    record = work / RECORD
-    wanted = {"files": files, "share": settings.heldout_share, "tokens": settings.tokens}
-    if not record.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        for source in sources:
-            _split(source, work, settings)
-        scratch = work / f".{RECORD}"
-        parts = {path.name: sha256_of(path) for path in _parts(sources, work)}
-        scratch.write_text(json.dumps({**wanted, "parts": parts}, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(record)
+    mixture, record = builtin_mixture(settings.mixture), work / RECORD
+    sources = mixture.sources()
+    wanted: dict[str, Any] = {"share": settings.heldout_share, "tokens": settings.tokens}
+    if folder is not None:
+        sources = mixture.resolve(folder)
+        wanted["files"] = {path.name: sha256_of(path) for source in sources for path in source.shards}
+        if not record.exists():
+            _split_all(sources, work, settings, wanted)
     found = _read_record(record)
     if any(found.get(name) != value for name, value in wanted.items()):
         raise DataError(
@@ -71,7 +70,7 @@ def prepare(folder: Path, work: Path, settings: ExperimentSettings) -> Experimen
             replace(source, shards=(work / f"{source.name}.{HELDOUT}.jsonl.zst",), max_epochs=1)
             for source in sources
         ),
-        files,
+        found["files"],
     )
 
 
@@ -116,6 +115,19 @@ def _first_tokens(
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
+def _split_all(
+    sources: Sequence[Source], work: Path, settings: ExperimentSettings, made_of: dict[str, Any]
+) -> None:
+    """Split every set, then note what the text is made of: without the note nothing has been split."""
+    work.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        _split(source, work, settings)
+    scratch = work / f".{RECORD}"
+    parts = {path.name: sha256_of(path) for path in _parts(sources, work)}
+    scratch.write_text(json.dumps({**made_of, "parts": parts}, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(work / RECORD)
+
+
 def _split(source: Source, work: Path, settings: ExperimentSettings) -> None:
     """Write a set's two files: its first documents, until there is enough to train on."""
     enough = SURPLUS * BYTES_PER_TOKEN * settings.tokens * source.weight
@@ -151,11 +163,13 @@ def _parts(sources: Sequence[Source], work: Path) -> list[Path]:
     return [work / f"{source.name}.{kind}.jsonl.zst" for source in sources for kind in (TRAIN, HELDOUT)]
 
 
-def _read_record(path: Path) -> dict[str, dict[str, str]]:
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise DataError(f"{path.parent}: expected text that was split before, or a folder of sets to split")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not isinstance(found.get("parts"), dict):
-            raise ValueError("expected an object with parts")
+        if not isinstance(found, dict) or not all(isinstance(found.get(x), dict) for x in ("files", "parts")):
+            raise ValueError("expected an object with files and parts")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return found

@@ -115,8 +115,9 @@ Some from scratch, and whether they come out the same:
   the same count within 3%. Baselines have no CMS levels, Hope has two.
 - Tokenizer: that of `hope-tiny`, 8,192 entries.
 - Learning rate: each run tries {rates} on the first {settings.tuning_tokens:,} tokens
-  with a schedule of that length; the lowest mean loss of the last quarter wins. A short prefix favours
-  high rates, for all alike. Further seeds take the rate of the first.
+  with a schedule of that length; the lowest mean loss of the last quarter wins; while that
+  is an end of them, one more beyond it is tried. A short prefix favours high rates, for all alike.
+  Further seeds take the rate of the first.
 - Held-out text: one document in {settings.heldout_share} of each set, chosen by its hash, is kept out of
   training. The loss is the mean by set, weighted as the mixture is. Long streams:
   {settings.evaluation.stream:,} tokens of three books that are in no training text."""

@@ -21,6 +21,7 @@ NEEDED = {
     "evaluation": dict,
     "seconds": dict,
     "tokens_per_cpu_s": float,
+    "device": str,
     "machine": str,
 }
 """Fields of a result and their types."""

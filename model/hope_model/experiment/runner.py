@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +23,25 @@ from hope_model.experiment.settings import ExperimentSettings, differences, fing
 from hope_model.hope import Hope
 from hope_model.tokenizer import Tokenizer
 from hope_model.train.log import read_log
+from hope_model.train.processes import training_device
 from hope_model.train.resume import load_weights
 from hope_model.train.settings import TrainSettings
 from hope_model.train.trainer import train
 
 POINTS = 128
 """Points of a run's loss curve, each the mean of the steps since the one before."""
+FURTHER = 4
+"""Rates that are tried beyond those of the settings, at most."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Folders: the pre-training sets, the evaluation kit, what a run needs while it is made, results."""
+    """Folders: the pre-training sets, the evaluation kit, what a run needs while it is made, results.
 
-    data: Path
+    data: None where the text in ``work`` has been split before.
+    """
+
+    data: Path | None
     kit: Path
     work: Path
     results: Path
@@ -89,13 +95,9 @@ class Experiment:
         if done is not None:
             return float(done["learning_rate"]), done["tuning"]
         with _locked(self.places.work / "runs" / base.name / "tuning.lock", wait=True):
-            losses = {rate: self._try(base, rate) for rate in self.settings.rates}
-        finite = {rate: loss for rate, loss in losses.items() if loss is not None}
-        if not finite:
-            raise ExperimentError(
-                f"{base.name}: expected a rate of {self.settings.rates} to train, found none"
-            )
-        best = min(finite, key=lambda rate: finite[rate])
+            best, losses = tuned(self.settings.rates, lambda rate: self._try(base, rate))
+        if best is None:
+            raise ExperimentError(f"{base.name}: expected a rate of {tuple(losses)} to train, found none")
         return best, {f"{rate:g}": loss for rate, loss in losses.items()}
 
     def _try(self, run: Run, rate: float) -> float | None:
@@ -117,7 +119,7 @@ class Experiment:
     def _result(self, run: Run, settings: TrainSettings, folder: Path, tuning: dict[str, Any]) -> Result:
         model = Hope(settings.hope_config())
         model.load_state_dict(load_weights(folder / "train"))
-        model.requires_grad_(False).eval()
+        model.requires_grad_(False).eval().to(training_device())
         if self._heldout is None:
             self._heldout = heldout_rows(self.data, self.tokenizer, self.settings)
         started = time.process_time()
@@ -140,6 +142,7 @@ class Experiment:
                 "evaluation_cpu": time.process_time() - started,
             },
             "tokens_per_cpu_s": len(log) * settings.rows * settings.window / cpu,
+            "device": training_device().type,
             "machine": machine(),
         }
 
@@ -162,6 +165,25 @@ class Experiment:
             )
 
 
+def tuned(
+    rates: Sequence[float], loss_at: Callable[[float], float | None]
+) -> tuple[float | None, dict[float, float | None]]:
+    """The rate of the lowest loss and every loss tried, None for one that is not finite.
+
+    ``rates`` ascend by equal factors. While the best is at an end, that end is moved out by the factor,
+    ``FURTHER`` times at most.
+    """
+    losses = {rate: loss_at(rate) for rate in rates}
+    factor = rates[1] / rates[0] if len(rates) > 1 else 1.0
+    while True:
+        finite = {rate: loss for rate, loss in losses.items() if loss is not None}
+        best = min(finite, key=lambda rate: finite[rate], default=None)
+        beyond = {min(losses): min(losses) / factor, max(losses): max(losses) * factor}
+        if best not in beyond or factor == 1.0 or len(losses) == len(rates) + FURTHER:
+            return best, dict(sorted(losses.items()))
+        losses[beyond[best]] = loss_at(beyond[best])
+
+
 def thinned(points: list[tuple[int, float]], count: int) -> list[list[float]]:
     """``[tokens, mean loss since the point before]``, at most ``count`` of them."""
     size = -(-len(points) // count)
@@ -170,13 +192,14 @@ def thinned(points: list[tuple[int, float]], count: int) -> list[list[float]]:
 
 
 def machine() -> str:
-    """Processor, where the system tells it, cores, threads and torch."""
+    """GPU, if it trains there, processor, where the system tells it, cores, threads and torch."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         found = None
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
-        f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, "
+        f"{gpu}{found[1] if found else platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}"
     )
 

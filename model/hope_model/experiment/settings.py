@@ -9,7 +9,7 @@ from hope_model.errors import ConfigError, ExperimentError
 from hope_model.experiment.plan import Run
 from hope_model.train.settings import TrainSettings
 
-FORMAT = 1
+FORMAT = 2
 """Grows when the meaning of a figure changes: results of another format are not mixed in."""
 
 
@@ -50,8 +50,9 @@ class ExperimentSettings:
     """How every run is tuned, trained and evaluated; see ``TrainSettings`` for what the names mean.
 
     Attributes:
-        rates: learning rates that are tried, each on the first ``tuning_tokens`` of the text with a schedule
-            of that length; the lowest mean loss over the last quarter of its steps wins.
+        rates: learning rates that are tried, ascending by equal factors, each on the first ``tuning_tokens``
+            of the text with a schedule of that length; the lowest mean loss over the last quarter of its
+            steps wins. While that is an end of them, one more beyond it is tried.
         mixture: a built-in mixture of sets.
         heldout_share: one document in so many is kept out of training.
     """
@@ -70,8 +71,11 @@ class ExperimentSettings:
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
-        if not self.rates or self.heldout_share < 2:
-            raise ConfigError(f"experiment: expected rates and a held-out share from 2, found {self}")
+        ascending = list(self.rates) == sorted(set(self.rates))
+        if not self.rates or not ascending or self.heldout_share < 2:
+            raise ConfigError(
+                f"experiment: expected ascending rates and a held-out share from 2, found {self}"
+            )
 
     def training(self, run: Run, rate: float, *, tuning: bool) -> TrainSettings:
         """The trainer's settings for one run at one rate."""

@@ -46,7 +46,7 @@ def systems(results: Results) -> str:
                 f"{own['state_bytes'] / 1024:,.0f}",
                 f"{own['parameters']:,}",
                 f"{own['learning_rate']:g}",
-                f"{own['tokens_per_cpu_s']:,.0f}",
+                f"{own['tokens_per_cpu_s']:,.0f}" if own["device"] == "cpu" else "on a GPU",
             )
         )
     return markdown(head, [*rows, *_missing(results, SYSTEMS, len(head))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -56,14 +56,20 @@ class Mixture:
 
     def resolve(self, directory: Path) -> tuple[Source, ...]:
         """Find the shards of every set under `directory`; raises DataError for a set without files."""
-        total = sum(item.weight for item in self.sets)
         sources = []
-        for item in self.sets:
+        for source, item in zip(self.sources(), self.sets, strict=True):
             shards = tuple(sorted(path for path in directory.glob(item.glob) if path.is_file()))
             if not shards:
                 raise DataError(f"set {item.name!r}: no file in {directory} matches {item.glob!r}")
-            sources.append(Source(item.name, item.format, item.weight / total, shards, item.max_epochs))
+            sources.append(replace(source, shards=shards))
         return tuple(sources)
+
+    def sources(self) -> tuple[Source, ...]:
+        """The sets with their shares, without files."""
+        total = sum(item.weight for item in self.sets)
+        return tuple(
+            Source(item.name, item.format, item.weight / total, (), item.max_epochs) for item in self.sets
+        )
 
 
 def load_mixture(path: Path) -> Mixture:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hope_model.config import HopeConfig, get_config
 from hope_model.errors import ConfigError
+from hope_model.guards import asks_cheaply
 from hope_model.hope import Hope
 from hope_model.state import State, detach
 from hope_model.train.settings import TRANSFORMER_PREFIX, TrainSettings
@@ -36,6 +37,7 @@ class HopeObjective(Objective):
 
     def __init__(self, config: HopeConfig) -> None:
         self.model: Hope = Hope(config)
+        self._phase_period = self.model.phase_period
 
     def initial_state(self, rows: int) -> State:
         return self.model.initial_state(rows)
@@ -54,7 +56,10 @@ class HopeObjective(Objective):
             )
 
     def loss(self, tokens: Tensor, resets: Tensor, state: State) -> tuple[Tensor, State]:
-        logits, state = self.model(tokens[:, :-1], reset_rows(state, resets))
+        read = tokens[:, :-1]
+        # Rows begin, and are reset, at position 0: windows of whole periods find them all at phase 0.
+        phase = None if read.shape[1] % self._phase_period else 0
+        logits, state = self.model(read, reset_rows(state, resets), phase=phase)
         return cross_entropy(logits, tokens[:, 1:]), detach(state)
 
 
@@ -90,7 +95,7 @@ def objective_of(settings: TrainSettings) -> Objective:
 
 def reset_rows(state: State, resets: Tensor) -> State:
     """Rows marked in ``resets [B]`` start from the initial state, which is zero everywhere."""
-    if not bool(resets.any()):
+    if asks_cheaply(resets) and not bool(resets.any()):
         return state
     return {name: t.masked_fill(resets.view(-1, *(1,) * (t.dim() - 1)), 0) for name, t in state.items()}
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hope_model.train.settings import TrainSettings
 
@@ -40,6 +40,16 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ada
     ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The next step's rate, scaled by each group's ``rate_scale``; one kept on a GPU stays there."""
+    for group in optimizer.param_groups:
+        own = rate * group["rate_scale"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:

@@ -24,9 +24,9 @@ class Processes:
         """Join the group that ``torchrun`` describes in the environment, if it does."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
-            return cls(0, 1, _device())
+            return cls(0, 1, training_device())
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return cls(torch.distributed.get_rank(), count, _device())
+        return cls(torch.distributed.get_rank(), count, training_device())
 
     def leave(self) -> None:
         if self.count > 1:
@@ -92,7 +92,8 @@ def _norm(parameters: list[nn.Parameter]) -> Tensor:
     return total.full_tensor() if isinstance(total, DTensor) else total
 
 
-def _device() -> torch.device:
+def training_device() -> torch.device:
+    """This process's GPU, which becomes the current one, where there is any; else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

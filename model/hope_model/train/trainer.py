@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from hope_model.errors import TrainError
 from hope_model.state import State
 from hope_model.tokenizer import Tokenizer
+from hope_model.train.captured_step import CapturedStep, Step
 from hope_model.train.data import Batch, LaneConfig, LaneReader
 from hope_model.train.log import TrainLog, plot_loss
 from hope_model.train.machine import autocast, faster_precision, keep_freed_memory
 from hope_model.train.mixture import Source
 from hope_model.train.objective import Objective, objective_of
-from hope_model.train.optimizer import learning_rate, make_optimizer
+from hope_model.train.optimizer import learning_rate, make_optimizer, set_rate
 from hope_model.train.processes import Processes, clip_gradients
 from hope_model.train.resume import Progress, load_progress, save_progress
 from hope_model.train.settings import TrainSettings
@@ -86,6 +88,7 @@ class _Run:
         processes.shard(self.objective.model)
         self.optimizer = make_optimizer(self.objective.model, settings)
         self.steps = settings.steps(processes.count)
+        self._window: Step | None = None
 
     def restore(self) -> Progress:
         """The newest checkpoint of the directory, or the beginning."""
@@ -129,17 +132,10 @@ class _Run:
         if precision == "auto":
             precision = self._faster_precision(batch, progress.state)
         rate = learning_rate(self.settings, progress.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate_scale"]
-        loss, norm, state = optimizer_step(
-            self.objective,
-            self.optimizer,
-            self.processes,
-            batch,
-            progress.state,
-            precision=precision,
-            clip_norm=self.settings.clip_norm,
-        )
+        if self._window is None:
+            self._window = self._optimizer_step(precision)
+        set_rate(self.optimizer, rate)
+        loss, norm, state = self._window(batch, progress.state)
         figures = {"loss": float(loss), "gradient_norm": float(norm)}
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise TrainError(f"step {number}: expected a finite loss and gradient, found {figures}")
@@ -147,6 +143,20 @@ class _Run:
         return replace(
             progress, step=number, lanes=self.reader.state_dict(), state=state, precision=precision
         )
+
+    def _optimizer_step(self, precision: str) -> Step:
+        step = partial(
+            optimizer_step,
+            self.objective,
+            self.optimizer,
+            self.processes,
+            precision=precision,
+            clip_norm=self.settings.clip_norm,
+        )
+        device = self.processes.device
+        if device.type == "cuda" and self.processes.count == 1:
+            return CapturedStep(step, self.optimizer, device)
+        return step
 
     def _faster_precision(self, batch: Batch, state: State) -> str:
         tokens, resets = batch.tokens.to(self.processes.device), batch.resets.to(self.processes.device)

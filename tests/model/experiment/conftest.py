@@ -59,5 +59,6 @@ def made_result(name: str, loss: float, changes: Mapping[str, Any] | None = None
         },
         "seconds": {"training": 2.0, "training_cpu": 1.0, "evaluation_cpu": 1.0},
         "tokens_per_cpu_s": 1000.0,
+        "device": "cpu",
         "machine": "a machine",
     } | dict(changes or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def _texts(path: Path) -> list[str]:
 
 
 def test_documents_are_on_one_side_each(places: Places) -> None:
+    assert places.data is not None
     data = prepare(places.data, places.work, SETTINGS)
     assert len(data.train) == len(data.heldout) == 10
     for train, heldout in zip(data.train, data.heldout, strict=True):
@@ -62,3 +64,17 @@ def test_a_broken_record_is_named(places: Places) -> None:
     (places.work / "prepared.json").write_text("{")
     with pytest.raises(DataError, match=r"prepared.json: cannot be read"):
         prepare(places.data, places.work, SETTINGS)
+
+
+def test_split_text_needs_no_sets(places: Places) -> None:
+    made = prepare(places.data, places.work, SETTINGS)
+    assert places.data is not None
+    shutil.rmtree(places.data)
+    assert prepare(None, places.work, SETTINGS) == made
+    with pytest.raises(DataError, match=r"expected text split from these shards with these settings"):
+        prepare(None, places.work, replace(SETTINGS, tokens=SETTINGS.tokens + 1))
+
+
+def test_neither_split_text_nor_sets_is_said(places: Places) -> None:
+    with pytest.raises(DataError, match=r"expected text that was split before, or a folder of sets to split"):
+        prepare(None, places.work, SETTINGS)

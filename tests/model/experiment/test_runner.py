@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.model.experiment.conftest import made_result
 from tests.model.experiment.tiny import PARAMETERS, SETTINGS, opened, words
 
@@ -51,8 +54,8 @@ def test_a_run_is_tuned_trained_and_measured(places: Places) -> None:
     experiment = opened(places)
     make_all(experiment, chosen(["hope"]))
     own = experiment.results()["hope"]
-    assert set(own["tuning"]) == {"0.001", "0.004"}
-    assert own["learning_rate"] == min(SETTINGS.rates, key=lambda rate: own["tuning"][f"{rate:g}"])
+    assert set(own["tuning"]) > {"0.001", "0.004"}  # of two rates the best is always an end
+    assert f"{own['learning_rate']:g}" == min(own["tuning"], key=own["tuning"].get)
     assert abs(own["parameters"] - PARAMETERS) <= 0.03 * PARAMETERS
     assert [tokens for tokens, _ in own["loss"]] == list(range(80, 641, 80))
     evaluation = own["evaluation"]
@@ -200,3 +203,24 @@ def test_a_run_that_cannot_be_trained_does_not_stop_the_others(
 
 def test_a_point_of_the_loss_curve_is_the_mean_since_the_one_before() -> None:
     assert runner.thinned([(10, 1.0), (20, 3.0), (30, 5.0)], 2) == [[20, 2.0], [30, 5.0]]
+
+
+@given(
+    best=st.floats(-9, 9),
+    count=st.integers(1, 4),
+    finite_up_to=st.floats(-9, 9),
+)
+def test_the_rate_is_not_an_end_of_those_tried(best: float, count: int, finite_up_to: float) -> None:
+    """Of a loss with one lowest point, unless it lies further out than one looks."""
+
+    def loss_at(rate: float) -> float | None:
+        return None if math.log2(rate) > finite_up_to else abs(math.log2(rate) - best)
+
+    rates = [2.0**power for power in range(count)]
+    rate, losses = runner.tuned(rates, loss_at)
+    assert set(rates) <= losses.keys()
+    finite = {rate: loss for rate, loss in losses.items() if loss is not None}
+    assert rate == min(finite, key=lambda rate: finite[rate], default=None)
+    assert len(losses) <= count + runner.FURTHER
+    if rate in (min(losses), max(losses)):
+        assert count == 1 or len(losses) == count + runner.FURTHER

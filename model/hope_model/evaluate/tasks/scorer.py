@@ -103,7 +103,8 @@ class HopeScorer:
     @torch.no_grad()
     def score(self, batch: Sequence[Judged]) -> list[Likelihood]:
         longest = max(len(one.ids) for one in batch)
-        tokens = torch.tensor([[*one.ids, *[0] * (longest - len(one.ids))] for one in batch])
+        ids = [[*one.ids, *[0] * (longest - len(one.ids))] for one in batch]
+        tokens = torch.tensor(ids, device=self._model.embedding.weight.device)
         state, parts = self._model.initial_state(len(batch)), []
         for block in tokens[:, :-1].split(self._model.config.block, dim=1):
             part, after = self._model.hidden(block, state)
