@@ -32,7 +32,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def make(kind: str, outputs: int, columns: int, *, biased: bool = False) -> tuple[FrozenWeights, Tensor, Tensor]:
+def make(
+    kind: str, outputs: int, columns: int, *, biased: bool = False
+) -> tuple[FrozenWeights, Tensor, Tensor]:
     """Packed weights, what they stand for in fp32, and the bias."""
     weight = normal(outputs, columns, seed=1)
     bias = normal(outputs, seed=2) if biased else torch.zeros(outputs)

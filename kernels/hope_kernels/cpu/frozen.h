@@ -141,18 +141,27 @@ INLINE void widen_two(const uint8_t *from, uint32_t *to, long step) {
 #endif
 }
 
+#define SOON 8192 /* bytes that are fetched before they are widened: further than the machine does by itself */
+
+INLINE void fetch_bytes(const void *p, long n) {
+    for (long i = 0; i < n; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
+}
+
 /* A piece of a tile as pairs of bf16, `wide` sixteens a line; itself where it is that. */
 static const uint32_t *widen(int kind, const uint8_t *w, long wide, long depth, uint32_t *to) {
     if (kind == BF16) return (const uint32_t *)(const void *)w;
     const long step = wide * LANES;
     if (kind == INT4) {
         for (long at = 0; at < depth; at += GROUP)
-            for (long c = 0; c < wide; c++, w += GROUP_BYTES)
+            for (long c = 0; c < wide; c++, w += GROUP_BYTES) {
+                fetch_bytes(w + SOON, GROUP_BYTES);
                 for (long i = 0; i < GROUP; i += 2)
                     widen_two(w + 4 * LANES + i * LANES, to + (at + i) * step + c * LANES, step);
+            }
         return to;
     }
     for (long i = 0; i < depth * wide; i++, w += 2 * LANES) {
+        if (i % 2 == 0) fetch_bytes(w + SOON, 64);
         const vu pairs = two_bf16(signed_at((const int8_t *)w), signed_at((const int8_t *)w + LANES));
         memcpy(to + i * LANES, &pairs, sizeof pairs);
     }
@@ -180,10 +189,14 @@ typedef struct {
     long totals_step;
 } Group;
 
-INLINE void fold(const Group *g, long c, long row, vf s, float *sums) {
+/* sums[rows] of a sixteen, WIDE to the next row, take up s[rows] of a group. */
+INLINE void fold(const Group *g, long c, long row, long rows, const float *s, float *sums) {
     const uint16_t *own = (const uint16_t *)(const void *)(g->scales + c * GROUP_BYTES);
-    const vf zeros = fma_(all(g->totals[row * g->totals_step]), widened(own + LANES), load(sums));
-    store(sums, fma_(s, widened(own), zeros));
+    const vf scale = widened(own), zero = widened(own + LANES);
+    for (long r = 0; r < rows; r++, s += WIDE, sums += WIDE) {
+        const vf zeros = fma_(all(g->totals[(row + r) * g->totals_step]), zero, load(sums));
+        store(sums, fma_(load(s), scale, zeros));
+    }
 }
 
 /* sums[rows][WIDE] += of `wide` sixteens from `first` on; W has `step` numbers a pair. */
@@ -198,12 +211,11 @@ INLINE void add_some(const uint32_t *w, long step, long depth, int wide, int row
             memcpy(&v, w + c * LANES, sizeof v);
             UNROLL for (int r = 0; r < rows; r++) s[r][c] = add_pairs(s[r][c], v, x[r * x_step + at]);
         }
+    float made[ROWS * WIDE];
+    float *to = g->scales ? made : sums;
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < wide; c++) {
-            float *to = sums + r * WIDE + c * LANES;
-            if (g->scales) fold(g, first + c, row + r, s[r][c], to);
-            else store(to, s[r][c]);
-        }
+        UNROLL for (int c = 0; c < wide; c++) store(to + r * WIDE + c * LANES, s[r][c]);
+    for (int c = 0; g->scales && c < wide; c++) fold(g, first + c, row, rows, made + c * LANES, sums + c * LANES);
 }
 
 #define ADD_ROWS(wide, first) \
@@ -238,24 +250,24 @@ static void add_piece(const uint32_t *w, long wide, long depth, long rows, const
     if (wide > 1) what(1) \
     if (wide > 2) what(2) \
     if (wide > 3) what(3)
-#define LOAD_TILE(c) _tile_loadd(c, sums + c * LANES, WIDE * 4);
+#define LOAD_TILE(c) _tile_loadd(c, to + c * LANES, WIDE * 4);
 #define CLEAR_TILE(c) _tile_zero(c);
 #define STORE_TILE(c) _tile_stored(c, to + c * LANES, WIDE * 4);
 
-/* As add_piece, of sixteen rows or as many as tiles are shaped for; `made` has room for sums of a group. */
-static void add_tiles(const uint32_t *w, long wide, long depth, long rows, const uint32_t *x, long x_step, const Group *g,
-                      float *sums, float *made) {
-    float *to = g->scales ? made : sums;
-    if (g->scales) { OF_TILES(CLEAR_TILE) }
-    else { OF_TILES(LOAD_TILE) }
+/* to[16][WIDE] = or += of sixteen rows or as many as tiles are shaped for. `fetched` bytes from `soon` on are needed
+ * next, for each sixteen pairs.
+ */
+static void add_tiles(const uint32_t *w, long wide, long depth, const uint32_t *x, long x_step, int add, const char *soon,
+                      long fetched, float *to) {
+    if (add) { OF_TILES(LOAD_TILE) }
+    else { OF_TILES(CLEAR_TILE) }
     for (long at = 0; at < depth; at += LANES, w += wide * LANES * LANES) {
+        fetch_bytes(soon, fetched);
+        soon += fetched;
         _tile_loadd(4, x + at, x_step * 4);
         TIMES(0, 5) TIMES(1, 6) TIMES(2, 7) TIMES(3, 5)
     }
     OF_TILES(STORE_TILE)
-    if (!g->scales) return;
-    for (long c = 0; c < wide; c++)
-        for (long r = 0; r < rows; r++) fold(g, c, r, load(made + r * WIDE + c * LANES), sums + r * WIDE + c * LANES);
 }
 
 static void shape_tiles(long rows) {
@@ -280,20 +292,21 @@ typedef struct {
     long step, totals_step;
 } Operands;
 
-INLINE void add_rows(const uint32_t *w, long wide, long depth, long rows, const Operands *o, long at, const uint8_t *scales,
-                     int tiles, float *sums) {
-    Group g = {scales, scales ? o->totals + at / GROUP : 0, o->totals_step};
-    const uint32_t *x = o->x + at;
 #ifdef HOPE_AMX
-    float made[2][LANES * WIDE] __attribute__((aligned(64)));
-    for (long row = 0; tiles && row < rows; row += LANES) {
+/* As add_piece. */
+INLINE void add_rows(const uint32_t *w, long wide, long depth, long rows, const uint32_t *x, long x_step, const Group *g,
+                     int fetches, float *sums) {
+    const long fetched = fetches && rows <= LANES ? wide * LANES * LANES * 4 : 0; /* more rows take longer than memory */
+    const char *soon = (const char *)(w + wide * LANES * depth);
+    float made[LANES * WIDE] __attribute__((aligned(64)));
+    for (long row = 0; row < rows; row += LANES) {
         const long some = rows - row < LANES ? rows - row : LANES;
-        add_tiles(w, wide, depth, some, x + row * o->step, o->step, &g, sums + row * WIDE, made[row / LANES % 2]);
-        g.totals += LANES * o->totals_step;
+        float *to = sums + row * WIDE;
+        add_tiles(w, wide, depth, x + row * x_step, x_step, !g->scales, soon, fetched, g->scales ? made : to);
+        for (long c = 0; g->scales && c < wide; c++) fold(g, c, row, some, made + c * LANES, to + c * LANES);
     }
-#endif
-    if (!tiles) add_piece(w, wide, depth, rows, x, o->step, &g, sums);
 }
+#endif
 
 /* sums[rows][WIDE] = x W^T in the outputs of a tile, before the bias; at most SHARING rows. Rows of x can be read up
  * to a multiple of sixteen beyond sixteen, and sums has as many.
@@ -304,19 +317,28 @@ static void frozen_tile(const Frozen *p, long tile, long rows, const Operands *o
     const long bytes = unit_bytes(p->kind);
     const uint8_t *w = (const uint8_t *)p->weights + tile * TILE * bytes * units_of(p->kind, depth);
     uint32_t made[PIECE * WIDE] __attribute__((aligned(64)));
-    int tiles = 0;
     memset(sums, 0, (size_t)(rows < LANES ? rows : PADDED(rows)) * WIDE * sizeof *sums);
 #ifdef HOPE_AMX
-    tiles = amx_allowed();
+    const int tiles = amx_allowed();
     if (tiles) shape_tiles(rows < LANES ? rows : LANES);
 #endif
+    const long part = p->kind == INT4 ? GROUP : PIECE;
     for (long at = 0; at < depth; at += PIECE) {
         const long some = depth - at < PIECE ? depth - at : PIECE;
         const uint32_t *piece = widen(p->kind, w, wide, some, made);
-        if (p->kind == INT4)
-            for (long g = 0; g < some; g += GROUP)
-                add_rows(piece + g * wide * LANES, wide, GROUP, rows, o, at + g, w + g / GROUP * wide * GROUP_BYTES, tiles, sums);
-        else add_rows(piece, wide, some, rows, o, at, 0, tiles, sums);
+        for (long i = 0; i < some; i += part) {
+            const long pairs = some - i < part ? some - i : part;
+            const uint32_t *own = piece + i * wide * LANES, *x = o->x + at + i;
+            const uint8_t *scales = p->kind == INT4 ? w + i / GROUP * wide * GROUP_BYTES : 0;
+            const Group g = {scales, scales ? o->totals + (at + i) / GROUP : 0, o->totals_step};
+#ifdef HOPE_AMX
+            if (tiles) {
+                add_rows(own, wide, pairs, rows, x, o->step, &g, p->kind == BF16, sums);
+                continue;
+            }
+#endif
+            add_piece(own, wide, pairs, rows, x, o->step, &g, sums);
+        }
         w += wide * bytes * units_of(p->kind, some);
     }
 #ifdef HOPE_AMX

@@ -19,8 +19,9 @@ MOST_SEEN = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
-    """products, gains: by their names in ``reader.h``; gains ``[D]`` or ``[K]`` fp32, None for none. subspaces:
-    by projection, what is multiplied with at a site of a memory. turns: whether positions are applied.
+    """products, gains: by their names in ``reader.h``; gains ``[D]`` or ``[K]`` fp32, None for none.
+    subspaces: by projection, what is multiplied with at a site of a memory. turns: whether positions are
+    applied.
     """
 
     products: Mapping[str, FrozenWeights]
@@ -43,8 +44,8 @@ class Rings:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where each of ``N`` tokens stands, those of a row one after the other. positions: in its cache. prefixes:
-    pinned tokens of its row. memories: rows of the deltas, negative for none.
+    """Where each of ``N`` tokens stands, those of a row one after the other. positions: in its cache.
+    prefixes: pinned tokens of its row. memories: rows of the deltas, negative for none.
     """
 
     tokens: Sequence[int]
@@ -115,7 +116,7 @@ class Reader:
         slabs = torch.tensor([tensor.data_ptr() for tensor in (*rings.keys, *rings.values, *(deltas or ()))])
         at, line, address = numbers.data_ptr(), 8 * count, slabs.data_ptr()
         layers, threads = 8 * len(rings.keys), torch.get_num_threads()
-        x = torch.zeros(count, self._width)
+        x = torch.empty(count, self._width)
         with self._lock:
             self._reserve(count, rings.capacity)
             launch = layout.Launch(
@@ -169,7 +170,8 @@ class Reader:
 def _address(gain: Tensor | None) -> int | None:
     if gain is None:
         return None
-    assert gain.is_contiguous() and gain.dtype is torch.float32
+    assert gain.is_contiguous()
+    assert gain.dtype is torch.float32
     return gain.data_ptr()
 
 

@@ -1,7 +1,7 @@
 """Weights of 4 bits in groups along their columns, activations as they are, sums in fp32.
 
-By PyTorch's products few rows are read four times as fast as with bf16, and sixty-four take more than twice as
-long; the compiled kernel makes bf16 of them piece by piece and is the faster one with any number of rows.
+By PyTorch's products few rows are read four times as fast as with bf16, and sixty-four take more than twice
+as long; the compiled kernel is the faster one with any number of rows.
 """
 
 import torch

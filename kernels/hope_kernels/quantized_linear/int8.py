@@ -2,8 +2,8 @@
 
 So a row's bits depend on nothing beside it, on any CPU and with any number of rows, threads and tiles.
 A row of 8 bits would lose more than the weights do (KL of SmolLM2 to bf16 0.04 instead of 0.005 nats), so it
-is read in two halves that share a pass over the weights. The compiled kernel instead multiplies activations in
-bf16 with the whole numbers, in one order.
+is read in two halves that share a pass over the weights. The compiled kernel instead multiplies activations
+in bf16 with the whole numbers, in one order.
 """
 
 import torch

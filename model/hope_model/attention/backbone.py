@@ -115,8 +115,8 @@ class Backbone:
     def logits(self, x: Tensor) -> Tensor:
         """Norm and head: ``[..., D]`` -> ``[..., vocab]``, fp32.
 
-        A bf16 head of torch's rounds its results to 3 digits, which makes ties of likely tokens: the likeliest
-        ones are computed again in fp32.
+        A bf16 head of torch's rounds its results to 3 digits, which makes ties of likely tokens: the
+        likeliest ones are computed again in fp32.
         """
         return in_fixed_calls(self._logits, x) if x.is_cuda else self._logits(x)
 

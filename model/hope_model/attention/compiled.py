@@ -1,9 +1,9 @@
-"""Reading through a window's cache by the compiled kernel, ``hope_kernels.cpu.reader``, where a machine has it.
+"""Reading through a window's cache by the compiled kernel ``hope_kernels.cpu.reader``, where there is one.
 
 It is equal to the layers of ``backbone`` to rounding, not to the bit: activations stay fp32 but for the
 operands of products. A token's bits do not depend on the cut of its run, so that what is decoded can be read
-again at once. Either way takes up the sessions that the other has stored; but that a journal leads to the same
-bits holds on one of them, as it holds on one kind of processor.
+again at once. Either way takes up the sessions that the other has stored; but that a journal leads to the
+same bits holds on one of them, as it holds on one kind of processor.
 """
 
 import logging
@@ -16,12 +16,11 @@ from torch import Tensor
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import BuildError, load
 from hope_kernels.cpu.frozen import FrozenWeights, Whole
-from hope_kernels.cpu.reader import MOST_SEEN, LayerTensors, Places, Reader, Rings
+from hope_kernels.cpu.reader import LayerTensors, Places, Reader, Rings
 from hope_kernels.cpu.reader_layout import PROJECTIONS
 from hope_kernels.dispatch import declare, give_up
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_model.attention.cache import WindowCache
-from hope_model.attention.config import GRID
 from hope_model.attention.memory import Deltas
 
 if TYPE_CHECKING:
@@ -90,7 +89,9 @@ def _try_products() -> None:
 
 @torch.no_grad()
 def _divergence(model: "HopeAttention", reader: Reader) -> float:
-    """Mean nats between what the kernel and the layers say of some tokens; 0 where the layers' are not finite."""
+    """Mean nats between what the kernel and the layers say of some tokens; 0 where the layers say nothing
+    finite.
+    """
     make = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (1, TRIED), generator=make)
     deltas = {}
@@ -154,7 +155,7 @@ def read_compiled(
     deltas: Deltas | None,
     slots: Tensor | None,
 ) -> Tensor:
-    """See :meth:`HopeAttention.read`; a thread's stack has room for :data:`MOST_SEEN` tokens in sight."""
+    """See :meth:`HopeAttention.read`."""
     count = tokens.shape[1]
     cache.reserve(cache.span(rows, count))
     own = None if deltas is None else [_dense(deltas[name]) for name in _site_names(model)]

@@ -110,18 +110,20 @@ class HopeAttention:
         }
         if arena is not None:
             self.reader = compiled_reader(self)
+        self._canary_tokens, self._canary_start = weights[CANARY_TOKENS], weights[CANARY_START]
         self.canaries = _canaries(self, weights)
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
-        """Every frozen tensor by name, as it is used."""
+        """Every frozen tensor by name, as it is used. Of canaries their texts: what is computed of them
+        differs between kinds of processors, which may take up each other's sessions.
+        """
         yield from self.backbone.frozen()
         for name, geometry in self.memory.geometry.items():
             yield f"{name}.subspace", geometry.subspace.weight
             yield f"{name}.inputs", geometry.inputs
             yield f"{name}.outputs", geometry.outputs
-        for number, canary in enumerate(self.canaries):
-            yield f"canaries.{number}.hidden", canary.hidden
-            yield f"canaries.{number}.chances", canary.chances
+        yield "canaries.tokens", self._canary_tokens
+        yield "canaries.start", self._canary_start
 
     def initial_state(self, rows: int) -> State:
         """The durable state of ``rows`` sessions that have read nothing."""
@@ -179,7 +181,8 @@ class HopeAttention:
         Args:
             rows: distinct, ascending.
             deltas: ``U [B, r, out]`` by site, in the weights' type; None where nothing was learned.
-            slots: ``[B]``, the rows of the deltas, -1 for a row without any; None if they are the batch's own.
+            slots: ``[B]``, the rows of the deltas; -1 for a row without any, where the compiled kernel reads;
+                None if they are the batch's own.
 
         Returns:
             The last block's output ``[B, T, D]``.

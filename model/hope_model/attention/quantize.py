@@ -59,11 +59,9 @@ def head_linear(quantize: Bits | None) -> MakeLinear:
     return PackedLinear if quantize is None else Int8Linear
 
 
-def require_quantizable(
-    config: BackboneConfig, quantize: Bits, embedding: Tensor, *, compiled: bool
-) -> None:
-    """Raises QuantizeError if the products cannot be had here, or not for such a model; ``compiled`` ones need
-    nothing of PyTorch.
+def require_quantizable(config: BackboneConfig, quantize: Bits, embedding: Tensor, *, compiled: bool) -> None:
+    """Raises QuantizeError if the products cannot be had here, or not for such a model; ``compiled`` ones
+    need nothing of PyTorch.
     """
     if embedding.dtype is not torch.bfloat16 or embedding.device.type != "cpu":
         found = f"{embedding.dtype} on {embedding.device.type}"

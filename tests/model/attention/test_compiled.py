@@ -27,9 +27,10 @@ from torch import Tensor
 from hope_kernels import dispatch
 from hope_kernels.cpu import build as cpu
 from hope_kernels.cpu.build import BuildError
-from hope_kernels.cpu.reader import Places, Reader
+from hope_kernels.cpu.reader import Reader
 from hope_model.attention import compiled
 from hope_model.attention.cache import WindowCache
+from hope_model.attention.checkpoint import attention_weights_sha256
 from hope_model.attention.compiled import OPERATION
 from hope_model.attention.config import GRID, HopeAttentionConfig
 from hope_model.attention.model import HopeAttention
@@ -82,7 +83,8 @@ def both(config: HopeAttentionConfig) -> tuple[HopeAttention, HopeAttention]:
     with torch.inference_mode(False):
         own = HopeAttention(config, weights)
         plain = HopeAttention(config, weights, dtype=torch.float32)
-    assert own.reader is not None and plain.reader is None
+    assert own.reader is not None
+    assert plain.reader is None
     return own, plain
 
 
@@ -120,7 +122,7 @@ def test_it_reads_as_layers_in_fp32_do(kind: str) -> None:
     found = run_of(own, caches[0], lengths, deltas)
     expected = run_of(plain, caches[1], lengths, wide)
     for mine, theirs in zip(found, expected, strict=True):
-        assert mine.shape == theirs.shape and mine.dtype is torch.float32
+        assert (mine.shape, mine.dtype) == (theirs.shape, torch.float32)
         assert float((mine - theirs).norm() / theirs.norm()) < 0.02
     for mine, theirs in zip(*(cache.tensors() for cache in caches), strict=True):
         assert float((mine.float() - theirs).norm() / theirs.norm()) < 0.02
@@ -200,7 +202,7 @@ def compiled_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Non
     "flags",
     [
         ("-march=native", "-mno-amx-tile"),
-        ("-march=x86-64-v3",),
+        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
         pytest.param(("-march=x86-64",), marks=pytest.mark.slow),
         pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
     ],
@@ -261,7 +263,8 @@ def test_products_that_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -
     product = compiled.FrozenWeights.product
     monkeypatch.setattr(compiled.FrozenWeights, "product", lambda self, x: product(self, x) * 1.01)
     model = build(config())
-    assert model.reader is None and model.backbone.head.compiled is None
+    assert model.reader is None
+    assert model.backbone.head.compiled is None
     assert dispatch.fallbacks() == (OPERATION,)
 
 
@@ -279,19 +282,22 @@ def test_one_model_has_one_digest_on_all_machines() -> None:
             HopeAttention(config, random_weights(config), quantize=bits_of(kind), compiled=flag)
             for flag in (True, False)
         ]
-        own, other = (dict(model.backbone.frozen()) for model in models)
+        own, other = (dict(model.frozen()) for model in models)
         assert own.keys() == other.keys()
         assert [name for name in own if not torch.equal(own[name], other[name])] == []
+        assert attention_weights_sha256(models[0]) == attention_weights_sha256(models[1])
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tokens": [61]}, {"tokens": [-1]}, {"rows": [1]}, {"positions": [10**6]}, {"positions": [-1]}]
+    "changes",
+    [{"tokens": [61]}, {"tokens": [-1]}, {"rows": [1]}, {"positions": [10**6]}, {"positions": [-1]}],
 )
-def test_nothing_leads_out_of_the_tables(changes: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_leads_out_of_the_tables(
+    changes: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, read = tiny_model(), Reader.read
     monkeypatch.setattr(
         Reader, "read", lambda self, places, *rest: read(self, replace(places, **changes), *rest)
     )
-    assert Places.__slots__
     with pytest.raises(IndexError, match="expected numbers from 0 to"):
         model.read(model.new_cache(1), [0], torch.tensor([[3]]), None)

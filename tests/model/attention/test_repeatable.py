@@ -25,7 +25,7 @@ def test_a_kernel_that_knows_its_company_is_named(monkeypatch: pytest.MonkeyPatc
     model, read = tiny_model(), Reader.read
 
     def mixed(self: Reader, places: Places, *rest: Any) -> Tensor:
-        return read(self, places, *rest) + len(places.tokens) % 2
+        return read(self, places, *rest) + (len(places.tokens) > 20)
 
     monkeypatch.setattr(Reader, "read", mixed)
     assert unrepeatable_products(model) == ["compiled reading"]
