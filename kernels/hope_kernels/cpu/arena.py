@@ -11,18 +11,14 @@ from torch import Tensor
 
 PAGE = 1 << 21
 RESERVED = 1 << 26
+"""Bytes that are asked for at once; the system gives what is touched."""
 LINE = 64
 
 
 class Arena:
-    """Tensors of zeros beside one another. What it has lent stays valid as long as it is held.
+    """Tensors of zeros beside one another. What it has lent stays valid as long as it is held."""
 
-    Args:
-        reserved: bytes that are asked for at once; the system gives what is touched.
-    """
-
-    def __init__(self, reserved: int = RESERVED) -> None:
-        self._reserved = reserved
+    def __init__(self) -> None:
         self._free = torch.zeros(0, dtype=torch.uint8)
 
     def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -30,7 +26,7 @@ class Arena:
         size = math.prod(shape) * dtype.itemsize
         taken = -(-size // LINE) * LINE
         if len(self._free) < taken:
-            self._free = _large_pages(max(self._reserved, taken))
+            self._free = _large_pages(max(RESERVED, taken))
         own, self._free = self._free[:size], self._free[taken:]
         return own.view(dtype).view(shape)
 

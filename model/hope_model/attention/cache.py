@@ -4,14 +4,13 @@ A cache position counts the tokens in a row's cache: the pinned prefix comes fir
 window was last encoded. Positions of the prefix keep their slots, the others go round in a ring.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hope_kernels.cpu.arena import Arena
 from hope_model.attention.config import GRID, HopeAttentionConfig
 
 
@@ -46,7 +45,6 @@ class WindowCache:
         self.hidden = torch.zeros(rows, self.size, backbone.width, device=device)
         self.outputs = torch.zeros_like(self.hidden)
         self.rows = [Row() for _ in range(rows)]
-        self._row_bytes = self.row_bytes(config, dtype)
 
     @staticmethod
     def capacity_of(config: HopeAttentionConfig) -> int:
@@ -80,24 +78,11 @@ class WindowCache:
         """Have at least ``slots`` slots in every row."""
         if slots <= self.size:
             return
-        grow = self._growing(slots)
-        self.keys, self.values = list(map(grow, self.keys)), list(map(grow, self.values))
-        self.hidden, self.outputs = grow(self.hidden), grow(self.outputs)
+        more = (0, 0, 0, slots - self.size)
+        self.keys = [F.pad(tensor, more) for tensor in self.keys]
+        self.values = [F.pad(tensor, more) for tensor in self.values]
+        self.hidden, self.outputs = F.pad(self.hidden, more), F.pad(self.outputs, more)
         self.size = slots
-
-    def _growing(self, slots: int) -> Callable[[Tensor], Tensor]:
-        """What makes a tensor longer. Many rows on a CPU come into large pages: a step reads all of them."""
-        size = self.size
-        if self.hidden.is_cuda or len(self.rows) == 1:
-            return lambda tensor: F.pad(tensor, (0, 0, 0, slots - size))
-        arena = Arena(len(self.rows) * self._row_bytes * slots // self.capacity)
-
-        def grown(tensor: Tensor) -> Tensor:
-            longer = arena.zeros(*tensor.shape[:-2], slots, tensor.shape[-1], dtype=tensor.dtype)
-            longer[..., :size, :] = tensor
-            return longer
-
-        return grown
 
     def slots(self, row: int, tokens: int) -> Tensor:
         """The ring's slots of the row's next ``tokens`` tokens, ``[tokens]`` int64."""
