@@ -144,16 +144,22 @@ class HopeBlock(nn.Module):
     def drift(self, state: State) -> Applied:
         """Per learning level the squared norms ``[B]`` learned and ``[]`` initial, stacked as ``[2, B]``."""
         moved: Applied = {}
-        for level, names in self.phi.drift_tensors().items():
-            learned = sum(state[f"phi.{name}"].flatten(1).square().sum(1) for name in names)
-            assert isinstance(learned, Tensor)
-            moved[level] = torch.stack(
-                (learned, self.phi.reference_norms()[level].square().expand_as(learned))
-            )
-        for cms in self._cms():
-            learned = state[f"{cms.level.name}.delta"].flatten(1).square().sum(1)
-            moved[cms.level.name] = torch.stack((learned, cms.reference_norm().square().expand_as(learned)))
+        initial = self.initial_norms()
+        for level, names in self.learned_tensors().items():
+            learned = torch.stack([state[name].flatten(1).square().sum(1) for name in names]).sum(0)
+            moved[level] = torch.stack((learned, initial[level].square().expand_as(learned)))
         return moved
+
+    def learned_tensors(self) -> dict[str, tuple[str, ...]]:
+        """Per learning level, the tensors of this block's state that hold what it has learned."""
+        phi = {
+            level: tuple(f"phi.{name}" for name in names) for level, names in self.phi.drift_tensors().items()
+        }
+        return phi | {cms.level.name: (f"{cms.level.name}.delta",) for cms in self._cms()}
+
+    def initial_norms(self) -> dict[str, Tensor]:
+        """Per learning level, the norm of the memory that a session starts from, ``[]``."""
+        return self.phi.reference_norms() | {cms.level.name: cms.reference_norm() for cms in self._cms()}
 
     def _cms(self) -> Iterator[AssociativeLevel]:
         for level in self.levels:

@@ -169,6 +169,19 @@ def test_asking_for_a_state_changes_nothing(path: str) -> None:
         asked.state(0)
 
 
+def test_drift_is_that_of_the_state(path: str) -> None:
+    """In a run, at its end, at the end of a chunk, and after writes of both levels."""
+    model = build(config(), torch.float32)
+    rows, done = DecodeRows(model, 2, path=path), 0
+    for upto in (5, 16, 32, 40, 130):
+        decode(rows, 1, tokens_of(0, upto)[done:])
+        expected = {level: float(ratio) for level, ratio in model.drift(rows.state(1)).items()}
+        assert rows.drift(1) == pytest.approx(expected, rel=1e-5)
+        assert expected["phi"] > 0
+        done = upto
+    assert all(expected.values())
+
+
 def test_rows_that_are_left_out_keep_every_bit(path: str) -> None:
     model = build(config(), torch.float32)
     rows = DecodeRows(model, 4, path=path)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.model.small import build, small_config
-from tests.model.test_decoding import config, decode, tokens_of
+from tests.model.test_decoding import assert_close, config, decode, stepped, tokens_of
 from torch import Tensor
 
 from hope_kernels import dispatch
@@ -59,6 +60,17 @@ def test_bits_do_not_depend_on_the_number_of_threads(rows: int) -> None:
     for threads in (2, 3):
         found = run_of(model, rows, 20, threads)
         assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True)), threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_level_of_several_parts_follows_the_models_own_step(threads: int) -> None:
+    torch.set_num_threads(threads)
+    model = build(replace(config(), cms_width=80), torch.float32)
+    rows = DecodeRows(model, 2, dtype=torch.float32, path="compiled")
+    _, expected = stepped(model, model.initial_state(1), tokens_of(0, 70))
+    for token in tokens_of(0, 70):
+        rows.step([0, 1], [token, 3])
+    assert_close(rows.state(0), expected)
 
 
 CUTS = {

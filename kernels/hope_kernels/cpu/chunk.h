@@ -84,14 +84,6 @@ static int end_chunk(const Model *m, const Block *b, long row, long head, long t
     return applied;
 }
 
-/* In all blocks and heads, after the end of a run; whether all writes were finite. */
-EXPORT int32_t hope_end_chunk(const Model *m, int64_t row, int64_t tokens) {
-    int32_t applied = 1;
-    for (long i = 0; i < m->layers; i++)
-        for (long head = 0; head < m->heads; head++) applied &= end_chunk(m, &m->blocks[i], row, head, tokens);
-    return applied;
-}
-
 /* Block `layer`'s pending projections after so many tokens of a chunk, into `to` [H, 2K + 2, K]. */
 EXPORT void hope_pending(const Model *m, int64_t layer, int64_t row, int64_t tokens, float *to) {
     const long k = m->width / m->heads;

@@ -4,10 +4,8 @@
  * step nor on its place nor on the number of threads: every number is computed by one item, whose sums run
  * over its own row in an order of their own.
  */
-#include "level.h"
-#include "chunk.h"
 #include "draw.h"
-#include "pool.h"
+#include "ends.h"
 
 static void embed(const void *context, long place) {
     const Place *at = context;

@@ -17,6 +17,13 @@ Weight = tuple[Tensor, Tensor | None]
 """``[N, K]`` and a bias ``[N]``, fp32."""
 
 
+class Behind(NamedTuple):
+    """A row, and how many tokens it is behind with something that ends."""
+
+    row: int
+    tokens: int
+
+
 class Place(NamedTuple):
     """A token and where it stands. run, chunk: tokens since the row's last run and chunk ended, below their
     lengths. kept: by level, tokens whose gradient is not summed, below what the level keeps. learns: whether
@@ -141,19 +148,25 @@ class Decoder:
         self._library.hope_decode(self._at, ctypes.addressof(step), threads)
         return logits, wrote.all(1).tolist()
 
-    def end_run(self, row: int, run: int) -> None:
-        """The row's matrix memories take up the ``run`` tokens that they are behind."""
-        self._library.hope_end_run(self._at, row, run)
+    def end_runs(self, ends: Sequence[Behind]) -> None:
+        """The rows' matrix memories take up the tokens that they are behind."""
+        rows, tokens = _columns(ends)
+        self._library.hope_end_runs(self._at, rows, tokens, len(ends), torch.get_num_threads())
 
-    def sum_gradient(self, level: int, row: int, kept: int) -> None:
-        """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
-        self._library.hope_sum_gradient(self._at, level, row, kept)
+    def sum_gradients(self, level: int, ends: Sequence[Behind]) -> None:
+        """The rows' gradients of a level take up the tokens that they are behind."""
+        rows, tokens = _columns(ends)
+        self._library.hope_sum_gradients(self._at, level, rows, tokens, len(ends), torch.get_num_threads())
 
-    def end_chunk(self, row: int, tokens: int) -> bool:
-        """The row's projections take up the ``tokens`` of their chunk, in all blocks; whether all that they
-        write is finite. A run ends before.
+    def end_chunks(self, ends: Sequence[Behind]) -> list[bool]:
+        """The rows' projections take up the tokens of their chunk, in all blocks; whether all that a row
+        writes is finite. A run ends before.
         """
-        return bool(self._library.hope_end_chunk(self._at, row, tokens))
+        rows, tokens = _columns(ends)
+        applied = torch.zeros(len(ends), self._wrote, dtype=torch.uint8)
+        threads = torch.get_num_threads()
+        self._library.hope_end_chunks(self._at, rows, tokens, len(ends), applied.data_ptr(), threads)
+        return applied.all(1).tolist()
 
     def pending(self, layer: int, row: int, tokens: int, like: Tensor) -> Tensor:
         """A block's projections as ``tokens`` of a chunk leave them, of the shape of ``like``."""
@@ -208,3 +221,9 @@ class Decoder:
         assert (tensor.element_size(), tensor.device.type) == (4, "cpu")
         self._held.append(tensor)
         return tensor.data_ptr()
+
+
+def _columns(ends: Sequence[Behind]) -> tuple[Any, Any]:
+    """Rows and tokens, as the kernel takes them."""
+    numbers = ctypes.c_int64 * len(ends)
+    return numbers(*(end.row for end in ends)), numbers(*(end.tokens for end in ends))

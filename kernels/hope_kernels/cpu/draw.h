@@ -50,13 +50,13 @@ INLINE float largest_of(const float *x, int64_t n) {
  */
 EXPORT int64_t hope_draw(const float *x, int64_t n, double temperature, double u) {
     const Odds odds = {x, n, largest_of(x, n), (float)fmin(1 / temperature, 1e30)};
-    double total = 0, passed = 0;
-    for (int64_t at = 0; at < n; at += STRETCH) total += stretch_sum(&odds, at);
+    double sums_of[n / STRETCH + 1], total = 0, passed = 0;
+    for (int64_t at = 0; at < n; at += STRETCH) total += sums_of[at / STRETCH] = stretch_sum(&odds, at);
     const double goal = u * total;
     int64_t last = 0;
     while (x[last] != odds.top) last++;
     for (int64_t at = 0; at < n; at += STRETCH) {
-        const double whole = stretch_sum(&odds, at);
+        const double whole = sums_of[at / STRETCH];
         if (passed + whole <= goal) {
             passed += whole;
             continue;

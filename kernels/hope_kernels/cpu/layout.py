@@ -55,15 +55,15 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of its functions."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.hope_decode.argtypes = (pointer, pointer, ctypes.c_int32)
-    library.hope_end_run.argtypes = (pointer, number, number)
-    library.hope_sum_gradient.argtypes = (pointer, number, number, number)
+    rows = (pointer, pointer, number)
+    library.hope_end_runs.argtypes = (pointer, *rows, ctypes.c_int32)
+    library.hope_end_chunks.argtypes = (pointer, *rows, pointer, ctypes.c_int32)
+    library.hope_sum_gradients.argtypes = (pointer, number, *rows, ctypes.c_int32)
     library.hope_pack.argtypes = (pointer, pointer, pointer)
-    for name in ("hope_decode", "hope_end_run", "hope_sum_gradient", "hope_pack"):
+    for name in ("hope_decode", "hope_end_runs", "hope_end_chunks", "hope_sum_gradients", "hope_pack"):
         getattr(library, name).restype = None
     for name in ("hope_scratch", "hope_phases"):
         getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
-    library.hope_end_chunk.argtypes = (pointer, number, number)
-    library.hope_end_chunk.restype = ctypes.c_int32
     library.hope_pending.argtypes = (pointer, number, number, number, pointer)
     library.hope_pending.restype = None
     return with_draw(library)

@@ -60,22 +60,12 @@ INLINE void end_run(const Model *m, const Block *b, long row, long head, long ru
     for (long t = 0; t < m->run; t++) decays[t] = INFINITY;
 }
 
-/* A level's gradient takes up the tokens that are kept (E13). */
-INLINE void sum_gradient(const Level *l, long row, long tokens) {
+/* Some lines of a level's gradient take up the tokens that are kept (E13). */
+INLINE void sum_gradient(const Level *l, long row, long first, long lines, long tokens) {
     const long width = l->width;
     const float *kept = l->kept + row * l->keeps * 2 * width;
-    add_products(l->gradient + row * width * width, width, width, 1.f, tokens, kept, 2 * width, kept + width,
-                 2 * width);
-}
-
-/* In all blocks. */
-EXPORT void hope_end_run(const Model *m, int64_t row, int64_t run) {
-    for (long i = 0; i < m->layers; i++)
-        for (long head = 0; head < m->heads; head++) end_run(m, &m->blocks[i], row, head, run);
-}
-
-EXPORT void hope_sum_gradient(const Model *m, int64_t level, int64_t row, int64_t tokens) {
-    for (long i = 0; i < m->layers; i++) sum_gradient(&m->blocks[i].levels[level], row, tokens);
+    add_products(l->gradient + (row * width + first) * width, lines, width, 1.f, tokens, kept + first, 2 * width,
+                 kept + width, 2 * width);
 }
 
 #endif

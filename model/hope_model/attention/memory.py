@@ -1,7 +1,6 @@
 """What a session learns: low-rank deltas on MLP projections (E25), and the geometry of their writes."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.low_rank_read import low_rank_product, low_rank_read
 from hope_kernels.packed_linear import PackedLinear
+from hope_kernels.torch_threads import one_thread
 from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, MemoryLevel
 
 TEXTS, TOKENS = 8, 128
@@ -154,17 +154,7 @@ def memory_shapes(config: HopeAttentionConfig) -> dict[str, tuple[int, ...]]:
 def _damped_inverse(moment: Tensor) -> Tensor:
     damping = DAMPING * moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
     eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    with _one_thread():
+    # LAPACK's bits depend on the number of threads, and a session may move to a machine with others.
+    with one_thread():
         inverse: Tensor = torch.linalg.inv(moment + damping * eye)
     return inverse
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """LAPACK's bits depend on the number of threads, and a session may move to a machine with others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hope_kernels.cpu.decoder import BlockTensors, Decoder, LevelTensors, Place, Weight
+from hope_kernels.cpu.decoder import Behind, BlockTensors, Decoder, LevelTensors, Place, Weight
 from hope_model.config import HopeConfig
 from hope_model.decoding.block import BlockRows
 from hope_model.decoding.level import LevelRows
@@ -62,18 +62,18 @@ class CompiledPath:
         """
         return self._decoder.read([_place(row, token, own) for token, own in zip(tokens, stand, strict=True)])
 
-    def end_run(self, row: int, run: int) -> None:
-        self._decoder.end_run(row, run)
+    def end_runs(self, ends: Sequence[Behind]) -> None:
+        self._decoder.end_runs(ends)
 
-    def end_chunk(self, row: int, chunk: int) -> bool:
-        return self._decoder.end_chunk(row, chunk)
+    def end_chunks(self, ends: Sequence[Behind]) -> list[bool]:
+        return self._decoder.end_chunks(ends)
 
     def pending(self, layer: int, row: int, chunk: int) -> Tensor:
         like = self._blocks[layer].phi.slabs["pending"][row : row + 1]
         return self._decoder.pending(layer, row, chunk, like) if chunk else like.clone()
 
-    def sum_gradient(self, level: int, row: int, kept: int) -> None:
-        self._decoder.sum_gradient(level, row, kept)
+    def sum_gradients(self, level: int, ends: Sequence[Behind]) -> None:
+        self._decoder.sum_gradients(level, ends)
 
 
 def _place(row: int, token: int, own: Row) -> Place:

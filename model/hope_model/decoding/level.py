@@ -76,7 +76,8 @@ class LevelRows:
         last_key = self._state["last_key"][row]
         self.slabs["memory"][row] = self._base + self._state["delta"][row]
         self.slabs["last"][row, 0] = last_key
-        self.slabs["last"][row, 1] = torch.mv(self.slabs["memory"][row], last_key)
+        # No torch.mv, whose threads look out for more work on the cores that the kernel needs.
+        self.slabs["last"][row, 1] = (self.slabs["memory"][row] * last_key).sum(-1)
 
     def _gradient_after(self, row: int, kept: int) -> Tensor:
         errors, keys = self.slabs["kept"][row, :kept].unbind(1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hope_kernels.cpu.build import BuildError
+from hope_kernels.cpu.decoder import Behind
 from hope_kernels.dispatch import declare, give_up
 from hope_model.decoding.block import BlockRows
 from hope_model.decoding.compiled_path import CompiledPath, fits
@@ -42,13 +43,13 @@ class Path(Protocol):
         """
         ...
 
-    def end_run(self, row: int, run: int) -> None:
-        """The row's matrix memories take up the ``run`` tokens that they are behind."""
+    def end_runs(self, ends: Sequence[Behind]) -> None:
+        """The rows' matrix memories take up the tokens that they are behind."""
         ...
 
-    def end_chunk(self, row: int, chunk: int) -> bool:
-        """The row's projections take up the ``chunk`` tokens that they are behind, a run having ended before;
-        whether all that they write is finite.
+    def end_chunks(self, ends: Sequence[Behind]) -> list[bool]:
+        """The rows' projections take up the tokens that they are behind, a run having ended before; whether
+        all that a row writes is finite.
         """
         ...
 
@@ -56,8 +57,8 @@ class Path(Protocol):
         """A copy of one block's projections with the ``chunk`` tokens in them, ``[1, H, 2K + 2, K]``."""
         ...
 
-    def sum_gradient(self, level: int, row: int, kept: int) -> None:
-        """The row's gradients of a level take up the ``kept`` tokens that they are behind."""
+    def sum_gradients(self, level: int, ends: Sequence[Behind]) -> None:
+        """The rows' gradients of a level take up the tokens that they are behind."""
         ...
 
 

@@ -72,13 +72,18 @@ class PhiRows:
 
     def state(self, row: int, run: int, pending: Tensor) -> State:
         """A copy of the row, ``[1, ...]``, ``run`` tokens after the last ended; ``pending`` is part of it."""
-        memory = self.slabs["memory"][row : row + 1].clone()
+        moved = self.moved(row, run)
         return {
-            "memory": self._memory_after(row, run)[None] if run else memory,
+            "memory": moved["memory"] if run else moved["memory"].clone(),
             "window": self.slabs["window"][row : row + 1].clone(),
-            "projections": self.slabs["maps"][row : row + 1] - self.maps_initial,
+            "projections": moved["projections"],
             "projections_next": pending,
         }
+
+    def moved(self, row: int, run: int) -> State:
+        """What a session's memories are, ``run`` tokens after the last run ended, ``[1, ...]``."""
+        memory = self._memory_after(row, run) if run else self.slabs["memory"][row]
+        return {"memory": memory[None], "projections": self.slabs["maps"][row : row + 1] - self.maps_initial}
 
     def end_run(self, row: int, run: int) -> None:
         """The matrix memory takes up the ``run`` tokens that it is behind."""

@@ -5,11 +5,15 @@ what a session has learned stays fp32. A row's bits depend neither on who shares
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from hope_kernels.cpu.arena import Arena
+from hope_kernels.cpu.decoder import Behind
+from hope_kernels.torch_threads import one_thread
 from hope_model.decoding.block import BlockRows, blocks_of, levels_of
 from hope_model.decoding.compiled_path import CompiledPath
 from hope_model.decoding.level import LevelRows
@@ -96,6 +100,28 @@ class DecodeRows:
                 state |= {f"{prefix}.{name}": tensor for name, tensor in level.state(row, kept).items()}
         return state
 
+    @one_thread()
+    @torch.inference_mode()
+    def drift(self, row: int) -> dict[str, float]:
+        """``Hope.drift`` of the row as it stands, without a copy of all that it holds."""
+        learned: dict[str, list[Tensor]] = {level: [] for level in self._initial_norms}
+        for rows in self._blocks:
+            state = {f"phi.{name}": x for name, x in rows.phi.moved(row, self._rows[row].run).items()}
+            for level in rows.levels:
+                state[f"{level.level.level.name}.delta"] = level.slabs["delta"][row]
+            for name, tensors in rows.block.learned_tensors().items():
+                learned[name] += [state[tensor] for tensor in tensors]
+        return {
+            level: float(get_total_norm(tensors)) / self._initial_norms[level]
+            for level, tensors in learned.items()
+        }
+
+    @cached_property
+    def _initial_norms(self) -> dict[str, float]:
+        """Per learning level, over all blocks: weights are frozen."""
+        blocks = [rows.block.initial_norms() for rows in self._blocks]
+        return {level: float(get_total_norm([own[level] for own in blocks])) for level in blocks[0]}
+
     @torch.inference_mode()
     def park(self, row: int) -> ParkedRow:
         """A copy of the row in its own form."""
@@ -116,8 +142,7 @@ class DecodeRows:
         """
         stand = [self._rows[row] for row in rows]
         logits, wrote = self._path.step(rows, tokens, stand)
-        for row, whole, teaches in zip(rows, wrote, learn or (True,) * len(rows), strict=True):
-            self._advance(row, whole, teaches)
+        self._advance(rows, wrote, learn or (True,) * len(rows))
         return logits
 
     @property
@@ -153,7 +178,7 @@ class DecodeRows:
                 logits = self.step([row], [token], [teaches])[0]
             return logits
         self._rows[row] = stand[-1]
-        self._advance(row, wrote[-1], teach[-1])
+        self._advance([row], wrote[-1:], teach[-1:])
         return logits
 
     def _after(self, own: Row, teaches: bool) -> Row:
@@ -187,34 +212,64 @@ class DecodeRows:
         own = self._rows[row]
         return own.position, tuple(own.writes), tuple(own.refused), own.frozen, own.good
 
-    def _advance(self, row: int, applied: bool, teaches: bool) -> None:
-        """The row has read a token; whatever ends with it is written. Of one that does not teach, the CMS
-        levels keep nothing: what they have put down for it is overwritten.
+    def _advance(self, rows: Sequence[int], applied: Sequence[bool], teach: Sequence[bool]) -> None:
+        """The rows have read a token each; whatever ends with it is written. Of one that does not teach, the
+        CMS levels keep nothing: what they have put down for it is overwritten.
         """
-        own, config = self._rows[row], self.model.config
-        own.position += 1
-        if own.frozen is not Frozen.NO:
-            return
-        own.run, own.chunk = own.run + 1, own.chunk + 1
-        self._count(own, 0, applied)
-        chunk_ends = own.position % config.chunk == 0
-        if chunk_ends or own.run == self._blocks[0].phi.run:
-            self._path.end_run(row, own.run)
-            own.run = 0
-        if chunk_ends:
-            self._count(own, 1, self._path.end_chunk(row, own.chunk))
-            own.chunk = 0
-        for number, level in enumerate(self._blocks[0].levels if teaches else ()):
+        learning, teaching = [], []
+        for row, whole, teaches in zip(rows, applied, teach, strict=True):
+            own = self._rows[row]
+            own.position += 1
+            if own.frozen is not Frozen.NO:
+                continue
+            own.run, own.chunk = own.run + 1, own.chunk + 1
+            self._count(own, 0, whole)
+            learning.append(row)
+            if teaches:
+                teaching.append(row)
+        self._end_chunks(learning)
+        for number in range(len(self.model.config.levels)):
+            self._end_periods(number, teaching)
+        for row in learning:
+            own = self._rows[row]
+            if own.position % self.model.config.block == 0 and not any(own.streaks):
+                own.good = own.position
+
+    def _end_chunks(self, rows: Sequence[int]) -> None:
+        """Of those whose run or chunk ends with the token that they have read."""
+        runs, chunks = [], []
+        for row in rows:
+            own = self._rows[row]
+            chunk_ends = own.position % self.model.config.chunk == 0
+            if chunk_ends or own.run == self._blocks[0].phi.run:
+                runs.append(Behind(row, own.run))
+                own.run = 0
+            if chunk_ends:
+                chunks.append(Behind(row, own.chunk))
+                own.chunk = 0
+        if runs:
+            self._path.end_runs(runs)
+        if chunks:
+            for end, whole in zip(chunks, self._path.end_chunks(chunks), strict=True):
+                self._count(self._rows[end.row], 1, whole)
+
+    def _end_periods(self, number: int, rows: Sequence[int]) -> None:
+        """One CMS level keeps the token; of rows whose period ends with it, the level is written."""
+        level, full, due = self._blocks[0].levels[number], [], []
+        for row in rows:
+            own = self._rows[row]
             own.kept[number] += 1
             period_ends = own.position % level.period == 0
             if period_ends or own.kept[number] == level.keeps:
-                self._path.sum_gradient(number, row, own.kept[number])
+                full.append(Behind(row, own.kept[number]))
                 own.kept[number] = 0
             if period_ends:
-                finite = [block.levels[number].write(row) for block in self._blocks]
-                self._count(own, 2 + number, all(map(bool, finite)))
-        if own.position % config.block == 0 and not any(own.streaks):
-            own.good = own.position
+                due.append(row)
+        if full:
+            self._path.sum_gradients(number, full)
+        for row in due:
+            finite = [block.levels[number].write(row) for block in self._blocks]
+            self._count(self._rows[row], 2 + number, all(map(bool, finite)))
 
     def _slabs(self) -> Iterator[Tensor]:
         for block in self._blocks:

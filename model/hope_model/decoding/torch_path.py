@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.cpu.decoder import Behind
 from hope_kernels.packed_linear import can_pack
 from hope_model.decoding.block import BlockRows
 from hope_model.decoding.level_step import LevelStep
@@ -66,20 +67,22 @@ class TorchPath:
             start += len(group)
         return torch.cat(logits) if len(logits) > 1 else logits[0], wrote
 
-    def end_run(self, row: int, run: int) -> None:
-        for block in self._rows:
-            block.phi.end_run(row, run)
+    def end_runs(self, ends: Sequence[Behind]) -> None:
+        for row, tokens in ends:
+            for block in self._rows:
+                block.phi.end_run(row, tokens)
 
-    def end_chunk(self, row: int, chunk: int) -> bool:
-        finite = [block.phi.end_chunk(row, chunk) for block in self._rows]
-        return all(map(bool, finite))
+    def end_chunks(self, ends: Sequence[Behind]) -> list[bool]:
+        finite = [[block.phi.end_chunk(row, tokens) for block in self._rows] for row, tokens in ends]
+        return [all(map(bool, own)) for own in finite]
 
     def pending(self, layer: int, row: int, chunk: int) -> Tensor:
         return self._rows[layer].phi.pending_after(row, chunk)
 
-    def sum_gradient(self, level: int, row: int, kept: int) -> None:
-        for block in self._rows:
-            block.levels[level].sum_gradient(row, kept)
+    def sum_gradients(self, level: int, ends: Sequence[Behind]) -> None:
+        for row, tokens in ends:
+            for block in self._rows:
+                block.levels[level].sum_gradient(row, tokens)
 
     def _step(
         self, rows: Sequence[int], tokens: Sequence[int], stand: Sequence[Row]

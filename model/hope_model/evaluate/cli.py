@@ -12,6 +12,7 @@ from hope_model.errors import DataError
 from hope_model.evaluate import babilong_cli, needle_cli, recall_cli
 from hope_model.evaluate.continual import cli as continual_cli
 from hope_model.evaluate.recall_cli import locate
+from hope_model.evaluate.subjects import add_quantize
 from hope_model.evaluate.tasks import cli as tasks_cli
 from hope_model.train.shards import read_rows
 
@@ -71,7 +72,7 @@ def add_parser(
         help="pre-trained models: read as plain text or as a user's words in a chat (default: %(default)s)",
     )
     stream.add_argument("--offset", type=int, default=0, help="characters to skip in each file (default: 0)")
-    recall_cli.add_quantize(stream)
+    add_quantize(stream)
     stream.set_defaults(run_command=partial(run_stream, find=find))
     bits = kinds.add_parser("bits", help="bits per byte of held-out text, state carried along each file")
     bits.add_argument("files", type=Path, nargs="+", help=".txt, .jsonl or .jsonl.zst (field text)")

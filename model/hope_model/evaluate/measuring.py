@@ -56,6 +56,7 @@ def run(
             "models": {each.name: each.weights for each in subjects},
             "origin": args.origin,
             "conditions": args.conditions,
+            **({} if args.quantize == "none" else {"quantize": args.quantize}),
             **about,
         }
         with Ledger(args.out, name, settings) as ledger:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hope_model.evaluate.subjects import add_quantize
+
 if TYPE_CHECKING:
     from hope_model.attention.checkpoint import AttentionCheckpoint
     from hope_model.evaluate.facts import Person
@@ -98,16 +100,6 @@ def run_recall(args: argparse.Namespace, find: Find | None = None, render_of: Re
     }
     print(write_recall(result, about, args.out))
     return 0
-
-
-def add_quantize(parser: argparse.ArgumentParser) -> None:
-    """``--quantize``, as of ``hope serve``; for ``hope_model.attention.quantize.bits_of``."""
-    parser.add_argument(
-        "--quantize",
-        choices=("none", "int8", "int4"),
-        default="none",
-        help="keep the slow weights of a pre-trained model in so few bits (default: %(default)s)",
-    )
 
 
 def locate(find: Find | None, name: str) -> Path:

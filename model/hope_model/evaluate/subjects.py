@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hope_model.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from hope_kernels.quantized_linear import Bits
     from hope_model.evaluate.sessions.asking import ServedSubject, Subject
     from hope_model.evaluate.subject import Find
 
@@ -63,6 +64,17 @@ def add_subjects(
         default=list(conditions),
         help=f"learning; context: what was read is in the prompt (default: {' '.join(conditions)})",
     )
+    add_quantize(parser)
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """``--quantize``, as of ``hope serve``; for ``hope_model.attention.quantize.bits_of``."""
+    parser.add_argument(
+        "--quantize",
+        choices=("none", "int8", "int4"),
+        default="none",
+        help="keep the slow weights of a pre-trained model in so few bits (default: %(default)s)",
+    )
 
 
 @contextmanager
@@ -77,12 +89,15 @@ def named_subjects(
         EvaluationError: no such server.
     """
     if args.url is None:
-        yield [_local(name, find, args.origin) for name in _distinct(args.model or ["hope-tiny"])]
+        models = _distinct(args.model or ["hope-tiny"])
+        yield [_local(name, find, args.origin, args.quantize) for name in models]
         return
     if args.model:
         raise ConfigError("model: expected without --url, whose server has one model, found with it")
     if args.origin != "text":
         raise ConfigError("origin: expected 'text' with --url, as /v1/completions reads, found 'user'")
+    if args.quantize != "none":
+        raise ConfigError(f"quantize: expected a model of this process, found {args.quantize} with --url")
     if open_server is None:
         raise ConfigError("url: expected the command `hope`, which has the client, found none")
     with open_server(args.url, os.environ.get("HOPE_API_KEY")) as served:
@@ -99,27 +114,30 @@ def _short(name: str) -> str:
     return Path(name).name or name
 
 
-def _local(name: str, find: Find | None, origin: str) -> Named:
+def _local(name: str, find: Find | None, origin: str, quantize: str) -> Named:
+    from hope_model.attention.quantize import bits_of, require_unquantized
     from hope_model.evaluate.recall_cli import locate
     from hope_model.evaluate.subject import is_attention
 
-    folder = locate(find, name)
+    folder, bits = locate(find, name), bits_of(quantize)
+    if not is_attention(folder):
+        require_unquantized(folder, bits)
     if origin != "text" and not is_attention(folder):
         raise ConfigError(
             f"origin: expected 'text' for {name}, in which all that is read teaches, found 'user'"
         )
-    return Named(_short(name), _sha256(folder / "model.safetensors"), lambda: _loaded(folder, origin))
+    return Named(_short(name), _sha256(folder / "model.safetensors"), lambda: _loaded(folder, origin, bits))
 
 
 @contextmanager
-def _loaded(folder: Path, origin: str) -> Iterator[Subject]:
+def _loaded(folder: Path, origin: str, quantize: Bits | None) -> Iterator[Subject]:
     from hope_model.evaluate.subject import is_attention
 
     if is_attention(folder):
         from hope_model.attention.checkpoint import load_attention_checkpoint
         from hope_model.evaluate.sessions.attention import AttentionSubject
 
-        yield AttentionSubject(load_attention_checkpoint(folder), origin=origin)
+        yield AttentionSubject(load_attention_checkpoint(folder, quantize=quantize), origin=origin)
     else:
         from hope_model.checkpoint import load_checkpoint
         from hope_model.evaluate.sessions.hope import HopeSubject

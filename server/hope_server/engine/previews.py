@@ -35,6 +35,7 @@ class StepModel(Protocol):
     def state_spec(self) -> StateSpec: ...
     def initial_state(self, rows: int) -> State: ...
     def step(self, tokens: Tensor, state: State, learn: Tensor | None = ...) -> tuple[Tensor, State]: ...
+    def drift(self, state: State) -> dict[str, Tensor]: ...
 
 
 P = TypeVar("P")
@@ -64,6 +65,10 @@ class Previews(Protocol[P]):
         ...
 
     def counts(self, slot: int) -> Counts: ...
+    def drift(self, slot: int) -> dict[str, float]:
+        """Of the row as it stands, per learning level."""
+        ...
+
     def step(
         self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]
     ) -> tuple[Tensor, list[Counts]]:
@@ -81,6 +86,7 @@ class RowPreviews:
         self._rows = rows
         self.clear, self.write, self.state = self._rows.clear, self._rows.load, self._rows.state
         self.park, self.unpark = self._rows.park, self._rows.unpark
+        self.drift = self._rows.drift
 
     def counts(self, slot: int) -> Counts:
         return Counts(*self._rows.counts(slot))
@@ -122,6 +128,9 @@ class GroupPreviews:
     def counts(self, slot: int) -> Counts:
         return counts_of(self._rows.row(slot))[0]
 
+    def drift(self, slot: int) -> dict[str, float]:
+        return drift_of(self._model, self._rows.row(slot))
+
     def step(
         self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]
     ) -> tuple[Tensor, list[Counts]]:
@@ -155,6 +164,11 @@ def previews_of(model: StepModel, *, slots: int, group: int) -> Previews[Any]:
 
         return SlabPreviews(model, slots, candidate_sizes(group), CudaGraphs(device))
     return GroupPreviews(model, slots, group)
+
+
+def drift_of(model: StepModel, state: State) -> dict[str, float]:
+    """Of the one row of ``state``."""
+    return {level: float(ratio) for level, ratio in model.drift(state).items()}
 
 
 def counts_of(state: State) -> list[Counts]:

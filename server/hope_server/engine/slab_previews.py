@@ -11,7 +11,7 @@ from hope_model.state import State, gather_state, host_copy
 from hope_model.streaks import COUNTER_NAMES
 from hope_server.engine.decode_sizes import DecodeSizes, GraphPlan, How, Launch
 from hope_server.engine.graphs import Graph, Graphs, without_graphs
-from hope_server.engine.previews import GroupParked, counts_of, pack_counts, read_counts
+from hope_server.engine.previews import GroupParked, counts_of, drift_of, pack_counts, read_counts
 from hope_server.engine.runner import Counts
 from hope_server.engine.slab import Slab
 
@@ -36,7 +36,7 @@ class SlabPreviews:
 
     def __init__(self, model: Hope, slots: int, sizes: Sequence[int], graphs: Graphs) -> None:
         self._slab = Slab(model.initial_state(1), slots)
-        self._slots = slots
+        self._model, self._slots = model, slots
         self._steps = {size: StepLaunch(model, self._slab.rows, size) for size in sizes}
         self._graphs, self._plan = graphs, GraphPlan(GRAPH_BYTES)
         self.sizes = DecodeSizes(self._repeatable(sizes))
@@ -51,6 +51,9 @@ class SlabPreviews:
 
     def counts(self, slot: int) -> Counts:
         return counts_of(self._slab.view(slot))[0]
+
+    def drift(self, slot: int) -> dict[str, float]:
+        return drift_of(self._model, self._slab.view(slot))
 
     def step(
         self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool]

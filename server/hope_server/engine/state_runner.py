@@ -196,7 +196,7 @@ class StateRunner:
     @torch.inference_mode()
     def drift(self, slot: int) -> dict[str, float]:
         """Drift ratio of the live row, per learning level."""
-        return {level: float(ratio[0]) for level, ratio in self._model.drift(self._live.state(slot)).items()}
+        return self._live.drift(slot)
 
     @torch.inference_mode()
     def _every(self, slot: int, unit: Unit) -> Tensor:

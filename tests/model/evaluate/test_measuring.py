@@ -14,7 +14,9 @@ from hope_model.evaluate.subjects import Named
 
 
 def _run(out: Path, **changes: Any) -> int:
-    args = Namespace(**{"out": out, "origin": "text", "conditions": ["on"], "weights": "aa"} | changes)
+    args = Namespace(
+        **{"out": out, "origin": "text", "conditions": ["on"], "weights": "aa", "quantize": "none"} | changes
+    )
     return measuring.run(
         args,
         "m",
@@ -28,9 +30,14 @@ def _run(out: Path, **changes: Any) -> int:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"weights": "bb"}, "models"), ({"origin": "user"}, "origin"), ({"conditions": ["off"]}, "conditions")],
+    [
+        ({"weights": "bb"}, "models"),
+        ({"origin": "user"}, "origin"),
+        ({"conditions": ["off"]}, "conditions"),
+        ({"quantize": "int4"}, "quantize"),
+    ],
 )
-def test_another_model_origin_or_condition_is_refused(
+def test_other_models_or_ways_to_measure_them_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
     @contextmanager

@@ -11,7 +11,10 @@ import pytest
 from tests.model.evaluate import talking
 from tests.model.evaluate.asked import Spoken, remembers
 
-from hope_model.errors import CheckpointError, ConfigError, DataError
+from hope_kernels.quantized_linear import Bits
+from hope_model.attention import checkpoint as checkpoints
+from hope_model.attention.checkpoint import AttentionCheckpoint
+from hope_model.errors import CheckpointError, ConfigError, DataError, QuantizeError
 from hope_model.evaluate import heat_map
 from hope_model.evaluate.cli import add_parser
 from hope_model.evaluate.sessions import hope as hope_sessions
@@ -181,12 +184,24 @@ def test_noise_is_a_haystack(checkpoint: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "needle.json").read_text())["haystack"]["name"] == "noise"
 
 
-@pytest.mark.parametrize("origin", ["text", "user"])
-def test_a_pre_trained_model_can_have_all_in_sight(book: Path, tmp_path: Path, origin: str) -> None:
+@pytest.mark.parametrize(("origin", "quantize"), [("text", "none"), ("user", "int8")])
+def test_a_pre_trained_model_can_have_all_in_sight(
+    book: Path, tmp_path: Path, origin: str, quantize: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    load = checkpoints.load_attention_checkpoint
+
+    def noted(folder: Path, *, quantize: Bits | None) -> AttentionCheckpoint:
+        loaded.append(quantize)
+        return load(folder, quantize=quantize)
+
+    monkeypatch.setattr(checkpoints, "load_attention_checkpoint", noted)
     folder = talking.write_checkpoint(tmp_path / "tiny")
     short = ("--lengths", "90", "--depths", "50", "--repeats", "1", "--conditions", "on", "context")
     out = tmp_path / "out"
-    assert _run("needle", book, *short, "--model", folder, "--origin", origin, "--out", out) == 0
+    how = ("--model", folder, "--origin", origin, "--quantize", quantize, "--out", out)
+    assert _run("needle", book, *short, *how) == 0
+    assert loaded == [None if quantize == "none" else quantize]
     cells = json.loads((out / "needle.json").read_text())["cells"]
     assert [(cell["rule"], cell["condition"]) for cell in cells] == [
         ("hope_attention", "on"),
@@ -207,6 +222,12 @@ def test_a_pre_trained_model_can_have_all_in_sight(book: Path, tmp_path: Path, o
         ("needle", ["--lengths", "0"], ConfigError, "lengths: expected positive numbers"),
         ("needle", ["--model", "none"], CheckpointError, "expected a folder or one of hope-tiny"),
         ("needle", ["--origin", "user"], ConfigError, "origin: expected 'text' for .*checkpoint"),
+        (
+            "needle",
+            ["--quantize", "int8"],
+            QuantizeError,
+            "expected none for .*, a native Hope",
+        ),
         ("needle", ["--url", "http://127.0.0.1:1"], ConfigError, "model: expected without --url"),
         ("babilong", ["--tasks", "3"], DataError, r"expected tasks among \[1, 2\], found \[3\]"),
         ("babilong", ["--shots", "1"], ConfigError, "shots: expected a number with --examples"),
@@ -297,4 +318,9 @@ def test_a_server_takes_the_command_that_has_the_client(intents: Path, tmp_path:
         _run(
             *("continual", intents, *CONTINUAL, "--out", tmp_path, "--url", "http://127.0.0.1:1"),
             *("--origin", "user"),
+        )
+    with pytest.raises(ConfigError, match="quantize: expected a model of this process, found int4 with"):
+        _run(
+            *("continual", intents, *CONTINUAL, "--out", tmp_path, "--url", "http://127.0.0.1:1"),
+            *("--quantize", "int4"),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hope_model.errors import ConfigError
-from hope_model.evaluate.recall_cli import add_quantize
+from hope_model.evaluate.subjects import add_quantize
 from hope_model.evaluate.tasks.formats import TASKS
 
 if TYPE_CHECKING:
