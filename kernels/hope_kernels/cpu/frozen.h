@@ -323,8 +323,9 @@ static void frozen_tile(const Frozen *p, long tile, long rows, const Operands *o
     if (tiles) shape_tiles(rows < LANES ? rows : LANES);
 #endif
     const long part = p->kind == INT4 ? GROUP : PIECE;
-    for (long at = 0; at < depth; at += PIECE) {
-        const long some = depth - at < PIECE ? depth - at : PIECE;
+    const long most = p->kind == INT4 ? PIECE / 2 : PIECE;
+    for (long at = 0; at < depth; at += most) {
+        const long some = depth - at < most ? depth - at : most;
         const uint32_t *piece = widen(p->kind, w, wide, some, made);
         for (long i = 0; i < some; i += part) {
             const long pairs = some - i < part ? some - i : part;

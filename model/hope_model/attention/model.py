@@ -110,7 +110,9 @@ class HopeAttention:
         }
         if arena is not None:
             self.reader = compiled_reader(self)
-        self._canary_tokens, self._canary_start = weights[CANARY_TOKENS], weights[CANARY_START]
+        self._canary_tokens, self._canary_start = (
+            weights[name].long() for name in (CANARY_TOKENS, CANARY_START)
+        )
         self.canaries = _canaries(self, weights)
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
