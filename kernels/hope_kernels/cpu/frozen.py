@@ -41,8 +41,8 @@ class FrozenWeights:
 
     def __init__(self, weight: Tensor | Whole, bias: Tensor | None, arena: Arena) -> None:
         self._library = load("attention")
-        whole = weight if isinstance(weight, Whole) else None
-        values = (weight if whole is None else whole.values).contiguous()  # type: ignore[union-attr]
+        whole = None if isinstance(weight, Tensor) else weight
+        values = (weight if isinstance(weight, Tensor) else weight.values).contiguous()
         self.rows, self.columns = values.shape
         kind = "bf16" if whole is None else "int8" if whole.zeros is None else "int4"
         self._bias = _filled(bias, self.rows)
@@ -58,7 +58,7 @@ class FrozenWeights:
         self._packed = arena.zeros(self._library.hope_frozen_bytes(self._at), dtype=torch.uint8)
         self.structure.weights = self._packed.data_ptr()
         groups = [part.bfloat16().contiguous() for part in _groups(whole)]
-        at = [group.data_ptr() for group in groups] or [None, None]
+        at = [group.data_ptr() for group in groups] or (None, None)
         self._library.hope_frozen_pack(self._at, values.data_ptr(), *at, self._packed.data_ptr())
         self._line = int(self._library.hope_frozen_line(self._at))
 

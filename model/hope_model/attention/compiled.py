@@ -70,7 +70,7 @@ def _try_products() -> None:
     values = torch.randint(-127, 128, (150, 96), generator=make, dtype=torch.int8)
     scales = torch.rand(150, generator=make)
     groups = torch.rand(2, 150, 3, generator=make).bfloat16()
-    weights = {
+    weights: dict[str, tuple[Tensor | Whole, Tensor]] = {
         "bf16": (values.bfloat16() / 64, values.float() / 64),
         "int8": (Whole(values, scales), values * scales[:, None]),
         "int4": (

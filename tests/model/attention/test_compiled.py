@@ -27,6 +27,7 @@ from torch import Tensor
 from hope_kernels import dispatch
 from hope_kernels.cpu import build as cpu
 from hope_kernels.cpu.build import BuildError
+from hope_kernels.cpu.frozen import FrozenWeights
 from hope_kernels.cpu.reader import Reader
 from hope_model.attention import compiled
 from hope_model.attention.cache import WindowCache
@@ -260,8 +261,8 @@ def test_a_kernel_that_differs_from_the_layers_is_not_used(how: str, monkeypatch
 
 @pytest.mark.usefixtures("fresh_dispatch")
 def test_products_that_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    product = compiled.FrozenWeights.product
-    monkeypatch.setattr(compiled.FrozenWeights, "product", lambda self, x: product(self, x) * 1.01)
+    product = FrozenWeights.product
+    monkeypatch.setattr(FrozenWeights, "product", lambda self, x: product(self, x) * 1.01)
     model = build(config())
     assert model.reader is None
     assert model.backbone.head.compiled is None
