@@ -88,6 +88,14 @@ class ServerConfig(BaseSettings):
         description="when the server's own Valkey writes commits through to the disk: before they are "
         "acknowledged, or every second, so that a crash of it may lose acknowledged tokens",
     )
+    commit_interval_s: float = Field(
+        default=0.016,
+        ge=0,
+        le=1,
+        description="seconds that tokens may gather for a commit where steps are faster than that: no longer "
+        "than a screen shows a frame; 0 commits after each step, which costs throughput",
+        allow_inf_nan=False,
+    )
     encryption_key_file: Path | None = Field(
         default=None,
         description="file of the keys that seal every stored value, oldest first, of mode 0600; without one "

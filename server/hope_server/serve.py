@@ -241,6 +241,7 @@ def _engine_config(config: ServerConfig) -> EngineConfig:
         decode_rows=config.decode_rows,
         max_prompt_tokens=config.max_prompt_tokens,
         threads=config.threads,
+        commit_interval_s=config.commit_interval_s,
         lease_ttl_s=config.lease_ttl_s,
         owner_nonce=_SOLE_OWNER if config.redis_url is None else "",
         learn=config.learn,

@@ -11,7 +11,7 @@ LUA = f"{SESSIONS}/hope_v1.lua"
 CONFORMANCE = "tests/server/sessions/test_conformance.py"
 FAULTS = "tests/server/sessions/test_redis_faults.py"
 KEYFILE = "tests/server/sessions/test_keyfile.py"
-TOGETHER = "tests/server/sessions/test_redis_together.py"
+LANE = "tests/server/sessions/test_redis_lane.py"
 RECORDS = "tests/server/sessions/test_records.py"
 CODEC = "tests/server/sessions/test_codec.py"
 COPY = "tests/server/sessions/test_hidden_copy.py"
@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         "head hash not compared",
         LUA,
-        "if at[1] ~= args[3] or at[2] ~= args[4] then",
-        "if at[1] ~= args[3] then",
+        "if seq ~= args[3] or head ~= args[4] then",
+        "if seq ~= args[3] then",
         (CONFORMANCE,),
     ),
     Mutation(
@@ -87,12 +87,12 @@ MUTATIONS = (
     Mutation(
         "a commit sent again is not known",
         LUA,
-        "if at[1] == args[5] and at[2] == args[6] then",
+        "if seq == args[5] and head == args[6] then",
         "if false then",
         (FAULTS,),
     ),
     Mutation(
-        "quarantine not looked at", LUA, "if at[3] == 'quarantined' then", "if false then", (CONFORMANCE,)
+        "quarantine not looked at", LUA, "if state == 'quarantined' then", "if false then", (CONFORMANCE,)
     ),
     Mutation(
         "a rollback keeps snapshots of the future",
@@ -141,14 +141,42 @@ MUTATIONS = (
         f"{SESSIONS}/sealing.py",
         "os.register_at_fork(after_in_child=self._drawn.clear)",
         "pass",
-        (TOGETHER,),
+        (LANE,),
     ),
     Mutation(
-        "an error of one command is everyone's",
-        f"{SESSIONS}/redis_together.py",
-        "raise_on_error=False",
-        "raise_on_error=True",
-        (TOGETHER,),
+        "a reply too many is taken for the next command's",
+        f"{SESSIONS}/redis_lane.py",
+        "while (found := self._reader.gets()) is not _NOT_YET:",
+        "while self.owed and (found := self._reader.gets()) is not _NOT_YET:",
+        (LANE,),
+    ),
+    Mutation(
+        "tokens of one who waits keep those of others from being told",
+        f"{ENGINE}/mail.py",
+        "any(is_urgent(event) or not self.tide.holds(name) for",
+        "all(is_urgent(event) or not self.tide.holds(name) for",
+        ("tests/server/engine/test_mail.py",),
+    ),
+    Mutation(
+        "each session commits at moments of its own",
+        f"{ENGINE}/tide.py",
+        "if due_s is None or due_s <= loop.time():",
+        "if True:",
+        ("tests/server/engine/test_tide.py",),
+    ),
+    Mutation(
+        "a server that says nothing is waited for",
+        f"{SESSIONS}/redis_lane.py",
+        "if due <= self._loop.time():",
+        "if False:",
+        (LANE,),
+    ),
+    Mutation(
+        "the server's name is not checked",
+        f"{SESSIONS}/redis_address.py",
+        "context = ssl.create_default_context(cafile=authority)",
+        "context = ssl._create_unverified_context()",
+        (LANE,),
     ),
     Mutation(
         "journal's chain not verified",

@@ -152,15 +152,14 @@ def levels(results: Results) -> str:
 
 
 def tuning(results: Results) -> str:
-    """The mean loss of each rate that was tried."""
+    """The mean loss of each rate that was tried; a rate beyond the others is empty where it was not."""
     rates = sorted({float(rate) for own in results.values() for rate in own["tuning"]})
     rows = []
     for name, own in results.items():
         if not own["run"]["rate_of"]:
             tried = {float(rate): loss for rate, loss in own["tuning"].items()}
-            rows.append(
-                (title_of(name), *(_tried(tried.get(rate)) for rate in rates), f"{own['learning_rate']:g}")
-            )
+            losses = (_tried(tried[rate]) if rate in tried else "" for rate in rates)
+            rows.append((title_of(name), *losses, f"{own['learning_rate']:g}"))
     return markdown(("run", *(f"{rate:g}" for rate in rates), "taken"), rows)
 
 

@@ -357,8 +357,8 @@ class Engine:
             (logprob,) = score(output.logits[None], [token], params.logprobs)
         job.sampling_over = finish_reason is not None
         job.units.append(self._runner.step_unit(token, position=row.position, learn=generation.learn))
-        self._scheduler.sampled(session)
-        self._emit(session, Sampled(token, generation.index - 1, finish_reason, logprob))
+        pressing = 2 * self._scheduler.sampled(session) >= self.config.max_uncommitted
+        self._emit(session, Sampled(token, generation.index - 1, finish_reason, logprob, pressing))
         self._queue(session)
         now = self._clock()
         if generation.sampled_at is not None:

@@ -22,12 +22,16 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token was chosen; the state has yet to read it. It is to be committed, then handed out."""
+    """A token was chosen; the state has yet to read it. It is to be committed, then handed out.
+
+    pressing: so many wait for their commit that the turn will pause before long.
+    """
 
     token: int
     index: int
     finish_reason: FinishReason | None
     logprob: TokenLogprob | None = None
+    pressing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +86,8 @@ class Failed:
 
 
 Event = Granted | Sampled | Scored | Boundary | Halted | Done | Failed
+
+
+def is_urgent(event: Event) -> bool:
+    """Whether somebody waits for what follows from it: not so of most tokens, and of states to be stored."""
+    return event.pressing if isinstance(event, Sampled) else not isinstance(event, Boundary)

@@ -9,9 +9,10 @@ from functools import partial
 
 from hope_model.state import StateSpec
 from hope_server.engine.engine import Engine
-from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Halted
+from hope_server.engine.events import Boundary, Done, Event, Failed, Granted, Halted, is_urgent
 from hope_server.engine.jobs import Generation
 from hope_server.engine.logprobs import PromptScores
+from hope_server.engine.mail import Mail
 from hope_server.engine.observer import EngineObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.recovery import Recovery, end_learning
@@ -44,12 +45,13 @@ class Desk:
         snapshots: SnapshotWriter,
         ownership: Ownership,
         observer: EngineObserver,
+        mail: Mail,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.thread, self.store, self.spec = engine, thread, store, spec
         self.snapshots, self.ownership = snapshots, ownership
         self.observer, self.clock = observer, clock
-        self.mailboxes: dict[str, asyncio.Queue[Event]] = {}
+        self.mail, self.mailboxes = mail, mail.mailboxes
         self.slow_weights_sha256 = ""
         self._closed = False
 
@@ -91,13 +93,6 @@ class Desk:
         self._closed = True
         for mailbox in self.mailboxes.values():
             mailbox.put_nowait(Failed(ShuttingDown(_CLOSED)))
-
-    def deliver(self, events: list[tuple[str, Event]]) -> None:
-        """Called on the loop with what the engine emitted; events of a released session have no reader."""
-        for session, event in events:
-            mailbox = self.mailboxes.get(session)
-            if mailbox is not None:
-                mailbox.put_nowait(event)
 
 
 class Lease:
@@ -205,7 +200,18 @@ class Lease:
 
     async def take(self) -> list[Event]:
         """Every event that is there, at least one; raises what ended the work."""
-        events = [await self._next()]
+        self._desk.mail.collect()
+        return [await self._next(), *self._taken()]
+
+    async def gather(self, events: Sequence[Event]) -> list[Event]:
+        """What comes after ``events``, perhaps nothing, until it is time to commit."""
+        if not any(map(is_urgent, events)):
+            await self._desk.mail.tide.wait(self._session)
+        return self._taken()
+
+    def _taken(self) -> list[Event]:
+        self._desk.mail.collect()
+        events: list[Event] = []
         while not self._mailbox.empty():
             events.append(self._mailbox.get_nowait())
         return events

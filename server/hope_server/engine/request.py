@@ -262,6 +262,7 @@ class EngineConfig:
     max_waiting: turns that may queue for a slot; one more is refused with QueueFull.
     decode_rows: the one batch shape of decode; a row's bits do not depend on who shares it.
     max_uncommitted: sampled tokens of a turn that may wait for their commit before it pauses.
+    commit_interval_s: tokens gather this long for a commit, all sessions' together, where steps are faster.
     prompt_interval: while other sessions decode, prompt work runs in every n-th step.
     max_prompt_tokens: longest prompt of one turn.
     threads: torch threads of the engine, None leaves torch's choice.
@@ -275,7 +276,8 @@ class EngineConfig:
     slots: int = 16
     max_waiting: int = 128
     decode_rows: int = 4
-    max_uncommitted: int = 32
+    max_uncommitted: int = 64
+    commit_interval_s: float = 0.016
     prompt_interval: int = 1
     max_prompt_tokens: int = 1 << 20
     threads: int | None = None
@@ -288,7 +290,7 @@ class EngineConfig:
         for name in ("slots", "decode_rows", "max_uncommitted", "prompt_interval", "max_prompt_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name in ("max_waiting", "host_state_bytes"):
+        for name in ("max_waiting", "host_state_bytes", "commit_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}")
 

@@ -108,9 +108,11 @@ class Scheduler:
         entry.last = last
         self._move(session, phase)
 
-    def sampled(self, session: str) -> None:
-        """One more token waits for its commit."""
-        self._entries[session].uncommitted += 1
+    def sampled(self, session: str) -> int:
+        """One more token waits for its commit; how many do."""
+        entry = self._entries[session]
+        entry.uncommitted += 1
+        return entry.uncommitted
 
     def committed(self, session: str, tokens: int) -> None:
         """A commit of ``tokens`` landed; ignored for a session that is gone."""

@@ -4,15 +4,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 
 from hope_server.engine.diff import diff
 from hope_server.engine.engine import Engine
-from hope_server.engine.events import Event
 from hope_server.engine.exchange import export_session, import_session, open_export
 from hope_server.engine.lease import Desk, Lease
 from hope_server.engine.loss import loss
+from hope_server.engine.mail import Mail
 from hope_server.engine.observer import EngineObserver, NullObserver
 from hope_server.engine.ownership import Ownership
 from hope_server.engine.request import (
@@ -30,6 +29,7 @@ from hope_server.engine.restore import runs_between
 from hope_server.engine.runner import ServedModel, runner_for
 from hope_server.engine.snapshots import SnapshotWriter
 from hope_server.engine.thread import EngineThread
+from hope_server.engine.tide import Tide
 from hope_server.engine.turn import Turn
 from hope_server.engine.turns import Turns
 from hope_server.engine.verify import verify
@@ -47,8 +47,6 @@ from hope_server.sessions.reading import Buffer
 from hope_server.sessions.refusals import no_such_seq
 from hope_server.sessions.session import JournalRecord, SessionMeta
 from hope_server.sessions.store import SessionStore
-
-Events = list[tuple[str, Event]]
 
 FLUSH_RESERVE_S = 1.0
 """Of a stop's deadline, at most this much is kept for cutting turns and writing what is left."""
@@ -96,10 +94,11 @@ class EngineService:
     async def start(self) -> None:
         """Start the engine's thread and hash the slow weights."""
         loop = asyncio.get_running_loop()
+        mail = Mail(loop, Tide(self._config.commit_interval_s))
         self._engine = Engine(
             runner_for(self._model, self._config),
             self._config,
-            sink=lambda events: _hand_over(loop, self._desk.deliver, events),
+            sink=mail.send,
             observer=self._observer,
         )
         self._thread = EngineThread(self._engine, loop)
@@ -111,6 +110,7 @@ class EngineService:
             self._snapshots,
             self._ownership,
             self._observer,
+            mail,
             self._clock,
         )
         self._thread.start()
@@ -401,8 +401,3 @@ class EngineService:
 
 def _new_key(tenant: str) -> SessionKey:
     return SessionKey(tenant, secrets.token_hex(16))
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, deliver: Callable[[Events], None], events: Events) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-        loop.call_soon_threadsafe(deliver, events)

@@ -199,9 +199,13 @@ class Turn:
         )
 
     async def _commit_answer(self) -> None:
-        """Tokens that were sampled while a commit was in flight go together into the next one."""
+        """Tokens that were sampled while a commit was in flight go together into the next one, and those that
+        can wait gather until others commit as well.
+        """
         while True:
             events = await self._lease.take()
+            if self._meta is not None and self._generated:
+                events += await self._lease.gather(events)
             sampled = [event for event in events if isinstance(event, Sampled)]
             if sampled:
                 self._spans.decode()

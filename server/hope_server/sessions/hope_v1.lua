@@ -24,17 +24,18 @@ local function now_ms()
 end
 
 -- A write, which is done only for the session's writer. ARGV begins with the fence and the nonce: both must be
--- equal to the session's.
-local function fenced(write)
+-- equal to the session's. The write gets the meta fields that it names, from the fourth on.
+local function fenced(write, ...)
+  local fields = { 'seq', 'fence', 'nonce', ... }
   return function(keys, args)
-    local at = redis.call('HMGET', keys[1], 'seq', 'fence', 'nonce')
+    local at = redis.call('HMGET', keys[1], unpack(fields))
     if not at[1] then
       return { 'NOTFOUND' }
     end
     if at[2] ~= args[1] or at[3] ~= args[2] then
       return { 'FENCED' }
     end
-    return write(keys, args)
+    return write(keys, args, at)
   end
 end
 
@@ -100,8 +101,8 @@ local function drop_snapshots_off_path(meta, start, spans, frozen)
 end
 
 -- A hidden session lives on from each write; a revealed one for ever.
-local function keep_alive(keys)
-  if redis.call('HGET', keys[1], 'state') == 'hidden' then
+local function keep_alive(keys, state)
+  if state == 'hidden' then
     for _, key in ipairs(keys) do
       redis.call('EXPIRE', key, HIDDEN_SECONDS)
     end
@@ -123,7 +124,7 @@ local function create(keys, args)
   if args[3] ~= '' then
     redis.call('HSET', meta, 'name', args[3])
   end
-  keep_alive(keys)
+  keep_alive(keys, args[4])
   return { 'OK' }
 end
 
@@ -200,10 +201,10 @@ end
 -- ARGV: fence, nonce, expected seq and head, new seq and head, new start_seq or '', new spans, new frozen_seq,
 -- sealed transcript or '', names of the turn's key separated by blanks (the newest encryption key's first), the
 -- turn's first seq, then (last seq, entry) of each record
-local function commit(keys, args)
+local function commit(keys, args, at)
   local meta, journal, turns = keys[1], keys[2], keys[3]
-  local at = redis.call('HMGET', meta, 'seq', 'head', 'state', 'frozen_seq')
-  if at[1] == args[5] and at[2] == args[6] then
+  local seq, head, state, frozen = at[1], at[4], at[5], at[6]
+  if seq == args[5] and head == args[6] then
     -- the same commit sent twice: no other one has this hash
     return { 'OK' }
   end
@@ -214,13 +215,13 @@ local function commit(keys, args)
       return { 'KNOWN', first, last }
     end
   end
-  if at[3] == 'quarantined' then
+  if state == 'quarantined' then
     return { 'QUARANTINED' }
   end
-  if at[1] ~= args[3] or at[2] ~= args[4] then
-    return { 'SEQ', at[1] }
+  if seq ~= args[3] or head ~= args[4] then
+    return { 'SEQ', seq }
   end
-  if string.match(args[9], '(%d+)$') == args[5] and at[4] and at[4] ~= '' then
+  if string.match(args[9], '(%d+)$') == args[5] and frozen and frozen ~= '' then
     return { 'FROZEN' }
   end
   for i = 13, #args, 2 do
@@ -237,7 +238,7 @@ local function commit(keys, args)
   if args[11] ~= '' then
     remember_turn(turns, name or string.match(args[11], '%x+'), name, args[12], args[5])
   end
-  keep_alive(keys)
+  keep_alive(keys, state)
   return { 'OK' }
 end
 
@@ -370,9 +371,10 @@ redis.register_function('hope_v1_reveal', fenced(reveal))
 redis.register_function('hope_v1_rename', rename)
 redis.register_function('hope_v1_acquire', acquire)
 redis.register_function('hope_v1_renew', fenced(renew))
-redis.register_function('hope_v1_commit', fenced(commit))
-redis.register_function('hope_v1_rollback', fenced(commit))
-redis.register_function('hope_v1_freeze', fenced(commit))
+local fenced_commit = fenced(commit, 'head', 'state', 'frozen_seq')
+redis.register_function('hope_v1_commit', fenced_commit)
+redis.register_function('hope_v1_rollback', fenced_commit)
+redis.register_function('hope_v1_freeze', fenced_commit)
 redis.register_function('hope_v1_missing', fenced(missing))
 redis.register_function('hope_v1_publish_snapshot', fenced(publish_snapshot))
 redis.register_function('hope_v1_quarantine', fenced(quarantine))

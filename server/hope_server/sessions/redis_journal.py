@@ -56,7 +56,7 @@ class RedisJournal:
         args += ["", ""] if turn is None else [" ".join(self._turn_names(session, turn.key)), turn.first_seq]
         args += [value for entry in entries for value in entry]
         # Sent twice it does nothing: the head it leads to is its own.
-        reply = await self._link.ask_together(function, keys_of(session), args)
+        reply = await self._link.ask_quickly(function, keys_of(session), args)
         _check_commit(session, expected, reply)
         return head
 

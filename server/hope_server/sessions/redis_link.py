@@ -5,15 +5,15 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from importlib import resources
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from hope_server.errors import HopeError, SessionCorrupted, StoreConfigError, StoreUnavailable
-from hope_server.sessions.redis_together import Together
+from hope_server.errors import HopeError, SessionCorrupted, StoreUnavailable
+from hope_server.sessions.redis_address import Address, check_url
+from hope_server.sessions.redis_lane import Lane
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,7 +26,6 @@ REFUSED: Final = (
     redis_errors.AuthorizationError,
     redis_errors.NoPermissionError,
 )
-_URL_OPTIONS = {"db", "password", "username", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 
@@ -41,7 +40,7 @@ class Link:
     """
 
     def __init__(self, url: str, *, timeout_s: float, patience_s: float, connections: int) -> None:
-        _check_url(url)
+        check_url(url)
         self.patience_s = patience_s
         # The library's own retry would send a lost append again.
         options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
@@ -49,7 +48,7 @@ class Link:
             url, max_connections=connections, timeout=timeout_s, retry=Retry(NoBackoff(), 0), **options
         )
         self._redis: Any = Redis(connection_pool=pool)
-        self._together = Together(self._redis)
+        self._lane = Lane(Address.of(url), timeout_s)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def load_functions(self) -> None:
@@ -99,9 +98,11 @@ class Link:
         """A function that may run twice: called again if its reply is lost."""
         return await self.settled(lambda: self.function(name, keys, args))
 
-    async def ask_together(self, name: str, keys: list[str], args: list[Any]) -> list[Any]:
-        """As :meth:`ask_function`, in one write with all that is asked so in this turn of the event loop."""
-        return await self.settled(lambda: self._call(self._together.send, name, keys, args))
+    async def ask_quickly(self, name: str, keys: list[str], args: list[Any]) -> list[Any]:
+        """As :meth:`ask_function`, by the lane: in one write with all that is asked so in this turn of the
+        loop. It needs no task of its own: a caller who is cancelled leaves no reply half read.
+        """
+        return await self.typed(self.settled(lambda: self._call(self._lane.send, name, keys, args)))
 
     async def settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """``operation``, begun again on a new connection as long as replies are lost and patience lasts."""
@@ -121,7 +122,7 @@ class Link:
 
         Errors of the server come out as this project's.
         """
-        task = asyncio.ensure_future(self._typed(work))
+        task = asyncio.ensure_future(self.typed(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -130,7 +131,8 @@ class Link:
             task.add_done_callback(_log_unseen)
             raise
 
-    async def _typed(self, work: Coroutine[Any, Any, T]) -> T:
+    async def typed(self, work: Coroutine[Any, Any, T]) -> T:
+        """``work``, with errors of the server as this project's."""
         try:
             return await work
         except (redis_errors.RedisError, OSError) as error:
@@ -140,6 +142,7 @@ class Link:
         """Wait for the calls in flight, which are bounded, then close every connection."""
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+        await self._lane.close()
         await self._redis.aclose(close_connection_pool=True)
 
 
@@ -164,16 +167,3 @@ def as_hope_error(error: Exception) -> HopeError:
     if message.startswith("WRONGTYPE"):
         return SessionCorrupted("a key of the session has another type than expected")
     return StoreUnavailable(f"the session store refused a command: {message.split(' ', 1)[0][:32]}")
-
-
-def _check_url(url: str) -> None:
-    """Options could switch the library's resending on, so only the harmless ones pass."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise StoreConfigError("redis_url is not a URL with a valid port", param="redis_url") from error
-    unknown = set(parse_qs(parts.query, keep_blank_values=True)) - _URL_OPTIONS
-    if unknown:
-        known, found = ", ".join(sorted(_URL_OPTIONS)), ", ".join(sorted(unknown))
-        raise StoreConfigError(f"redis_url takes the options {known}, found {found}", param="redis_url")

@@ -213,15 +213,13 @@ class RedisStore:
     ) -> Head:
         check_append(expected, records, idempotency_key)
         path = reset_path(records)
-        work = self._journal.commit("commit", session, fence, expected, records, idempotency_key, path)
-        return await self._link.owned(work)
+        return await self._journal.commit("commit", session, fence, expected, records, idempotency_key, path)
 
     async def rollback(
         self, session: SessionKey, fence: Fence, *, expected: Head, to: Point, request: str = ""
     ) -> Head:
         record, path = rollback_record(expected.seq, to, request)
-        work = self._journal.commit("rollback", session, fence, expected, [record], None, path)
-        return await self._link.owned(work)
+        return await self._journal.commit("rollback", session, fence, expected, [record], None, path)
 
     async def freeze(
         self,
@@ -234,8 +232,7 @@ class RedisStore:
         request: str = "",
     ) -> Head:
         record, frozen = freeze_record(expected.seq, path, good_seq, request)
-        work = self._journal.commit("freeze", session, fence, expected, [record], None, frozen)
-        return await self._link.owned(work)
+        return await self._journal.commit("freeze", session, fence, expected, [record], None, frozen)
 
     async def learned(self, session: SessionKey, turn_key: str) -> tuple[int, int] | None:
         return await self._link.owned(self._journal.learned(session, turn_key))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.model.corpus import CONFIG
 from tests.model.experiment.tiny import SETTINGS, tiny_tokenizer
+from tests.pretend_gpu import GPU, pretend_gpu
 from torch import Tensor
 
 from hope_model.errors import DataError
@@ -86,3 +87,28 @@ def test_too_short_texts_are_named(places: Places, model: Hope) -> None:
 def test_a_missing_file_of_the_kit_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mc/boolq_val.jsonl"):
         measure.kit_files(tmp_path)
+
+
+def test_a_model_is_measured_on_the_gpu_where_it_trained(places: Places) -> None:
+    torch.manual_seed(0)
+    here = Hope(CONFIG).requires_grad_(False).eval()
+    tokenizer, ids = tiny_tokenizer(), torch.arange(200) % CONFIG.vocab_size
+    rows = [("a", 1.0, ids[None])]
+    expected = measure.evaluate(here, tokenizer, rows, places.kit, EVALUATION)
+    with pretend_gpu() as gpu:
+        with torch.device("meta"):
+            there = Hope(CONFIG).requires_grad_(False).eval()
+        weights = {name: tensor.to(GPU) for name, tensor in here.state_dict().items()}
+        there.load_state_dict(weights, assign=True)
+        found = measure.evaluate(there, tokenizer, rows, places.kit, EVALUATION)
+    assert gpu.calls > 0
+    assert _numbers(found) == pytest.approx(_numbers(expected), rel=1e-3, abs=1e-3)
+
+
+def _numbers(figures: object) -> list[float]:
+    """All numbers in figures, in order."""
+    if isinstance(figures, dict):
+        return [number for value in figures.values() for number in _numbers(value)]
+    if isinstance(figures, list):
+        return [number for value in figures for number in _numbers(value)]
+    return [float(figures)] if isinstance(figures, int | float) else []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.model.experiment.conftest import made_result
 
-from hope_model.experiment import report
+from hope_model.experiment import report, tables
 from hope_model.experiment.figures import noise_of, repeated, slope, verdict
 from hope_model.experiment.findings import findings
 from hope_model.experiment.plan import ABLATIONS, ALL, SIZES, SYSTEMS, seed_runs
@@ -151,3 +151,14 @@ def test_a_repetition_is_judged_by_the_noise() -> None:
     unknown = repeated(_results({"dla": 5.5}), _results({"dla": 5.5}))
     assert not unknown[0].within
     assert "not known yet" in unknown[0].text()
+
+
+def test_a_rate_that_only_another_run_tried_is_left_empty() -> None:
+    one = made_result("retnet", 5.0, {"tuning": {"0.001": 7.0, "0.004": 6.0, "0.016": None}})
+    table = tables.tuning({"retnet": one, "hope": made_result("hope", 5.0)})
+    cells = {
+        row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:5]]
+        for row in table.splitlines()
+    }
+    assert cells["RetNet"] == ["7.000", "6.000", "not finite"]
+    assert cells["Hope"] == ["7.000", "6.000", ""]
