@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.frozen import FrozenWeights
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -25,6 +27,8 @@ class FrozenLinear(ABC):
         self.rows, self.columns = weight.shape
         self.dtype, self.device = weight.dtype, weight.device
         self.bias = bias
+        self.compiled: FrozenWeights | None = None
+        """How the compiled kernel keeps them, where it multiplies."""
 
     @property
     @abstractmethod

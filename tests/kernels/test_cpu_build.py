@@ -91,11 +91,11 @@ def test_whatever_else_decides_the_instructions_makes_another_library(
 def test_while_one_compiles_others_wait(compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, held = build._compile, []
 
-    def asking(command: Sequence[str], target: Path) -> None:
+    def asking(command: Sequence[str], source: str, target: Path) -> None:
         with (target.parent / ".lock").open("ab") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held.append(target)
-        plain(command, target)
+        plain(command, source, target)
 
     monkeypatch.setattr(build, "_compile", asking)
     assert compiled(compiler) == len(held) == 1

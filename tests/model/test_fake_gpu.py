@@ -48,7 +48,7 @@ def attention_model(monkeypatch: pytest.MonkeyPatch) -> HopeAttention:
     monkeypatch.setattr(
         packed, "can_pack", lambda _weight, *, single=False: False
     )  # weights stay as a GPU has them
-    return build_attention(attention_config())
+    return build_attention(attention_config(), compiled=False)
 
 
 @pytest.mark.parametrize("parts", KINDS, ids=str)

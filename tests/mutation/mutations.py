@@ -21,6 +21,7 @@ TIME_TRAVEL = "tests/server/engine/test_time_travel.py"
 EXPORT = "tests/server/engine/test_export.py"
 HOPE = "tests/server/engine/test_hope.py"
 COMPILED = "tests/model/test_decoding_compiled.py"
+PRODUCTS, READING = "tests/kernels/test_cpu_frozen.py", "tests/model/attention/test_compiled.py"
 FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
@@ -289,6 +290,27 @@ MUTATIONS = (
         (COMPILED,),
     ),
     Mutation(
+        "a group's zeros count by another row's inputs",
+        "kernels/hope_kernels/cpu/frozen.h",
+        "g->totals[(row + r) * g->totals_step]",
+        "g->totals[0 * (row + r)]",
+        (PRODUCTS,),
+    ),
+    Mutation(
+        "a token sees what has left its window",
+        "kernels/hope_kernels/cpu/attention.c",
+        "first = oldest > pinned ? oldest : pinned;",
+        "first = oldest > pinned ? oldest - 1 : pinned;",
+        (READING,),
+    ),
+    Mutation(
+        "a memory that two rows share is one row's alone",
+        "model/hope_model/attention/compiled.py",
+        "memories = [0] * len(rows)",
+        "memories = [0] + [-1] * (len(rows) - 1)",
+        (READING,),
+    ),
+    Mutation(
         "a library that others may write to is loaded",
         "kernels/hope_kernels/cpu/cache.py",
         "not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)",
@@ -399,8 +421,8 @@ MUTATIONS = (
     Mutation(
         "gradients of other weights than those that are read",
         f"{QUANTIZED}/int4.py",
-        "PackedLinear(whole.mT)",
-        "PackedLinear(weight.mT)",
+        "PackedLinear(whole.mT, arena=arena)",
+        "PackedLinear(weight.mT, arena=arena)",
         ("tests/kernels/test_quantized_linear.py",),
     ),
     Mutation(

@@ -1,5 +1,6 @@
-"""Decoding a native Hope model by a kernel that this machine's C compiler makes when it is first needed.
+"""Reading tokens by kernels that this machine's C compiler makes when they are first needed.
 
-``decode.c`` reads one token of each of some rows in place on their slabs; ``build`` compiles and loads it,
-``decoder`` calls it. Whoever uses it has a form in torch for machines without a compiler.
+``decode.c`` reads with a native Hope model in place on the slabs of some rows, ``attention.c`` with a
+Hope-Attention model through rings of keys and values; ``build`` compiles and loads them, ``decoder`` and
+``reader`` call them. Whoever uses one has a form in torch for machines without a compiler.
 """

@@ -1,4 +1,4 @@
-"""Compiles ``decode.c`` with the machine's own compiler, once for a machine and a user."""
+"""Compiles a kernel with the machine's own compiler, once for a machine and a user."""
 
 import ctypes
 import fcntl
@@ -15,8 +15,8 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from hope_kernels.cpu import layout, reader_layout
 from hope_kernels.cpu.cache import is_private, library_dir
-from hope_kernels.cpu.layout import typed
 
 FLAGS = (
     *("-std=gnu11", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno"),
@@ -26,6 +26,9 @@ FLAGS = (
 COMPILERS = ("cc", "gcc", "clang")
 LIMIT_S = 60.0
 """For the compiler. It takes 2 s, and is better waited for on a busy machine than done without."""
+
+TYPED = {"decode": layout.typed, "attention": reader_layout.typed}
+"""By source, what gives its functions their types."""
 
 _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
@@ -39,26 +42,26 @@ _loaded: list[ctypes.CDLL] = []
 
 
 def loaded() -> ctypes.CDLL | None:
-    """The library, if it has been loaded."""
+    """The library that was loaded last, if there is one: all of them can draw."""
     return _loaded[-1] if _loaded else None
 
 
 @cache
-def load() -> ctypes.CDLL:
-    """The compiled library, from the cache if it is there.
+def load(source: str = "decode") -> ctypes.CDLL:
+    """The library compiled from one of :data:`TYPED`, from the cache if it is there.
 
     Raises:
         BuildError: no compiler, a compiler that fails, or a library that cannot be loaded.
     """
     compiler = find_compiler()
-    name = f"decode-{_fingerprint(compiler)}.so"
+    name = f"{source}-{_fingerprint(compiler)}.so"
     try:
         with library_dir() as folder:
             path = folder / name
             with _alone(folder):
                 if not is_private(path):
-                    _compile(compiler, path)
-            library = typed(ctypes.CDLL(str(path)))
+                    _compile(compiler, source, path)
+            library = TYPED[source](ctypes.CDLL(str(path)))
     except OSError as error:
         raise BuildError(f"{name}: {error}") from error
     _loaded[:] = [library]
@@ -104,13 +107,13 @@ def _cpu() -> str:
     return "\n".join(line for line in lines if line.split("\t")[0].split(":")[0].strip() in wanted)
 
 
-def _compile(compiler: Sequence[str], target: Path) -> None:
+def _compile(compiler: Sequence[str], source: str, target: Path) -> None:
     """``target`` appears whole or not at all, readable and executable by its owner alone."""
     started = time.monotonic()
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=".so", dir=target.parent)
     os.close(handle)
     try:
-        _run([*compiler, *FLAGS, "-o", name, str(_HERE / "decode.c"), "-lm"], "failed")
+        _run([*compiler, *FLAGS, "-o", name, str(_HERE / f"{source}.c"), "-lm"], "failed")
         os.chmod(name, 0o700)
         with open(name, "rb") as file:
             os.fsync(file.fileno())

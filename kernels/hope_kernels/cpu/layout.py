@@ -66,6 +66,11 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
         getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
     library.hope_pending.argtypes = (pointer, number, number, number, pointer)
     library.hope_pending.restype = None
-    library.hope_draw.argtypes = (pointer, number, ctypes.c_double, ctypes.c_double)
-    library.hope_draw.restype = number
+    return with_draw(library)
+
+
+def with_draw(library: ctypes.CDLL) -> ctypes.CDLL:
+    """With the type of the one function that every library has."""
+    library.hope_draw.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_double)
+    library.hope_draw.restype = ctypes.c_int64
     return library

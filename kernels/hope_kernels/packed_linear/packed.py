@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_kernels.company import in_company
+from hope_kernels.cpu.arena import Arena
+from hope_kernels.cpu.frozen import FrozenWeights
 from hope_kernels.fixed_calls import in_fixed_calls
 from hope_kernels.frozen_linear import FrozenLinear, with_gradient
 
@@ -27,19 +29,32 @@ _AMX_OUTPUTS = 64
 
 
 class PackedLinear(FrozenLinear):
-    """By oneDNN's products of packed weights on a CPU, else by PyTorch's own.
+    """By the compiled kernel or oneDNN's products of packed weights on a CPU, else by PyTorch's own.
 
     Args:
         weight: ``[N, K]``, frozen; packed on a CPU in bf16, else kept as it is.
         bias: ``[N]``, in the weight's type.
         backward: keep a packed transpose too, for layers that gradients pass.
         single: pack fp32 too; slower than a product of many rows, with bits as independent as those of bf16.
+        arena: where the compiled kernel keeps a weight of bf16; None to do without it.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False, single: bool = False
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        backward: bool = False,
+        single: bool = False,
+        arena: Arena | None = None,
     ) -> None:
         super().__init__(weight, bias)
+        self._transposed: PackedLinear | _Packed | None = None
+        if arena is not None:
+            self.compiled = FrozenWeights(weight, bias, arena)
+            self._plain = self._packed = None
+            self._transposed = PackedLinear(weight.mT, arena=arena) if backward else None
+            return
         packs = can_pack(weight, single=single)
         self._plain = None if packs else weight
         self._packed = _Packed.of(weight, bias) if packs else None
@@ -48,6 +63,8 @@ class PackedLinear(FrozenLinear):
     @property
     def weight(self) -> Tensor:
         """The weight as it was given, ``[N, K]``; unpacked if need be."""
+        if self.compiled is not None:
+            return self.compiled.unpacked()
         if self._packed is None:
             assert self._plain is not None
             return self._plain
@@ -59,13 +76,20 @@ class PackedLinear(FrozenLinear):
         return self.rows * self.columns * self.dtype.itemsize + bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is None:
-            weight, bias = self.weight, self.bias
-            if x.is_cuda:
-                return in_fixed_calls(lambda rows: F.linear(rows, weight, bias), x)
-            return F.linear(x, weight, bias)
         transposed = None if self._transposed is None else self._transposed.product
-        return with_gradient(x, self._packed.product, transposed)
+        if self.compiled is not None or self._packed is not None:
+            return with_gradient(x, self.product, transposed)
+        weight, bias = self.weight, self.bias
+        if x.is_cuda:
+            return in_fixed_calls(lambda rows: F.linear(rows, weight, bias), x)
+        return F.linear(x, weight, bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Of a packed weight, without a gradient."""
+        if self.compiled is not None:
+            return self.compiled.product(x).to(self.dtype)
+        assert self._packed is not None
+        return self._packed.product(x)
 
 
 def can_pack(weight: Tensor, *, single: bool = False) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.cpu.arena import Arena
 from hope_kernels.fixed_calls import in_fixed_calls
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.quantized_linear import Bits
@@ -43,6 +45,7 @@ class Backbone:
         weights: by Hugging Face's Llama names, in the type to compute in.
         differentiable_from: gradients pass from this layer on.
         quantize: how the products' weights are kept; None as they are.
+        arena: where the compiled kernel keeps them; None to do without it.
     """
 
     def __init__(
@@ -52,14 +55,15 @@ class Backbone:
         *,
         differentiable_from: int,
         quantize: Bits | None = None,
+        arena: Arena | None = None,
     ) -> None:
         self.config = config
-        self.embedding = weights["model.embed_tokens.weight"]
+        self.embedding = weights["model.embed_tokens.weight"].contiguous()
         self.norm = weights["model.norm.weight"].float()
         head = self.embedding if config.tied_head else weights["lm_head.weight"]
-        self.head = head_linear(quantize)(head)
+        self.head = head_linear(quantize)(head, arena=arena)
         self.head_rows = head
-        body = body_linear(quantize)
+        body = partial(body_linear(quantize), arena=arena)
         self.layers = [
             _layer(config, weights, index, body, backward=index >= differentiable_from)
             for index in range(config.layers)
@@ -111,13 +115,15 @@ class Backbone:
     def logits(self, x: Tensor) -> Tensor:
         """Norm and head: ``[..., D]`` -> ``[..., vocab]``, fp32.
 
-        A bf16 head rounds its results to 3 digits, which makes ties of likely tokens: the likeliest ones are
-        computed again in fp32.
+        A bf16 head of torch's rounds its results to 3 digits, which makes ties of likely tokens: the
+        likeliest ones are computed again in fp32.
         """
         return in_fixed_calls(self._logits, x) if x.is_cuda else self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
         exact = self._exactly_normed(x, self.norm)
+        if self.head.compiled is not None and not (torch.is_grad_enabled() and x.requires_grad):
+            return self.head.compiled.product(exact.to(self.dtype))
         logits = self.head(exact.to(self.dtype)).float()
         if self.dtype is torch.float32:
             return logits

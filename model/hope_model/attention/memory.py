@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
 from hope_kernels.low_rank_read import low_rank_product, low_rank_read
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.torch_threads import one_thread
@@ -34,12 +35,20 @@ class Geometry:
 
     @classmethod
     def of(
-        cls, subspace: Tensor, inputs: Tensor, outputs: Tensor, dtype: torch.dtype, device: torch.device
+        cls,
+        subspace: Tensor,
+        inputs: Tensor,
+        outputs: Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+        arena: Arena | None = None,
     ) -> "Geometry":
-        """From ``A``, ``S`` and ``G`` in fp32, to ``device``; products with ``A`` are in ``dtype``."""
+        """From ``A``, ``S`` and ``G`` in fp32, to ``device``; products with ``A`` are in ``dtype``, by the
+        compiled kernel with an ``arena``.
+        """
         moments = (inputs, outputs, _damped_inverse(inputs), _damped_inverse(outputs))
         return cls(
-            PackedLinear(subspace.to(device=device, dtype=dtype), backward=True),
+            PackedLinear(subspace.to(device=device, dtype=dtype), backward=True, arena=arena),
             *(moment.to(device) for moment in moments),
         )
 

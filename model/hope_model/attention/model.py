@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
+from hope_kernels.cpu.reader import MOST_SEEN, Reader
 from hope_kernels.quantized_linear import Bits
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.canary import Canary
+from hope_model.attention.compiled import compiled_reader, kernel_arena, read_compiled
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import (
     CANARY_START,
@@ -45,6 +48,7 @@ class HopeAttention:
         dtype: of weights and activations; a session's deltas are fp32 in any case.
         device: where they go; constants are computed before, so that they are the same on every one.
         quantize: how the backbone's products keep their weights; None as they are.
+        compiled: whether the compiled kernel may read where it can, which is bf16 on a CPU.
 
     Raises:
         QuantizeError: they cannot be quantised so.
@@ -58,33 +62,40 @@ class HopeAttention:
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | None = None,
         quantize: Bits | None = None,
+        compiled: bool = True,
     ) -> None:
         self.config = config
         self.quantize = quantize
+        arena = kernel_arena(dtype, device) if compiled else None
         own = {
             name: tensor.to(device=device, dtype=dtype)
             for name, tensor in weights.items()
             if not name.startswith("memory.")
         }
         if quantize is not None:
-            require_quantizable(config.backbone, quantize, own["model.embed_tokens.weight"])
+            embedding = own["model.embed_tokens.weight"]
+            require_quantizable(config.backbone, quantize, embedding, compiled=arena is not None)
         try:
             self.backbone = Backbone(
-                config.backbone, own, differentiable_from=config.first_adapted, quantize=quantize
+                config.backbone,
+                own,
+                differentiable_from=config.first_adapted,
+                quantize=quantize,
+                arena=arena,
             )
         except ValueError as error:
             if quantize is None:
                 raise
             raise QuantizeError(f"{quantize}: {error}") from error
         sites = sites_of(config)
-        geometry = {site.name: _geometry(site, weights, dtype, self.backbone.device) for site in sites}
+        geometry = {site.name: _geometry(site, weights, dtype, self.backbone.device, arena) for site in sites}
         self.memory = Memory(sites, geometry)
         memory = config.memory
         self.rotary = Rotary(
             config.backbone, memory.prefix + memory.window + 2 * memory.block, self.backbone.device
         )
         self.state_spec = _spec(config)
-        self.canaries = _canaries(self, weights)
+        self.reader: Reader | None = None
         self.weight_norms = {
             level.name: float(
                 torch.stack(
@@ -97,17 +108,24 @@ class HopeAttention:
             )
             for level in memory.levels
         }
+        if arena is not None:
+            self.reader = compiled_reader(self)
+        self._canary_tokens, self._canary_start = (
+            weights[name].long() for name in (CANARY_TOKENS, CANARY_START)
+        )
+        self.canaries = _canaries(self, weights)
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
-        """Every frozen tensor by name, as it is used."""
+        """Every frozen tensor by name, as it is used. Of canaries their texts: what is computed of them
+        differs between kinds of processors, which may take up each other's sessions.
+        """
         yield from self.backbone.frozen()
         for name, geometry in self.memory.geometry.items():
             yield f"{name}.subspace", geometry.subspace.weight
             yield f"{name}.inputs", geometry.inputs
             yield f"{name}.outputs", geometry.outputs
-        for number, canary in enumerate(self.canaries):
-            yield f"canaries.{number}.hidden", canary.hidden
-            yield f"canaries.{number}.chances", canary.chances
+        yield "canaries.tokens", self._canary_tokens
+        yield "canaries.start", self._canary_start
 
     def initial_state(self, rows: int) -> State:
         """The durable state of ``rows`` sessions that have read nothing."""
@@ -165,12 +183,15 @@ class HopeAttention:
         Args:
             rows: distinct, ascending.
             deltas: ``U [B, r, out]`` by site, in the weights' type; None where nothing was learned.
-            slots: ``[B]``, the rows of the deltas; None if they are the batch's own.
+            slots: ``[B]``, the rows of the deltas; -1 for a row without any, where the compiled kernel reads;
+                None if they are the batch's own.
 
         Returns:
             The last block's output ``[B, T, D]``.
         """
         count = tokens.shape[1]
+        if self.reader is not None and cache.capacity <= MOST_SEEN:
+            return read_compiled(self, self.reader, cache, rows, tokens, deltas, slots)
         places = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
         before = torch.tensor([cache.rows[row].read for row in rows])
         positions = before[:, None] + torch.arange(count)
@@ -302,10 +323,14 @@ def _canaries(model: HopeAttention, weights: Mapping[str, Tensor]) -> list[Canar
 
 
 def _geometry(
-    site: Site, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    site: Site,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    arena: Arena | None,
 ) -> Geometry:
     subspace, inputs, outputs = (weights[name].float() for name in geometry_names(site))
-    return Geometry.of(subspace, inputs, outputs, dtype, device)
+    return Geometry.of(subspace, inputs, outputs, dtype, device, arena)
 
 
 def _spec(config: HopeAttentionConfig) -> StateSpec:

@@ -10,6 +10,7 @@ from typing import Protocol, cast, get_args
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu.arena import Arena
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.quantized_linear import GROUP, Bits, Int4Linear, Int8Linear, works
@@ -22,7 +23,12 @@ KINDS = ("none", *get_args(Bits))
 
 class MakeLinear(Protocol):
     def __call__(
-        self, weight: Tensor, bias: Tensor | None = None, *, backward: bool = False
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        backward: bool = False,
+        arena: Arena | None = None,
     ) -> FrozenLinear: ...
 
 
@@ -53,12 +59,14 @@ def head_linear(quantize: Bits | None) -> MakeLinear:
     return PackedLinear if quantize is None else Int8Linear
 
 
-def require_quantizable(config: BackboneConfig, quantize: Bits, embedding: Tensor) -> None:
-    """Raises QuantizeError if the products cannot be had here, or not for such a model."""
+def require_quantizable(config: BackboneConfig, quantize: Bits, embedding: Tensor, *, compiled: bool) -> None:
+    """Raises QuantizeError if the products cannot be had here, or not for such a model; ``compiled`` ones
+    need nothing of PyTorch.
+    """
     if embedding.dtype is not torch.bfloat16 or embedding.device.type != "cpu":
         found = f"{embedding.dtype} on {embedding.device.type}"
         raise QuantizeError(f"{quantize}: expected bfloat16 weights on a CPU, found {found}")
-    if not all(map(works, {quantize, "int8"})):
+    if not compiled and not all(map(works, {quantize, "int8"})):
         raise QuantizeError(
             f"{quantize}: expected a PyTorch whose products with such weights are right on this CPU, found "
             f"{torch.__version__} with {torch.backends.cpu.get_cpu_capability()}, where they are not"

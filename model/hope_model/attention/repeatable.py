@@ -6,11 +6,16 @@ in an order that depends on them, its state would be another one, and would righ
 
 from collections.abc import Iterator
 
+import torch
+
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
+
+CUTS = [1, 7, 26]
+"""Tokens of one row that share a launch."""
 
 
 def unrepeatable_products(model: HopeAttention) -> list[str]:
@@ -31,7 +36,19 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
     spans = range(GRID, WindowCache.capacity_of(model.config) + 1, GRID)
     if not served_attention_holds(sizes.heads, sizes.kv_heads, sizes.head_width, spans, device):
         found.append(f"attention {sizes.heads}x{sizes.head_width}")
+    if model.reader is not None and not _reading_holds(model):
+        found.append("compiled reading")
     return found
+
+
+@torch.inference_mode()
+def _reading_holds(model: HopeAttention) -> bool:
+    """Of a launch: a run of tokens, alone and at once, against its parts beside another row."""
+    make = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config.vocab_size, (2, sum(CUTS)), generator=make)
+    cache, whole = model.new_cache(2), model.new_cache(1)
+    parts = [model.read(cache, [0, 1], part, None)[1:] for part in tokens.split(CUTS, 1)]
+    return torch.equal(torch.cat(parts, 1), model.read(whole, [0], tokens[1:], None))
 
 
 def _distinct(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:

@@ -114,11 +114,12 @@ class RowSlabs:
         return None if deltas is None else {name: tensor.clone() for name, tensor in deltas.items()}
 
     def deltas_of_batch(self, rows: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
-        """:meth:`deltas`; on a GPU all rows' deltas and which are meant."""
-        device = self._model.backbone.device
-        if device.type != "cuda" or not any(self._learned[row] for row in rows):
+        """:meth:`deltas`; for a GPU and for the compiled kernel all rows' deltas and which are meant."""
+        device, compiled = self._model.backbone.device, self._model.reader is not None
+        if not (compiled or device.type == "cuda") or not any(self._learned[row] for row in rows):
             return self.deltas(rows), None
-        return self.active, torch.tensor(list(rows), device=device)
+        meant = [row if self._learned[row] or not compiled else -1 for row in rows]
+        return self.active, torch.tensor(meant, device=device)
 
     def park(self, row: int) -> ParkedSlabs:
         """A copy of the row in the host's memory."""

@@ -29,7 +29,8 @@ def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
         u: position in the cumulative distribution.
     """
     if params.temperature == 0.0:
-        return int(logits.argmax())
+        # numpy's takes 5 us of 49,152 logits, torch's 80.
+        return int(logits.numpy().argmax() if _plain(logits) else logits.argmax())
     if logits.is_cuda:
         return choose_on_device(logits, params, u)
     if not cuts(params, len(logits)) and (drawn := draw(logits, params.temperature, u)) is not None:
@@ -66,12 +67,17 @@ def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
 
 def finite_rows(logits: Tensor) -> list[bool]:
     """Of ``[B, vocab]``, which rows hold no infinity and no NaN: these reach the spread of a row."""
-    if logits.device.type == "cpu" and logits.dtype is torch.float32:  # by no threads of torch's
+    if _plain(logits):  # by no threads of torch's
         values = logits.numpy()
         with numpy.errstate(invalid="ignore"):
             return list(map(bool, numpy.isfinite(values.max(-1) - values.min(-1))))
     finite: list[bool] = torch.isfinite(logits.amax(-1) - logits.amin(-1)).tolist()
     return finite
+
+
+def _plain(logits: Tensor) -> bool:
+    """Whether numpy can read them where they are."""
+    return logits.device.type == "cpu" and logits.dtype is torch.float32
 
 
 def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.attention.tiny import BLOCK, PREFIX, WINDOW, as_deltas, config, text, tiny_model
+from tests.model.attention.tiny import BLOCK, BOTH_WAYS, PREFIX, WINDOW, as_deltas, config, text, tiny_model
 from torch import Tensor
 
 from hope_model.attention.cache import Row, WindowCache
@@ -91,11 +91,12 @@ def test_the_prefix_may_grow_while_it_is_read() -> None:
 
 
 @torch.inference_mode()
+@BOTH_WAYS
 @settings(max_examples=8)
 @given(cuts=CUTS, prefix=st.integers(0, PREFIX))
-def test_in_bf16_no_bit_depends_on_the_cuts(cuts: list[int], prefix: int) -> None:
+def test_in_bf16_no_bit_depends_on_the_cuts(compiled: bool, cuts: list[int], prefix: int) -> None:
     """Of the logits and of all that the cache holds."""
-    model, ids = tiny_model(), tokens()
+    model, ids = tiny_model(compiled=compiled), tokens()
     deltas = random_deltas(model)
     caches = [model.new_cache(1) for _ in range(2)]
     expected = read(model, ids, [], prefix=prefix, deltas=deltas, cache=caches[0])
@@ -121,10 +122,11 @@ def same_row(one: WindowCache, row: int, other: WindowCache, other_row: int) -> 
 
 
 @torch.inference_mode()
+@BOTH_WAYS
 @pytest.mark.parametrize("rows", [[0, 1, 2], [0, 2], [1]], ids=str)
-def test_in_bf16_no_bit_depends_on_the_batch(rows: list[int]) -> None:
+def test_in_bf16_no_bit_depends_on_the_batch(rows: list[int], compiled: bool) -> None:
     """Rows at other positions, with other prefixes and deltas; adjacent in the cache or not."""
-    model, lengths, prefixes = tiny_model(), (250, 3, 130), (PREFIX, 0, 12)
+    model, lengths, prefixes = tiny_model(compiled=compiled), (250, 3, 130), (PREFIX, 0, 12)
     deltas = random_deltas(model, 3)
     texts = [tokens(length + 20, seed) for seed, length in enumerate(lengths)]
     own = [{name: value[row : row + 1] for name, value in deltas.items()} for row in range(3)]
@@ -144,8 +146,9 @@ def test_in_bf16_no_bit_depends_on_the_batch(rows: list[int]) -> None:
 
 
 @torch.inference_mode()
-def test_a_row_alone_changes_in_its_cache() -> None:
-    model = tiny_model()
+@BOTH_WAYS
+def test_a_row_alone_changes_in_its_cache(compiled: bool) -> None:
+    model = tiny_model(compiled=compiled)
     cache = model.new_cache(3)
     cache.reserve(cache.capacity)
     for tensor in tensors(cache):

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tests.model.attention.tiny import tiny_model
+from tests.model.attention.tiny import BOTH_WAYS, tiny_model
 from torch import Tensor
 
+from hope_kernels.cpu.reader import Places, Reader
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention import repeatable
 from hope_model.attention.repeatable import unrepeatable_products
 from hope_model.attention.rows import SessionRows
 
 
-def test_this_machine_repeats() -> None:
-    assert unrepeatable_products(tiny_model()) == []
+@BOTH_WAYS
+def test_this_machine_repeats(compiled: bool) -> None:
+    assert unrepeatable_products(tiny_model(compiled=compiled)) == []
+
+
+@pytest.mark.compiler
+def test_a_kernel_that_knows_its_company_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = tiny_model(), Reader.read
+
+    def mixed(self: Reader, places: Places, *rest: Any) -> Tensor:
+        return read(self, places, *rest) + (len(places.tokens) > 20)
+
+    monkeypatch.setattr(Reader, "read", mixed)
+    assert unrepeatable_products(model) == ["compiled reading"]
 
 
 def test_a_product_that_knows_its_company_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +54,7 @@ def test_so_are_deltas_and_attention(check: str, named: str, monkeypatch: pytest
 
 
 def test_every_product_of_a_launch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, product = tiny_model(), PackedLinear.__call__
+    model, product = tiny_model(compiled=False), PackedLinear.__call__
     launched: set[tuple[int, int]] = set()
 
     def noted(self: PackedLinear, x: Tensor) -> Tensor:

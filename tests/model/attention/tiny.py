@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -111,14 +112,21 @@ def _constant(name: str, values: Tensor) -> Tensor:
 
 
 @torch.inference_mode(False)
-def build(config: HopeAttentionConfig, dtype: torch.dtype = torch.bfloat16) -> HopeAttention:
-    return HopeAttention(config, random_weights(config), dtype=dtype)
+def build(
+    config: HopeAttentionConfig, dtype: torch.dtype = torch.bfloat16, *, compiled: bool = True
+) -> HopeAttention:
+    return HopeAttention(config, random_weights(config), dtype=dtype, compiled=compiled)
 
 
 @cache
-def tiny_model(dtype: torch.dtype = torch.bfloat16) -> HopeAttention:
-    """One for all tests, which must not change it."""
-    return build(config(), dtype)
+def tiny_model(dtype: torch.dtype = torch.bfloat16, *, compiled: bool = True) -> HopeAttention:
+    """One for all tests, which must not change it; ``compiled`` where this machine has a compiler."""
+    return build(config(), dtype, compiled=compiled)
+
+
+BOTH_WAYS = pytest.mark.parametrize(
+    "compiled", [pytest.param(True, marks=pytest.mark.compiler), False], ids=["compiled", "torch"]
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,323 @@
+/* Reading some tokens of some rows with a Hope-Attention model on a CPU, through rings of keys and values.
+ *
+ * The recurrences of hope_model/attention/model.py in their order, operands of products and what the rings hold in bf16,
+ * all else in fp32. A token's bits depend neither on what shares its launch nor on its place in it nor on the number of
+ * threads: every number is computed by one item, whose sums run over its own token's past in an order of their own.
+ */
+#include "draw.h"
+#include "pack.h"
+#include "pool.h"
+#include "window.h"
+
+/* Tokens in sight, prefix first, as slots of the ring. */
+static void look(const Place *at, long place) {
+    const Launch *l = at->launch;
+    const long position = l->positions[place], prefix = l->prefixes[place], ring = l->capacity - prefix;
+    int32_t *seen = at->own.seen + place * l->capacity;
+    const long pinned = prefix < position + 1 ? prefix : position + 1;
+    const long oldest = position - l->window + 1, first = oldest > pinned ? oldest : pinned;
+    long n = 0;
+    for (long own = 0; own < pinned; own++) seen[n++] = (int32_t)own;
+    for (long own = first; own <= position; own++) seen[n++] = (int32_t)(prefix + (own - prefix) % ring);
+    at->own.sight[place] = (int32_t)n;
+}
+
+INLINE long slot_of(const Launch *l, long place) {
+    const long position = l->positions[place], prefix = l->prefixes[place];
+    return position < prefix ? position : prefix + (position - prefix) % (l->capacity - prefix);
+}
+
+static void embed(const void *context, long place) {
+    const Place *at = context;
+    const Reader *m = at->model;
+    const uint16_t *token = m->embedding + at->launch->tokens[place] * m->width;
+    float *x = at->launch->x + place * m->width;
+    for (long i = 0; i < m->width; i++) {
+        const uint32_t bits = (uint32_t)token[i] << 16;
+        memcpy(x + i, &bits, 4);
+    }
+    look(at, place);
+}
+
+INLINE float norm_scale(const float *x, long n, float epsilon) {
+    vf s = all(0);
+    for (long i = 0; i < n; i += LANES) {
+        const vf v = get(x + i, n - i);
+        s = fma_(v, v, s);
+    }
+    return 1.f / sqrtf(sum(s) / (float)n + epsilon);
+}
+
+/* to [n] bf16, of whole registers whose rest becomes zero. */
+INLINE void put_pairs(uint16_t *to, vf low, vf high) {
+    const vu pairs = two_bf16(low, high);
+    memcpy(to, &pairs, sizeof pairs);
+}
+
+static void normalised(const float *x, const float *gain, long n, float epsilon, uint16_t *to) {
+    const vf scale = all(norm_scale(x, n, epsilon));
+    for (long i = 0; i < n; i += 2 * LANES) {
+        const long rest = n - i - LANES;
+        const vf low = get(x + i, n - i) * scale * get(gain + i, n - i);
+        put_pairs(to + i, low, rest > 0 ? get(x + i + LANES, rest) * scale * get(gain + i + LANES, rest) : all(0));
+    }
+}
+
+/* y [outputs] += c U of a place's memory, if it has one. */
+static void add_delta(const Place *at, const Site *site, int which, long place, float *y, long outputs) {
+    const Launch *l = at->launch;
+    const long own = l->memories[place], rank = site->subspace.outputs;
+    if (own < 0) return;
+    const uint16_t *delta = l->deltas[site->number] + own * rank * outputs;
+    const float *c = at->own.coordinates + (which * l->lines + place) * rank_line(at->model);
+    long i = 0;
+    for (; i + WIDE <= outputs; i += WIDE) {
+        vf s[TILE] = {all(0), all(0), all(0), all(0)};
+        for (long r = 0; r < rank; r++)
+            UNROLL for (int v = 0; v < TILE; v++) s[v] = fma_(all(c[r]), widened(delta + r * outputs + i + v * LANES), s[v]);
+        UNROLL for (int v = 0; v < TILE; v++) store(y + i + v * LANES, load(y + i + v * LANES) + s[v]);
+    }
+    for (; i < outputs; i += LANES) {
+        const long left = outputs - i;
+        vf s = all(0);
+        for (long r = 0; r < rank; r++) {
+            uint16_t line[LANES] = {0};
+            memcpy(line, delta + r * outputs + i, left < LANES ? (size_t)left * 2 : sizeof line);
+            s = fma_(all(c[r]), widened(line), s);
+        }
+        put(y + i, get(y + i, left) + s, left);
+    }
+}
+
+INLINE void add_pending(const Place *at, long place) {
+    const long d = at->model->width;
+    if (at->pending) add_delta(at, at->pending, DOWN, place, at->launch->x + place * d, d);
+}
+
+/* Keeps the residual stream in the row's slot. */
+INLINE void keep(const Place *at, long place, float *slab) {
+    const Launch *l = at->launch;
+    const long d = at->model->width;
+    memcpy(slab + (l->rows[place] * l->size + slot_of(l, place)) * d, l->x + place * d, (size_t)d * 4);
+}
+
+static void enter_layer(const void *context, long place) {
+    const Place *at = context;
+    const Reader *m = at->model;
+    add_pending(at, place);
+    if (at->number == m->first_adapted) keep(at, place, at->launch->hidden);
+    normalised(at->launch->x + place * m->width, at->layer->input_gain, m->width, m->epsilon,
+               at->own.operands + place * OPERANDS(m->width));
+}
+
+static void enter_mlp(const void *context, long place) {
+    const Place *at = context;
+    const Reader *m = at->model;
+    normalised(at->launch->x + place * m->width, at->layer->mlp_gain, m->width, m->epsilon,
+               at->own.operands + place * OPERANDS(m->width));
+}
+
+static void leave(const void *context, long place) {
+    const Place *at = context;
+    add_pending(at, place);
+    if (at->model->first_adapted == at->model->depth) keep(at, place, at->launch->hidden);
+    keep(at, place, at->launch->outputs);
+}
+
+/* A head's numbers, normed if there is a gain and turned by its position's angles if it is turned; to is padded. */
+INLINE void turned(const Place *at, long place, const float *x, const float *gain, float *to) {
+    const Reader *m = at->model;
+    const long k = m->head_width, half = k / 2;
+    const vf scale = all(gain ? norm_scale(x, k, m->epsilon) : 1.f);
+    float own[PADDED(k)];
+    for (long i = 0; i < k; i += LANES) {
+        const vf v = get(x + i, k - i);
+        store(own + i, gain ? v * scale * get(gain + i, k - i) : v);
+    }
+    if (!at->layer->turns) {
+        memcpy(to, own, (size_t)k * 4);
+        return;
+    }
+    const float *cosines = at->launch->cosines + at->launch->positions[place] * k;
+    const float *sines = at->launch->sines + at->launch->positions[place] * k;
+    for (long i = 0; i < half; i += LANES) {
+        const long left = half - i;
+        const vf low = get(own + i, left), high = get(own + half + i, left);
+        put(to + i, fma_(low, get(cosines + i, left), high * get(sines + i, left)), left);
+        put(to + half + i, fma_(high, get(cosines + half + i, left), low * get(sines + half + i, left)), left);
+    }
+}
+
+/* Turns queries and keys; keys and values go into the row's slot. */
+static void turn(const void *context, long place) {
+    const Place *at = context;
+    const Reader *m = at->model;
+    const Launch *l = at->launch;
+    const long k = m->head_width, half = half_of(m);
+    const float *heads = at->own.heads + place * heads_line(m), scale = 1.f / sqrtf((float)k);
+    float *queries = at->own.queries + place * queries_line(m), own[PADDED(k) + LANES];
+    memset(own, 0, sizeof own);
+    for (long h = 0; h < m->heads; h++, heads += k, queries += 2 * half) {
+        turned(at, place, heads, at->layer->query_gain, own);
+        for (long i = 0; i < k / 2; i++) {
+            queries[i] = own[2 * i] * scale;
+            queries[half + i] = own[2 * i + 1] * scale;
+        }
+    }
+    const long slot = slot_of(l, place);
+    for (long g = 0; g < 2 * m->groups; g++, heads += k) {
+        const long is_key = g < m->groups, group = is_key ? g : g - m->groups;
+        if (is_key) turned(at, place, heads, at->layer->key_gain, own);
+        else memcpy(own, heads, (size_t)k * 4);
+        uint16_t *slab = (is_key ? l->keys : l->values)[at->number], rounded[OPERANDS(k)];
+        for (long i = 0; i < k; i += 2 * LANES) put_pairs(rounded + i, load(own + i), load(own + i + LANES));
+        memcpy(slab + ((l->rows[place] * m->groups + group) * l->size + slot) * k, rounded, (size_t)k * 2);
+    }
+}
+
+/* item = place * G + key head */
+static void attend(const void *context, long item) {
+    const Place *at = context;
+    const Reader *m = at->model;
+    const Launch *l = at->launch;
+    const long place = item / m->groups, group = item % m->groups, k = m->head_width, share = m->heads / m->groups;
+    const long ring = (l->rows[place] * m->groups + group) * l->size * k;
+    attend_group(l->keys[at->number] + ring, l->values[at->number] + ring, at->own.seen + place * l->capacity,
+                 at->own.sight[place], k, share, at->own.queries + place * queries_line(m) + group * share * 2 * half_of(m),
+                 at->own.mixed + place * OPERANDS((long)m->heads * k) + group * share * k);
+}
+
+static void gate(const void *context, long place) {
+    const Place *at = context;
+    const Reader *m = at->model;
+    const long n = m->mlp;
+    float *gates = at->own.wide + place * wide_line(m), *ups = gates + n;
+    if (at->layer->sites[GATE].number >= 0) add_delta(at, &at->layer->sites[GATE], GATE, place, gates, n);
+    if (at->layer->sites[UP].number >= 0) add_delta(at, &at->layer->sites[UP], UP, place, ups, n);
+    uint16_t *to = at->own.inner + place * OPERANDS(n);
+    for (long i = 0; i < n; i += 2 * LANES) {
+        const long rest = n - i - LANES;
+        const vf low = silu(get(gates + i, n - i)) * get(ups + i, n - i);
+        put_pairs(to + i, low, rest > 0 ? silu(get(gates + i + LANES, rest)) * get(ups + i + LANES, rest) : all(0));
+    }
+}
+
+/* item: a tile and some rows, enough of them to be worth making the tile. */
+static void product_item(const void *context, long item) {
+    const Place *at = context;
+    const Frozen *p = at->product;
+    const long count = at->launch->count, shares = (count + SHARING - 1) / SHARING;
+    const long tile = item / shares, first = item % shares * SHARING, rows = count - first < SHARING ? count - first : SHARING;
+    float sums[SHARING * WIDE] __attribute__((aligned(64)));
+    const Operands own = {
+        .x = (const uint32_t *)(const void *)(at->x + first * at->x_step),
+        .totals = p->kind == INT4 ? at->totals + first * at->totals_step : 0,
+        .step = at->x_step / 2,
+        .totals_step = at->totals_step,
+    };
+    frozen_tile(p, tile, rows, &own, sums);
+    for (long row = 0; row < rows; row++)
+        for (long c = 0; c < WIDE; c += LANES) {
+            const long out = tile * WIDE + c, left = p->outputs - out;
+            if (left <= 0) break;
+            float *y = at->y + (first + row) * at->y_step + out;
+            const vf found = finished(p, out, load(sums + row * WIDE + c));
+            put(y, at->add ? get(y, left) + found : found, left);
+        }
+}
+
+static void total(const void *context, long place) {
+    const Place *at = context;
+    total_groups(at->x + place * at->x_step, frozen_groups(at->product->inputs), at->totals + place * at->totals_step);
+}
+
+INLINE void multiply(Worker *w, Place *at, const Frozen *p, const uint16_t *x, float *y, long y_step, int add) {
+    at->product = p, at->x = x, at->x_step = OPERANDS(p->inputs), at->y = y, at->y_step = y_step, at->add = add;
+    if (p->kind == INT4) share(w, total, at, at->launch->count);
+    share(w, product_item, at, frozen_tiles(p) * ((at->launch->count + SHARING - 1) / SHARING));
+}
+
+/* c = A x of a site, if anything was learned there. */
+static int project(Worker *w, Place *at, int which, const uint16_t *x) {
+    const Site *site = &at->layer->sites[which];
+    if (site->number < 0 || !at->launch->deltas) return 0;
+    const long line = rank_line(at->model);
+    multiply(w, at, &site->subspace, x, at->own.coordinates + which * at->launch->lines * line, line, 0);
+    return 1;
+}
+
+static void read_layer(Worker *w, Place *at) {
+    const Reader *m = at->model;
+    const Layer *layer = at->layer;
+    const long count = at->launch->count;
+    share(w, enter_layer, at, count);
+    at->pending = 0;
+    multiply(w, at, &layer->qkv, at->own.operands, at->own.heads, heads_line(m), 0);
+    share(w, turn, at, count);
+    share(w, attend, at, count * m->groups);
+    multiply(w, at, &layer->output, at->own.mixed, at->launch->x, m->width, 1);
+    share(w, enter_mlp, at, count);
+    multiply(w, at, &layer->gate_up, at->own.operands, at->own.wide, wide_line(m), 0);
+    project(w, at, GATE, at->own.operands);
+    project(w, at, UP, at->own.operands);
+    share(w, gate, at, count);
+    multiply(w, at, &layer->down, at->own.inner, at->launch->x, m->width, 1);
+    if (project(w, at, DOWN, at->own.inner)) at->pending = &layer->sites[DOWN];
+}
+
+#define LAYER_PHASES 16
+
+static void read_all(void *data) {
+    Place at = *(const Place *)data;
+    const Reader *m = at.model;
+    Worker w = {at.launch->phases, 0};
+    share(&w, embed, &at, at.launch->count);
+    for (at.number = 0; at.number < m->depth; at.number++) {
+        at.layer = &m->layers[at.number];
+        read_layer(&w, &at);
+    }
+    share(&w, leave, &at, at.launch->count);
+}
+
+/* Bytes of zeros that launches of up to `lines` tokens need, a multiple of sixteen. */
+EXPORT int64_t hope_reader_scratch(const Reader *m, int64_t lines, int64_t capacity) {
+    char nothing;
+    return scratch_at(m, &nothing, lines, capacity).end - &nothing;
+}
+
+/* Bytes of a launch's phases, of zeros. */
+EXPORT int64_t hope_reader_phases(const Reader *m) { return (int64_t)sizeof(Phase) * (2 + LAYER_PHASES * (long)m->depth); }
+
+EXPORT void hope_read(const Reader *model, const Launch *launch, int32_t threads) {
+    Place at = {.model = model, .launch = launch};
+    at.own = scratch_at(model, launch->scratch, launch->lines, launch->capacity);
+    at.totals = at.own.totals, at.totals_step = totals_line(model);
+    if (launch->phases) memset(launch->phases, 0, (size_t)hope_reader_phases(model));
+    together(read_all, &at, launch->phases ? threads : 1);
+}
+
+/* Products alone: y [count, outputs] of operands [count, padded inputs]. */
+typedef struct {
+    Place at;
+    Phase *phases;
+} Alone;
+
+static void multiply_alone(void *data) {
+    Alone *call = data;
+    Place at = call->at;
+    Worker w = {call->phases, 0};
+    multiply(&w, &at, at.product, at.x, at.y, at.y_step, 0);
+}
+
+/* y [count, outputs] fp32 = W x + b. x: bf16, lines of hope_frozen_line numbers, count filled up to sixteens. totals:
+ * room for [count, inputs / 32].
+ */
+EXPORT void hope_frozen_multiply(const Frozen *p, const uint16_t *x, int64_t count, float *y, float *totals, int32_t threads) {
+    Phase phases[2] = {0};
+    const Launch launch = {.count = count};
+    Alone call = {{.product = p, .launch = &launch, .x = x, .y = y, .y_step = p->outputs}, threads > 1 ? phases : 0};
+    call.at.totals = totals, call.at.totals_step = frozen_groups(p->inputs);
+    together(multiply_alone, &call, threads);
+}
+
+EXPORT int64_t hope_frozen_line(const Frozen *p) { return OPERANDS(p->inputs); }

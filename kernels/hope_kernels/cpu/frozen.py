@@ -1,0 +1,107 @@
+"""Frozen weights as the compiled kernel keeps and multiplies them."""
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hope_kernels.cpu import reader_layout as layout
+from hope_kernels.cpu.arena import Arena
+from hope_kernels.cpu.build import load
+
+LANES = 16
+GROUP = 32
+"""Inputs that share scale and zero in 4 bits."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Numbers 0 to 15 with bf16 ``scales`` and ``zeros [N, K / 32]`` for those 8 less; or of 8 bits with fp32
+    scales ``[N]``. values: ``[N, K]`` int8.
+    """
+
+    values: Tensor
+    scales: Tensor
+    zeros: Tensor | None = None
+
+
+class FrozenWeights:
+    """``W [N, K]``, packed; a row's bits do not depend on its company, nor on the number of threads.
+
+    Args:
+        weight: bf16 on a CPU, or whole numbers with their scales.
+        bias: ``[N]``.
+        arena: where they are kept.
+
+    Raises:
+        BuildError: there is no kernel.
+    """
+
+    def __init__(self, weight: Tensor | Whole, bias: Tensor | None, arena: Arena) -> None:
+        self._library = load("attention")
+        whole = None if isinstance(weight, Tensor) else weight
+        values = (weight if isinstance(weight, Tensor) else weight.values).contiguous()
+        self.rows, self.columns = values.shape
+        kind = "bf16" if whole is None else "int8" if whole.zeros is None else "int4"
+        self._bias = _filled(bias, self.rows)
+        self._scales = _filled(whole.scales if whole is not None and kind == "int8" else None, self.rows)
+        self.structure = layout.Frozen(
+            scales=self._scales.data_ptr(),
+            bias=self._bias.data_ptr(),
+            outputs=self.rows,
+            inputs=self.columns,
+            kind=layout.KINDS.index(kind),
+        )
+        self._at = ctypes.addressof(self.structure)
+        self._packed = arena.zeros(self._library.hope_frozen_bytes(self._at), dtype=torch.uint8)
+        self.structure.weights = self._packed.data_ptr()
+        groups = [part.bfloat16().contiguous() for part in _groups(whole)]
+        at = [group.data_ptr() for group in groups] or (None, None)
+        self._library.hope_frozen_pack(self._at, values.data_ptr(), *at, self._packed.data_ptr())
+        self._line = int(self._library.hope_frozen_line(self._at))
+
+    @property
+    def nbytes(self) -> int:
+        """Of what a product reads."""
+        scales = self._scales.nbytes if self.structure.kind == layout.KINDS.index("int8") else 0
+        return self._packed.nbytes + scales
+
+    def unpacked(self) -> Tensor:
+        """``[N, K]`` bf16: what is multiplied, before the scales of 8 bits."""
+        whole = torch.zeros(self.rows, self.columns, dtype=torch.bfloat16)
+        self._library.hope_frozen_unpack(self._at, whole.data_ptr())
+        return whole
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x [..., K]`` bf16 -> ``x W^T + b [..., N]`` fp32."""
+        rows = x.reshape(-1, self.columns)
+        count = len(rows)
+        # Tiles are read in sixteens of rows beyond the first, and in whole registers.
+        more = -count % LANES if count > LANES else 0
+        operands = F.pad(rows, (0, self._line - self.columns, 0, more)).contiguous()
+        y, totals = torch.empty(count, self.rows), torch.empty(count, self.columns // GROUP)
+        self._library.hope_frozen_multiply(
+            self._at,
+            operands.data_ptr(),
+            count,
+            y.data_ptr(),
+            totals.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y.view(*x.shape[:-1], self.rows)
+
+
+def _filled(values: Tensor | None, rows: int) -> Tensor:
+    """fp32, zeros up to sixteens."""
+    filled = torch.zeros(-(-rows // LANES) * LANES)
+    if values is not None:
+        filled[:rows] = values
+    return filled
+
+
+def _groups(whole: Whole | None) -> list[Tensor]:
+    if whole is None or whole.zeros is None:
+        return []
+    return [whole.scales, whole.zeros]
