@@ -1,31 +1,32 @@
 """Texts that tell how far answers have moved from theta's own (E28): a few, fixed, with cached targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hope_model.attention.memory import Deltas
 
 if TYPE_CHECKING:
     from hope_model.attention.model import HopeAttention
 
-POSITIONS = 32
-"""Judged tokens of a text."""
+POSITIONS, PANEL_POSITIONS = 32, 8
+"""Judged tokens of a text: where it is asked alone, and where all are asked at once."""
 SHORTLIST = 32
 """Next tokens whose chances are compared at each position; the others count as one."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """One text, as theta reads it; ``n`` judged positions.
+    """``C`` texts, as theta reads them; ``n`` judged positions in each.
 
-    hidden: inputs of the first adapted layer, ``[1, n, D]``. positions: ``[1, n]``. bias: ``[1, n, S]``.
-    keys: of each adapted layer, ``[1, G, S, K]``. rows: head rows of all shortlists, ``[c, D]``.
-    chosen: those of each position, ``[1, n, SHORTLIST]``. chances: theta's, the last one for all others,
-    ``[1, n, SHORTLIST + 1]``. others: the logit that stands for these, ``[1, n, 1]``.
+    hidden: inputs of the first adapted layer, ``[C, n, D]``. positions: ``[C, n]``. bias: ``[C, n, S]``.
+    keys: of each adapted layer, ``[C, G, S, K]``. rows: head rows of all shortlists, ``[c, D]``.
+    chosen: those of each position, ``[C, n, SHORTLIST]``. chances: theta's, the last one for all others,
+    ``[C, n, SHORTLIST + 1]``. others: the logit that stands for these, ``[C, n, 1]``.
     """
 
     hidden: Tensor
@@ -39,13 +40,15 @@ class Canary:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: "HopeAttention", tokens: Sequence[int], start: int) -> "Canary":
-        """Read ``tokens`` with the bare model; judged are positions spread from ``start`` to the end."""
+    def of(
+        cls, model: "HopeAttention", tokens: Sequence[int], start: int, judged: int = POSITIONS
+    ) -> "Canary":
+        """Read ``tokens`` with the bare model; ``judged`` positions are spread from ``start`` to the end."""
         cache, length = model.new_cache(1), len(tokens)
         device = model.backbone.device
         run = torch.tensor([list(tokens)], device=device)
         parts = [model.read(cache, [0], part, None) for part in run.split(64, dim=1)]
-        count = min(POSITIONS, length - start)
+        count = min(judged, length - start)
         places = torch.linspace(start, length - 1, count).long()
         span = cache.span([0], 0)
         bias = cache.bias([0], places[None], torch.tensor([length]), span)
@@ -71,20 +74,64 @@ class Canary:
             others=listed + rest.log() - (1 - rest).log(),
         )
 
+    @classmethod
+    def panel(cls, model: "HopeAttention", texts: Sequence[tuple[Sequence[int], int]]) -> "Canary | None":
+        """All of ``texts`` (tokens, first position to judge) in one, at a few positions each; None of none.
+
+        A text that is shorter than that is judged at its last position again.
+        """
+        parts = [cls.of(model, tokens, start, PANEL_POSITIONS)._filled_up() for tokens, start in texts]
+        if not parts:
+            return None
+        span = max(part.bias.shape[2] for part in parts)
+        first = [sum(len(before.rows) for before in parts[:at]) for at in range(len(parts))]
+
+        def wide(x: Tensor) -> Tensor:
+            return F.pad(x, (0, 0, 0, span - x.shape[2]))
+
+        layers = zip(*(part.keys for part in parts), strict=True)
+        return cls(
+            hidden=torch.cat([part.hidden for part in parts]),
+            positions=torch.cat([part.positions for part in parts]),
+            bias=torch.cat(
+                [F.pad(part.bias, (0, span - part.bias.shape[2]), value=-torch.inf) for part in parts]
+            ),
+            keys=[
+                (torch.cat([wide(k) for k, _ in layer]), torch.cat([wide(v) for _, v in layer]))
+                for layer in layers
+            ],
+            rows=torch.cat([part.rows for part in parts]),
+            chosen=torch.cat([part.chosen + start for part, start in zip(parts, first, strict=True)]),
+            chances=torch.cat([part.chances for part in parts]),
+            others=torch.cat([part.others for part in parts]),
+        )
+
+    def _filled_up(self) -> "Canary":
+        """With :data:`PANEL_POSITIONS` judged positions, the last one again and again."""
+        places = torch.arange(PANEL_POSITIONS, device=self.hidden.device)
+        places = places.clamp_max(self.hidden.shape[1] - 1)
+        chosen = {
+            name: getattr(self, name)[:, places]
+            for name in ("hidden", "positions", "bias", "chosen", "chances", "others")
+        }
+        return replace(self, **chosen)
+
     def divergence(self, model: "HopeAttention", deltas: Deltas) -> Tensor:
-        """Mean over positions of ``KL(theta || adapted)`` in nats, ``[B]``.
+        """Mean over texts and positions of ``KL(theta || adapted)`` in nats, ``[B]``.
 
         The logit of everything off the list is held as theta has it.
         """
-        sessions = next(iter(deltas.values())).shape[0]
+        sessions, texts = next(iter(deltas.values())).shape[0], len(self.hidden)
 
         def spread(x: Tensor) -> Tensor:
-            return x.expand(sessions, *x.shape[1:])
+            return x.repeat(sessions, *(1,) * (x.dim() - 1)) if sessions > 1 else x
 
         keys = [(spread(k), spread(v)) for k, v in self.keys]
-        x = model.adapted(spread(self.hidden), spread(self.positions), self.bias, keys, deltas)
+        own = {name: delta.repeat_interleave(texts, dim=0) for name, delta in deltas.items()}
+        x = model.adapted(spread(self.hidden), spread(self.positions), spread(self.bias), keys, own)
         logits = torch.matmul(model.backbone.final(x), self.rows.mT).float()
         listed = logits.gather(-1, spread(self.chosen))
         found = torch.cat((listed, spread(self.others)), dim=-1).log_softmax(-1)
-        gap = self.chances * (self.chances.clamp_min(1e-9).log() - found)
-        return gap.sum(-1).mean(-1)
+        chances = spread(self.chances)
+        gap = chances * (chances.clamp_min(1e-9).log() - found)
+        return gap.sum(-1).mean(-1).view(sessions, texts).mean(-1)

@@ -144,8 +144,9 @@ class MemoryConfig:
     in sight. block: distance of boundaries, at which the window is encoded anew. delay: a write that starts
     at a position is active this many tokens later, whenever it was computed. teaches: origins of the tokens
     that are learned. rows: taught tokens in one slice of a write. shortlist: next tokens for each taught one
-    that a write weighs against each other. canary: nats per token by which answers to the canary texts may
-    have moved from theta's; a write beyond that is refused.
+    that a write weighs against each other. canary: nats per token by which the answer to one canary text may
+    have moved from theta's; a write beyond that is refused. max_divergence: the same of all canary texts at
+    once, after a write of words; what is beyond that is drawn back toward theta.
     """
 
     levels: tuple[MemoryLevel, ...]
@@ -157,6 +158,7 @@ class MemoryConfig:
     rows: int = 64
     shortlist: int = 32
     canary: float = 1.0
+    max_divergence: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("window", "block", "delay"):
@@ -166,7 +168,8 @@ class MemoryConfig:
                 raise ConfigError(f"{name}: expected a multiple of {GRID}, found {value}")
         for name in ("rows", "shortlist"):
             _require_size(name, getattr(self, name))
-        _require_positive("canary", self.canary)
+        for name in ("canary", "max_divergence"):
+            _require_positive(name, getattr(self, name))
         if type(self.prefix) is not int or not 0 <= self.prefix <= MAX_SIZE:
             raise ConfigError(f"prefix: expected a number of tokens, found {self.prefix!r}")
         if unknown := set(self.teaches) - set(ORIGINS):

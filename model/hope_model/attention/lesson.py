@@ -20,6 +20,16 @@ def teaching(origin: str, memory: MemoryConfig) -> int:
     return TEXT if origin == "text" else WORDS
 
 
+def _teaches(recent: Sequence[tuple[int, int]], index: int) -> bool:
+    """Whether a token is learned from what stands before it.
+
+    The first word that somebody says is not. Little foretells it but the chat template, which opens the
+    model's answers in much the same way: what all first words have in common would get into these.
+    """
+    own, before = recent[index][1], recent[index - 1][1]
+    return own == TEXT or (own == WORDS and before != NOTHING)
+
+
 @torch.no_grad()
 def gather_lesson(
     model: HopeAttention, cache: WindowCache, row: int, recent: Sequence[tuple[int, int]], reach: int
@@ -34,7 +44,7 @@ def gather_lesson(
     """
     read = cache.rows[row].read
     first = read - len(recent)
-    taught = [index for index in range(max(1, len(recent) - reach), len(recent)) if recent[index][1]]
+    taught = [index for index in range(max(1, len(recent) - reach), len(recent)) if _teaches(recent, index)]
     if not taught:
         return None
     text = all(recent[index][1] == TEXT for index in taught)

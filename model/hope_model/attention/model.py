@@ -113,7 +113,9 @@ class HopeAttention:
         self._canary_tokens, self._canary_start = (
             weights[name].long() for name in (CANARY_TOKENS, CANARY_START)
         )
-        self.canaries = _canaries(self, weights)
+        texts = _canary_texts(weights)
+        self.canaries = [Canary.of(self, text, start) for text, start in texts]
+        self.panel = Canary.panel(self, texts)
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Every frozen tensor by name, as it is used. Of canaries their texts: what is computed of them
@@ -312,14 +314,11 @@ def _no_adapter(_layer: int) -> None:
     return None
 
 
-def _canaries(model: HopeAttention, weights: Mapping[str, Tensor]) -> list[Canary]:
+def _canary_texts(weights: Mapping[str, Tensor]) -> list[tuple[list[int], int]]:
+    """Token ids of each and the first position to judge."""
     rows, starts = weights[CANARY_TOKENS].tolist(), weights[CANARY_START].tolist()
     texts = [[int(token) for token in row if token >= 0] for row in rows]
-    return [
-        Canary.of(model, text, int(start))
-        for text, start in zip(texts, starts, strict=True)
-        if start < len(text)
-    ]
+    return [(text, int(start)) for text, start in zip(texts, starts, strict=True) if start < len(text)]
 
 
 def _geometry(

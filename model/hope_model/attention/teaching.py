@@ -1,12 +1,13 @@
 """How a lesson teaches: words of a chat until they are known, plain text by one small step (E27)."""
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hope_model.attention.config import MemoryLevel
+from hope_model.attention.config import MemoryConfig, MemoryLevel
 from hope_model.attention.margins import solve_margins
 from hope_model.attention.tangent import Lesson, Pushes, Tangent
 
@@ -55,6 +56,10 @@ class Teaching(Protocol):
         """Fisher norm that the level may come to."""
         ...
 
+    def max_divergence(self, memory: MemoryConfig) -> float:
+        """Nats per token by which the canaries' answers may have moved; what is beyond is drawn back."""
+        ...
+
 
 class Words:
     """Of a chat: what was news is learned until its margin says that it is known."""
@@ -83,6 +88,9 @@ class Words:
     def limit(self, level: MemoryLevel) -> float:
         return level.max_norm
 
+    def max_divergence(self, memory: MemoryConfig) -> float:
+        return memory.max_divergence
+
 
 class PlainText:
     """No chat: every token counts, and one step of a fixed length goes down the loss of them all."""
@@ -109,6 +117,9 @@ class PlainText:
 
     def limit(self, level: MemoryLevel) -> float:
         return level.text_max_norm
+
+    def max_divergence(self, memory: MemoryConfig) -> float:
+        return math.inf
 
 
 def teaching_of(lesson: Lesson) -> Teaching:

@@ -18,6 +18,8 @@ from hope_model.streaks import Frozen
 
 GUARDED = 4
 """Every so many writes, one is judged by a canary text."""
+DRAWN_BACK = 1 / 3
+"""Power of the divergence with which a memory shrinks, measured: at 3/4 of its size it is a third."""
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -166,6 +168,8 @@ class Write:
             names = [site.name for site in self._sites if site.level == level]
             moved = {name: self._before[f"{name}.delta"][0] + self._moved[name] for name in names}
             held |= self._bounded(level, moved)
+        if self._require_finite(held.values()):
+            held = self._drawn_back(held)
         self._held = held
         number, canaries = int(self._before["writes"].sum()), self._model.canaries
         if self._require_finite(held.values()) and canaries and number % GUARDED == GUARDED - 1:
@@ -190,6 +194,23 @@ class Write:
         before = self._norm({name: self._before[f"{name}.delta"][0] for name in held})
         factor = before.clamp_min(self._teaching.limit(level)) / self._norm(held).clamp_min(TINY)
         return held if bool(factor >= 1) else {name: delta * factor for name, delta in held.items()}
+
+    def _drawn_back(self, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Nearer to theta when the answers of all canaries have moved too far (E28).
+
+        The norm does not see that: it adds up the sites as if each moved the answers in a way of its own.
+        """
+        panel, limit = self._model.panel, self._teaching.max_divergence(self._model.config.memory)
+        if panel is None or limit == math.inf:
+            return held
+        batched = {name: delta[None] for name, delta in held.items()}
+        moved = float(panel.divergence(self._model, self._cast(self._all_before() | batched))[0])
+        if not math.isfinite(moved):
+            self._refusal = Frozen.CANARY
+        if not limit < moved < math.inf:
+            return held
+        factor = (limit / moved) ** DRAWN_BACK
+        return {name: factor * delta for name, delta in held.items()}
 
     def _norm(self, deltas: dict[str, Tensor]) -> Tensor:
         """In the Fisher metric."""

@@ -169,6 +169,7 @@ def test_a_level_that_cannot_be(changes: dict[str, Any], message: str) -> None:
         ({"window": 64}, "window: 64 tokens leave it before the write that learns them is active"),
         ({"prefix": 129}, "block: expected at least window and prefix, found 256"),
         ({"canary": 0}, "canary: expected a positive number"),
+        ({"max_divergence": 0}, "max_divergence: expected a positive number"),
         ({"more": 1}, r"MemoryConfig: unknown fields \['more'\]"),
     ],
     ids=str,

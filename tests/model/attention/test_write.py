@@ -31,13 +31,14 @@ from torch.nn import functional as F
 from hope_model.attention import canary
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import GRID, HopeAttentionConfig
-from hope_model.attention.lesson import gather_lesson
+from hope_model.attention.lesson import NOTHING, TEXT, WORDS, gather_lesson
 from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Question, Tangent, tangents_of
-from hope_model.attention.write import GUARDED, Write, Written, step_together
+from hope_model.attention.write import DRAWN_BACK, GUARDED, Write, Written, step_together
 from hope_model.state import State
+from hope_model.streaks import Frozen
 
 SITE = "layers.2.down_proj"
 TAUGHT = ("system", "user", "tool")
@@ -75,10 +76,15 @@ def lesson_of(model: HopeAttention, it: Text, reach: int = PERIOD) -> Lesson:
     return lesson
 
 
+def teaches(it: Text, place: int) -> bool:
+    """Whether a token is taught: one of a run of taught words, but not the first."""
+    return all(origin in TAUGHT for origin in it.origins[place - 1 : place + 1])
+
+
 def loss(model: HopeAttention, it: Text, deltas: dict[str, Tensor], reach: int = PERIOD) -> Tensor:
     """Mean nats of the taught tokens, from the whole text."""
     logits = model.forward(torch.tensor([it.tokens]), deltas, window=WINDOW)[0]
-    places = [place for place in range(max(1, len(it) - reach), len(it)) if it.origins[place] in TAUGHT]
+    places = [place for place in range(max(1, len(it) - reach), len(it)) if teaches(it, place)]
     targets = torch.tensor(it.tokens)[places]
     return F.cross_entropy(logits[[place - 1 for place in places]], targets)
 
@@ -108,7 +114,7 @@ def test_a_tangent_has_the_margins_of_the_text_and_their_gradients(projection: s
     name = f"layers.2.{projection}"
     blank = as_deltas(model, model.initial_state(1))
     tangent = tangent_of(model, lesson, alternatives_of(model, lesson, size), blank, sites)
-    places = [place for place in range(len(it) - PERIOD, len(it)) if it.origins[place] in TAUGHT]
+    places = [place for place in range(len(it) - PERIOD, len(it)) if teaches(it, place)]
     deltas = {name: blank[name].clone().requires_grad_()}
     chances = model.forward(torch.tensor([it.tokens]), deltas, window=WINDOW)[0].log_softmax(-1)
     for number in (0, len(places) // 2, len(places) - 1):
@@ -258,13 +264,39 @@ def test_taught_tokens_alone_are_targets() -> None:
     """Each from what stands where it is predicted."""
     model, it = build(config(), torch.float32), text(2 * PERIOD + 10)
     cache = read(model, it)
-    places = [place for place in range(len(it) - PERIOD, len(it)) if it.origins[place] in TAUGHT]
+    places = [place for place in range(len(it) - PERIOD, len(it)) if teaches(it, place)]
     assert 0 < len(places) < PERIOD
     lesson = lesson_of(model, it)
     assert lesson.targets.tolist() == [[it.tokens[place] for place in places]]
     assert lesson.positions.tolist() == [[place - 1 for place in places]]
     assert torch.equal(lesson.hidden[0], cache.hidden[0, [place - 1 for place in places]])
     assert torch.equal(lesson.outputs[0], cache.outputs[0, [place - 1 for place in places]])
+
+
+@pytest.mark.parametrize("kind", [WORDS, TEXT])
+def test_the_first_word_that_somebody_says_teaches_nothing(kind: int) -> None:
+    """Nor what comes after a token that does not teach; plain text has no speakers."""
+    model, it = build(config(), torch.float32), text(PERIOD)
+    said = [range(5, 12), range(30, 31), range(40, 64)]
+    recent = [
+        (token, kind if any(place in run for run in said) else NOTHING)
+        for place, token in enumerate(it.tokens)
+    ]
+    lesson = gather_lesson(model, read(model, it), 0, recent, PERIOD)
+    assert lesson is not None
+    expected = [place for run in said for place in run if kind == TEXT or place > run.start]
+    assert (lesson.positions[0] + 1).tolist() == expected
+
+
+def test_the_first_word_is_known_at_the_start_of_a_period() -> None:
+    """By the token before the period, which is not in it."""
+    model, it = build(config(), torch.float32), text(2 * PERIOD)
+    cache = read(model, it)
+    for before in (NOTHING, WORDS):
+        recent = [(it.tokens[PERIOD - 1], before), *((token, WORDS) for token in it.tokens[PERIOD:])]
+        lesson = gather_lesson(model, cache, 0, recent, PERIOD)
+        assert lesson is not None
+        assert int(lesson.positions[0, 0]) + 1 == PERIOD + (before == NOTHING)
 
 
 def test_a_lesson_is_a_copy() -> None:
@@ -466,3 +498,81 @@ def test_a_write_after_which_answers_go_astray_is_refused(text: bool) -> None:
         state[limit] = written.state
     assert_identical(state[1e-9], guarded)
     assert not torch.equal(state[10.0][f"{SITE}.delta"], state[1e-9][f"{SITE}.delta"])
+
+
+@torch.no_grad()
+def test_the_panel_asks_all_canaries_at_once() -> None:
+    """Also one that has fewer positions to judge than are asked: its last one counts again and again."""
+    model = build(last_layer(), torch.float32)
+    texts = [(text(length, length).tokens, start) for length, start in ((40, 9), (90, 20), (30, 27))]
+    panel = canary.Canary.panel(model, texts)
+    assert panel is not None
+    states = [some_state(model, seed, 0.3) for seed in (0, 1)]
+    found = panel.divergence(model, as_deltas(model, join(states)))
+    for row, state in enumerate(states):
+        deltas = as_deltas(model, state)
+        long = [
+            canary.Canary.of(model, *it, canary.PANEL_POSITIONS).divergence(model, deltas) for it in texts[:2]
+        ]
+        single = [
+            canary.Canary.of(model, texts[2][0], start, 1).divergence(model, deltas) for start in (27, 28, 29)
+        ]
+        short = (single[0] + single[1] + (canary.PANEL_POSITIONS - 2) * single[2]) / canary.PANEL_POSITIONS
+        expected = float(torch.cat([*long, short]).mean())
+        assert expected > 0.01
+        assert float(found[row]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_canary_is_no_panel() -> None:
+    assert without_canaries(last_layer()).panel is None
+
+
+@torch.no_grad()
+def divergence(model: HopeAttention, state: State) -> float:
+    """How far the answers of all canaries have moved."""
+    assert model.panel is not None
+    return float(model.panel.divergence(model, as_deltas(model, state))[0])
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_what_moves_answers_too_far_is_drawn_back(text: bool) -> None:
+    """As a whole, the new and the old; plain text goes as far as its norm allows."""
+
+    def written(limit: float) -> tuple[State, float]:
+        model = build(config(level(text_step_length=0.3), max_divergence=limit), torch.float32)
+        lesson = replace(lesson_of(model, taught(0)), text=text)
+        state = write(model, some_state(model, 0), lesson).state
+        return state, divergence(model, state)
+
+    free, moved = written(10.0)
+    held, left = written(moved / 2)
+    if text:
+        assert_identical(held, free)
+        return
+    for name, delta in deltas_of(free).items():
+        torch.testing.assert_close(held[name], 0.5**DRAWN_BACK * delta)
+    assert 0.25 * moved < left < 0.75 * moved
+    assert_identical(written(moved * 1.01)[0], free)
+
+
+def test_many_writes_leave_answers_near_thetas() -> None:
+    """What each adds is small; without a bound on all of it answers stray, far within the norm."""
+    far: dict[float, list[float]] = {}
+    for limit in (0.05, 10.0):
+        model = build(config(level(max_norm=10.0), max_divergence=limit), torch.float32)
+        state, far[limit] = model.initial_state(1), []
+        for seed in range(12):
+            state = write(model, state, lesson_of(model, taught(seed))).state
+            far[limit].append(divergence(model, state))
+    assert max(far[0.05]) < 0.15
+    assert min(far[0.05][2:]) > 0.005
+    assert far[10.0][-1] > 0.3
+
+
+def test_an_answer_that_is_not_finite_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(config(), torch.float32)
+    monkeypatch.setattr(canary.Canary, "divergence", lambda *_: torch.tensor([float("nan")]))
+    state = some_state(model, 0)
+    written = write(model, state, lesson_of(model, taught(0)))
+    assert (written.applied, written.refusal) == ({"fast": False}, Frozen.CANARY)
+    assert_identical(written.state, state)

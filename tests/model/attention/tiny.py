@@ -62,6 +62,7 @@ def memory_config(*levels: MemoryLevel, **changes: Any) -> MemoryConfig:
         "rows": 32,
         "shortlist": 8,
         "canary": 10.0,
+        "max_divergence": 10.0,
     }
     return MemoryConfig(levels or (level(),), **{**fields, **changes})
 
