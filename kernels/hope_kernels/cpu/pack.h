@@ -14,6 +14,12 @@ INLINE int value_at(const Frozen *p, const int8_t *values, long out, long in) {
 }
 
 static void pack_pair(const Frozen *p, const void *values, long out, long at, uint8_t *to) {
+    const long size = p->kind == INT8 ? 2 : 4; /* bytes of a pair */
+    if (out + LANES <= p->outputs && 2 * at + 2 <= p->inputs) {
+        const char *from = (const char *)values + (out * p->inputs + 2 * at) * size / 2;
+        for (long i = 0; i < LANES; i++) memcpy(to + i * size, from + i * p->inputs * size / 2, (size_t)size);
+        return;
+    }
     for (long i = 0; i < 2 * LANES; i++) {
         const long own = out + i / 2, in = 2 * at + i % 2;
         const int is = own < p->outputs && in < p->inputs;

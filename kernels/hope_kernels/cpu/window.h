@@ -115,6 +115,10 @@ INLINE void some_heads(const uint16_t *keys, const uint16_t *values, const int32
 /* The query heads that share a key head; to [share, K]. */
 static void attend_group(const uint16_t *keys, const uint16_t *values, const int32_t *seen, long n, long k, long share,
                          const float *q, uint16_t *to) {
+    for (long j = 0; j < n && j < AHEAD; j++) { /* before the first ones are waited for */
+        fetch_line(keys + seen[j] * k, k);
+        fetch_line(values + seen[j] * k, k);
+    }
     for (long h = 0, some; h < share; h += some, q += some * 2 * PADDED(k / 2), to += some * k) {
         some = share - h < MOST_SHARE ? share - h : MOST_SHARE;
         switch (some) {
