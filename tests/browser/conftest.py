@@ -35,7 +35,7 @@ FLAGS = [
 ]
 CHAT = "**/v1/chat/completions"
 WAIT_MS = 15_000
-SHORT, LONG = 4, 900
+SHORT, LONG = 4, 8000
 """Tokens of an answer: soon over, or long enough to be stopped."""
 
 
