@@ -48,7 +48,9 @@ class Address:
         if self.tls_files is None:
             return None
         authority, certificate, key = self.tls_files
-        context = ssl.create_default_context(cafile=authority)
+        context = ssl.create_default_context()
+        if authority is not None:  # beside the system's own, as redis-py takes it
+            context.load_verify_locations(cafile=authority)
         if certificate is not None:
             context.load_cert_chain(certificate, key)
         return context

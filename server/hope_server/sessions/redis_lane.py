@@ -7,6 +7,7 @@ as there is one interpreter's lock for both.
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -20,8 +21,12 @@ from hope_server.sessions.redis_address import Address
 MOST: Final = 64
 """Commands in one write, so that a connection that takes no more is noticed."""
 
+KEPT_ALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+"""Seconds, seconds and times, as redis-py has them: a network that drops idle connections is noticed before a
+commit is lost in one. Names that a system does not know are left out.
+"""
 _NOT_YET: Final = object()
-Command = tuple[Any, ...]
+_Packed = tuple[bytes, asyncio.Future[Any]]
 _Sent = tuple[asyncio.Future[Any], float]
 
 
@@ -35,25 +40,31 @@ class Lane:
 
     def __init__(self, address: Address, timeout_s: float) -> None:
         self._address, self._timeout_s = address, timeout_s
-        self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[_Packed] = deque()
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._written = False  # there will be a write in this turn of the loop
+        self._closed = False
 
     async def send(self, *command: Any) -> Any:
         """The reply. A caller who leaves changes nothing for the command. A connection that is lost is lost
-        for all whose replies it owes.
+        for all whose replies it owes. What cannot be packed is its own caller's error: replies are told apart
+        by their order alone.
         """
+        if self._closed:
+            raise redis_errors.ConnectionError("the store is closed")
+        packed = pack_command(command)
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((command, reply))
+        self._waiting.append((packed, reply))
         if not self._written:
             self._written = True
             loop.call_soon(self._write)
         return await reply
 
     async def close(self) -> None:
-        """Wait for the replies that are owed, which is bounded, and close the connection."""
+        """Wait for the replies that are owed, which is bounded, and close the connection for good."""
+        self._closed = True
         while self._waiting or (self._wire is not None and self._wire.owed):
             if self._connecting is not None:
                 await asyncio.wait({self._connecting})
@@ -106,18 +117,21 @@ class _Wire(asyncio.Protocol):
         """Replies in the order in which they will come, and when their commands were sent."""
         self.full = self.lost = False
 
-    def send(self, commands: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+    def send(self, commands: list[_Packed]) -> None:
         """In one write."""
         now = self._loop.time()
         self.owed.extend((reply, now) for _, reply in commands)
         if self._watch is None:
             self._watch = self._loop.call_at(now + self._timeout_s, self._look)
-        self._transport.write(b"".join([pack_command(command) for command, _ in commands]))
+        self._transport.write(b"".join([packed for packed, _ in commands]))
 
     def ask(self, *command: Any) -> Awaitable[Any]:
         """The reply to a command that goes alone."""
         reply: asyncio.Future[Any] = self._loop.create_future()
-        self.send([(command, reply)])
+        if self.lost:
+            _settle(reply, self._error)
+        else:
+            self.send([(pack_command(command), reply)])
         return reply
 
     async def settled(self) -> None:
@@ -135,6 +149,9 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family != socket.AF_UNIX:
+            _keep_alive(connection)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -206,6 +223,13 @@ async def _open(address: Address, timeout_s: float, ready: Callable[[], None]) -
         await wire.close()
         raise
     return wire
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEPT_ALIVE:
+        if (option := getattr(socket, name, None)) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _settle(reply: asyncio.Future[Any], found: Any) -> None:

@@ -104,6 +104,10 @@ class Link:
         """
         return await self.typed(self.settled(lambda: self._call(self._lane.send, name, keys, args)))
 
+    async def greet_quickly(self) -> None:
+        """The lane reaches the server too: what stands in its way alone is found out at the start."""
+        await self.settled(lambda: self._lane.send("PING"))
+
     async def settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """``operation``, begun again on a new connection as long as replies are lost and patience lasts."""
         loop = asyncio.get_running_loop()

@@ -89,6 +89,7 @@ class RedisStore:
     async def _start(self) -> None:
         try:
             check_server(await self._link.ask("INFO"))
+            await self._link.greet_quickly()
             check_fsync(await self._link.setting("appendfsync"))
             await self._link.load_functions()
         except REFUSED as error:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,45 @@ async def test_an_error_is_of_its_own_command(external_url: str) -> None:
         results = await asyncio.gather(*(opened.send(*each) for each in commands), return_exceptions=True)
         assert isinstance(results.pop(1), ResponseError)
         assert results == [b"OK", b"1"]
+
+
+async def test_a_command_that_cannot_be_sent_takes_nobodys_reply(external_url: str) -> None:
+    async with lane(external_url) as opened:
+        name = secrets.token_hex(8)
+        commands: list[tuple[Any, ...]] = [("SET", name, "1"), ("SET", name, None), ("GET", name)]
+        results = await asyncio.gather(*(opened.send(*each) for each in commands), return_exceptions=True)
+        assert isinstance(results.pop(1), TypeError)
+        assert results == [b"OK", b"1"]
+
+
+async def test_an_idle_connection_is_kept_alive(external_url: str) -> None:
+    async with lane(external_url) as opened:
+        await opened.send("PING")
+        assert opened._wire is not None
+        connection = opened._wire._transport.get_extra_info("socket")
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+
+
+async def test_a_closed_lane_stays_closed(server: "Server") -> None:
+    port = await server.start()
+    async with lane(f"redis://127.0.0.1:{port}") as opened:
+        await opened.send("PING")
+    asked = len(server.got)
+    with pytest.raises(RedisConnectionError, match="closed"):
+        await opened.send("PING")
+    assert len(server.got) == asked
+
+
+async def test_what_stands_in_the_lanes_way_is_said_at_the_start(
+    external_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(_lane: Lane, *_command: Any) -> Any:
+        raise ssl.SSLCertVerificationError("a certificate of nobody's")
+
+    monkeypatch.setattr(Lane, "send", lost)
+    with pytest.raises(StoreUnavailable, match="no Redis server answers at redis_url"):
+        await RedisStore.open(external_url, keys=KEYS, patience_s=0.1)
 
 
 async def test_an_answer_that_nobody_waits_for_is_left(external_url: str) -> None:
