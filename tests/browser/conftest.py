@@ -35,8 +35,9 @@ FLAGS = [
 ]
 CHAT = "**/v1/chat/completions"
 WAIT_MS = 15_000
-SHORT, LONG = 4, 8000
-"""Tokens of an answer: soon over, or long enough to be stopped."""
+SHORT, LONG = 4, 60_000
+"""Tokens of an answer: soon over, or more than come in half a minute, in which anybody has stopped it."""
+ANY_LENGTH = ("--max-output-tokens", str(LONG))
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests that leave it running."""
-    process = ServerProcess(tmp_path_factory.mktemp("browser") / "data")
+    process = ServerProcess(tmp_path_factory.mktemp("browser") / "data", *ANY_LENGTH)
     yield process
     assert process.stop() == 0
 
@@ -80,7 +81,7 @@ def serve(tmp_path: Path, port: int) -> Iterator[Callable[[], ServerProcess]]:
     started: list[ServerProcess] = []
 
     def start() -> ServerProcess:
-        flags = ("--port", str(port), "--lease-ttl-s", "2", "--drain-deadline-s", "1")
+        flags = ("--port", str(port), "--lease-ttl-s", "2", "--drain-deadline-s", "1", *ANY_LENGTH)
         started.append(ServerProcess(tmp_path / "data", *flags))
         return started[-1]
 
