@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define MOST_THREADS 256
+#define STACK_BYTES (4 << 20) /* room for the widest of what items keep there, whatever the user's limit is */
 
 typedef struct {
     pthread_mutex_t lock;
@@ -45,10 +46,14 @@ static void hire(int wanted) {
         pthread_cond_init(&pool.wake, 0);
         pthread_cond_init(&pool.left, 0);
     }
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes)) return;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     for (pthread_t thread; pool.alive < wanted; pool.alive++) {
-        if (pthread_create(&thread, 0, help, 0)) break;
+        if (pthread_create(&thread, &attributes, help, 0)) break;
         pthread_detach(thread);
     }
+    pthread_attr_destroy(&attributes);
 }
 
 /* body(data) by the caller and by up to threads - 1 others; returns when none is within it. */

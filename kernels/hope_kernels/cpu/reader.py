@@ -147,10 +147,10 @@ class Reader:
     def _reserve(self, count: int, capacity: int) -> None:
         if count <= self._lines and capacity <= self._capacity:
             return
-        self._lines = max(self._lines, -(-count // LANES) * LANES)
-        self._capacity = max(self._capacity, capacity)
-        size = self._library.hope_reader_scratch(self._at, self._lines, self._capacity)
-        self._scratch = torch.zeros(size, dtype=torch.uint8)
+        lines, most = max(self._lines, -(-count // LANES) * LANES), max(self._capacity, capacity)
+        size = self._library.hope_reader_scratch(self._at, lines, most)
+        # All or nothing: without memory for it, what there is stays and is known for what it is.
+        self._scratch, self._lines, self._capacity = torch.zeros(size, dtype=torch.uint8), lines, most
 
     def _layer(self, layer: LayerTensors) -> layout.Layer:
         sites = (layout.Site * len(layout.PROJECTIONS))()

@@ -75,13 +75,13 @@ class WindowCache:
         self.rows[row] = Row(source.rows[source_row].prefix, source.rows[source_row].read)
 
     def reserve(self, slots: int) -> None:
-        """Have at least ``slots`` slots in every row."""
+        """Have at least ``slots`` slots in every row; without memory for them all, nothing changes."""
         if slots <= self.size:
             return
         more = (0, 0, 0, slots - self.size)
-        self.keys = [F.pad(tensor, more) for tensor in self.keys]
-        self.values = [F.pad(tensor, more) for tensor in self.values]
-        self.hidden, self.outputs = F.pad(self.hidden, more), F.pad(self.outputs, more)
+        keys, values = ([F.pad(own, more) for own in every] for every in (self.keys, self.values))
+        hidden, outputs = F.pad(self.hidden, more), F.pad(self.outputs, more)
+        self.keys, self.values, self.hidden, self.outputs = keys, values, hidden, outputs
         self.size = slots
 
     def slots(self, row: int, tokens: int) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.model.attention.tiny import BLOCK, BOTH_WAYS, PREFIX, WINDOW, as_deltas, config, text, tiny_model
 from torch import Tensor
+from torch.nn import functional as F
 
 from hope_model.attention.cache import Row, WindowCache
 from hope_model.attention.config import GRID
@@ -241,3 +242,28 @@ def test_what_is_seen_is_what_the_slots_hold(prefixes: list[int], reads: list[in
             window = range(max(0, query - WINDOW + 1), query + 1)
             assert found == {*range(min(prefix, query + 1)), *window}
     assert set(bias.unique().tolist()) <= {0.0, -torch.inf}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("allowed", [0, 1, 2, 3, 5])
+def test_a_cache_for_which_there_is_no_room_stays_as_it_was(
+    allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its tensors it is that does not fit."""
+    cache = tiny_model().new_cache(2)
+    cache.reserve(GRID)
+    before, pad = tensors(cache), F.pad
+    left = allowed
+
+    def short(tensor: Tensor, more: tuple[int, ...]) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MemoryError
+        return pad(tensor, more)
+
+    monkeypatch.setattr(F, "pad", short)
+    with pytest.raises(MemoryError):
+        cache.reserve(2 * GRID)
+    assert cache.size == GRID
+    assert all(one is other for one, other in zip(tensors(cache), before, strict=True))
