@@ -311,18 +311,18 @@ def test_a_launch_for_which_there_is_no_room_leaves_the_next_ones_alone(
     """One that fails to get scratch goes on with the layout of what it has."""
     model = tiny_model()
     one, many = torch.tensor([[11]]), torch.tensor([text(GRID, 1).tokens])
-    model.read(model.new_cache(1), [0], one, None)
     expected = model.read(model.new_cache(1), [0], one, None)
-    assert model.reader is not None
-    layout = model.reader._scratch, model.reader._lines, model.reader._capacity
-    model.reader._lines = 0
-    model.reader._capacity = 0
+    wide, reader = model.new_cache(1), model.reader
+    wide.reserve(GRID)
+    assert reader is not None
+    reader._lines, reader._capacity = 0, 0
+    scratch = reader._scratch
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", _no_memory)
         with pytest.raises(MemoryError):
-            model.read(model.new_cache(1), [0], many, None)
-    assert (model.reader._lines, model.reader._capacity) == (0, 0)
-    assert model.reader._scratch is layout[0]
+            model.read(wide, [0], many, None)
+    assert (reader._lines, reader._capacity) == (0, 0)
+    assert reader._scratch is scratch
     assert torch.equal(model.read(model.new_cache(1), [0], one, None), expected)
 
 
