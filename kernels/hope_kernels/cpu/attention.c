@@ -74,8 +74,8 @@ static void add_delta(const Place *at, const Site *site, int which, long place, 
     for (; i + WIDE <= outputs; i += WIDE) {
         vf s[TILE] = {all(0), all(0), all(0), all(0)};
         for (long r = 0; r < rank; r++)
-            UNROLL for (int v = 0; v < TILE; v++) s[v] = fma_(all(c[r]), widened(delta + r * outputs + i + v * LANES), s[v]);
-        UNROLL for (int v = 0; v < TILE; v++) store(y + i + v * LANES, load(y + i + v * LANES) + s[v]);
+            UNROLLED for (int v = 0; v < TILE; v++) s[v] = fma_(all(c[r]), widened(delta + r * outputs + i + v * LANES), s[v]);
+        UNROLLED for (int v = 0; v < TILE; v++) store(y + i + v * LANES, load(y + i + v * LANES) + s[v]);
     }
     for (; i < outputs; i += LANES) {
         const long left = outputs - i;

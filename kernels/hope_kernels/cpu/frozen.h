@@ -168,20 +168,6 @@ static const uint32_t *widen(int kind, const uint8_t *w, long wide, long depth, 
     return to;
 }
 
-INLINE vf add_pairs(vf sum, vu w, uint32_t x) {
-#ifdef __AVX512BF16__
-    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)x));
-#else
-    const uint32_t low = x << 16, high = x & 0xffff0000u;
-    float a, b;
-    memcpy(&a, &low, 4);
-    memcpy(&b, &high, 4);
-    return fma_((vf)(w & 0xffff0000u), all(b), fma_((vf)(w << 16), all(a), sum));
-#endif
-}
-
-#define UNROLL _Pragma("GCC unroll 4")
-
 /* What a group's sum becomes of; a row's total is that of its inputs in the group. */
 typedef struct {
     const uint8_t *scales; /* of the first sixteen, GROUP_BYTES to the next; null for none */
@@ -203,18 +189,18 @@ INLINE void fold(const Group *g, long c, long row, long rows, const float *s, fl
 INLINE void add_some(const uint32_t *w, long step, long depth, int wide, int rows, const uint32_t *x, long x_step,
                      const Group *g, long first, long row, float *sums) {
     vf s[ROWS][TILE];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < wide; c++) s[r][c] = g->scales ? all(0) : load(sums + r * WIDE + c * LANES);
+    UNROLLED for (int r = 0; r < rows; r++)
+        UNROLLED for (int c = 0; c < wide; c++) s[r][c] = g->scales ? all(0) : load(sums + r * WIDE + c * LANES);
     for (long at = 0; at < depth; at++, w += step)
-        UNROLL for (int c = 0; c < wide; c++) {
+        UNROLLED for (int c = 0; c < wide; c++) {
             vu v;
             memcpy(&v, w + c * LANES, sizeof v);
-            UNROLL for (int r = 0; r < rows; r++) s[r][c] = add_pairs(s[r][c], v, x[r * x_step + at]);
+            UNROLLED for (int r = 0; r < rows; r++) s[r][c] = add_pair(s[r][c], v, x[r * x_step + at]);
         }
     float made[ROWS * WIDE];
     float *to = g->scales ? made : sums;
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < wide; c++) store(to + r * WIDE + c * LANES, s[r][c]);
+    UNROLLED for (int r = 0; r < rows; r++)
+        UNROLLED for (int c = 0; c < wide; c++) store(to + r * WIDE + c * LANES, s[r][c]);
     for (int c = 0; g->scales && c < wide; c++) fold(g, first + c, row, rows, made + c * LANES, sums + c * LANES);
 }
 

@@ -62,26 +62,12 @@ static void operands(const float *x, long n, int bf16, uint32_t *to) {
     }
 }
 
-INLINE vf add_pair(vf sum, vu w, uint32_t x) {
-#ifdef __AVX512BF16__
-    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)x));
-#else
-    const uint32_t low = x << 16, high = x & 0xffff0000u;
-    float a, b;
-    memcpy(&a, &low, 4);
-    memcpy(&b, &high, 4);
-    return fma_((vf)(w & 0xffff0000u), all(b), fma_((vf)(w << 16), all(a), sum));
-#endif
-}
-
 /* y[at ...] = or += s, of as many as there are outputs. */
 INLINE void put_sum(float *y, long at, long outputs, vf s, int add) {
     put(y + at, add ? get(y + at, outputs - at) + s : s, outputs - at);
 }
 
 /* `wide` sixteens of outputs from `out` on, of `rows` rows; of W, `step` numbers an input. */
-#define UNROLLED _Pragma("GCC unroll 4")
-
 INLINE void some_of(const Product *p, int bf16, int wide, int rows, const uint32_t *w, long step, const uint32_t *x,
                     long x_step, long out, float *y, long y_step, int add) {
     vf s[4][TILE];

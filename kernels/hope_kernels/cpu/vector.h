@@ -18,6 +18,7 @@
 #define PADDED(n) (((n) + LANES - 1) / LANES * LANES)
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 4")
 
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
@@ -127,6 +128,19 @@ INLINE vu round_bf16(vf x) {
     const vu bits = (vu)x, up = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
     const vu nan = (vu)(x != x);
     return (nan & 0x7fc00000u) | (~nan & up);
+}
+
+/* sum + w x, for pairs of bf16: one of each lane of `w`, one for all. */
+INLINE vf add_pair(vf sum, vu w, uint32_t x) {
+#ifdef __AVX512BF16__
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)x));
+#else
+    const uint32_t low = x << 16, high = x & 0xffff0000u;
+    float a, b;
+    memcpy(&a, &low, 4);
+    memcpy(&b, &high, 4);
+    return fma_((vf)(w & 0xffff0000u), all(b), fma_((vf)(w << 16), all(a), sum));
+#endif
 }
 
 #endif

@@ -31,16 +31,16 @@ INLINE void scores_of(const uint16_t *keys, const int32_t *seen, long n, long k,
             const uint16_t *key = keys + seen[j + i] * k;
             if (j + i + AHEAD < n) fetch_line(keys + seen[j + i + AHEAD] * k, k);
             vf own[MOST_SHARE];
-            UNROLL for (int h = 0; h < heads; h++) own[h] = all(0);
+            UNROLLED for (int h = 0; h < heads; h++) own[h] = all(0);
             for (long v = 0; v < half; v += LANES) {
                 const vu pairs = pairs_at(key + 2 * v, half - v);
                 const vf even = evens(pairs), odd = odds(pairs);
-                UNROLL for (int h = 0; h < heads; h++) {
+                UNROLLED for (int h = 0; h < heads; h++) {
                     const float *mine = q + 2 * h * padded + v;
                     own[h] = fma_(odd, load(mine + padded), fma_(even, load(mine), own[h]));
                 }
             }
-            UNROLL for (int h = 0; h < heads; h++) s[h][i] = own[h];
+            UNROLLED for (int h = 0; h < heads; h++) s[h][i] = own[h];
         }
         for (int h = 0; h < heads; h++)
             store(to + h * step + j, choose(place < (int32_t)some, sums(s[h]), all(-INFINITY)));
@@ -70,23 +70,23 @@ INLINE void mix_of(const uint16_t *values, const int32_t *seen, long n, long k, 
     const long half = k / 2;
     for (long first = 0; first < half; first += parts * LANES) {
         vf even[MOST_SHARE][2], odd[MOST_SHARE][2];
-        UNROLL for (int h = 0; h < heads; h++)
-            UNROLL for (int v = 0; v < parts; v++) even[h][v] = odd[h][v] = all(0);
+        UNROLLED for (int h = 0; h < heads; h++)
+            UNROLLED for (int v = 0; v < parts; v++) even[h][v] = odd[h][v] = all(0);
         for (long j = 0; j < n; j++) {
             const uint16_t *value = values + seen[j] * k + 2 * first;
             if (j + AHEAD < n) fetch_line(values + seen[j + AHEAD] * k, k);
-            UNROLL for (int v = 0; v < parts; v++) {
+            UNROLLED for (int v = 0; v < parts; v++) {
                 const vu pairs = pairs_at(value + 2 * v * LANES, half - first - v * LANES);
                 const vf a = evens(pairs), b = odds(pairs);
-                UNROLL for (int h = 0; h < heads; h++) {
+                UNROLLED for (int h = 0; h < heads; h++) {
                     const vf weight = all(w[h * step + j]);
                     even[h][v] = fma_(weight, a, even[h][v]);
                     odd[h][v] = fma_(weight, b, odd[h][v]);
                 }
             }
         }
-        UNROLL for (int h = 0; h < heads; h++)
-            UNROLL for (int v = 0; v < parts; v++) {
+        UNROLLED for (int h = 0; h < heads; h++)
+            UNROLLED for (int v = 0; v < parts; v++) {
                 const vf scale = all(1.f / totals[h]);
                 const vu pairs = (round_bf16(even[h][v] * scale) >> 16) | round_bf16(odd[h][v] * scale);
                 const long left = half - first - v * LANES;

@@ -14,7 +14,7 @@ from hope_model.attention.tangent import Lesson, Pushes, Tangent
 NEWS_NATS = (2.0, 6.0)
 """A word is learned from the first of these losses on, and with full weight from the second."""
 FACT_NATS, FACT_TOKENS, FACT_POWER = (4.0, 8.0), 8, 3
-"""So many tokens that nobody could foresee make a lesson worth its full weight; small talk has few."""
+"""So many tokens that nobody could foresee make a lesson worth its full weight."""
 LEAST_WEIGHT = 0.02
 """Tokens that weigh less in their lesson are left out."""
 

@@ -36,9 +36,8 @@ class CapturedStep:
         self._replayed: _Replayed | None = None
         for group in optimizer.param_groups:
             group["capturable"] = True
-            group["lr"] = torch.tensor(
-                group["lr"], device=device
-            )  # a number would be the same in each replay
+            # As a number it would be the same in each replay.
+            group["lr"] = torch.tensor(group["lr"], device=device)
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, Tensor, State]:
         if self._left == 0:
