@@ -14,7 +14,6 @@ from tests.model.test_decoding import assert_close, config, decode, stepped, tok
 from torch import Tensor
 
 from hope_kernels import dispatch
-from hope_kernels.cpu import build as cpu
 from hope_kernels.cpu import decoder
 from hope_kernels.cpu.build import BuildError
 from hope_model.decoding import DecodeRows, compiled_path
@@ -32,13 +31,6 @@ def threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def fresh_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing has been given up yet, and nothing stays so."""
-    monkeypatch.setattr(dispatch, "_given_up", {})
-    monkeypatch.setattr(dispatch, "_observers", [])
 
 
 def run_of(model: Hope, rows: int, steps: int, threads: int) -> list[Tensor]:
@@ -145,19 +137,6 @@ def test_what_is_read_at_once_leaves_other_rows_alone() -> None:
     assert all(
         torch.equal(*pair) for own in zip(before, after, strict=True) for pair in zip(*own, strict=True)
     )
-
-
-@pytest.fixture
-def compiled_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Has the kernel compiled with these flags in the place of -march=native."""
-
-    def choose(*flags: str) -> None:
-        others = tuple(flag for flag in cpu.FLAGS if not flag.startswith("-march"))
-        monkeypatch.setattr(cpu, "FLAGS", (*others, *flags))
-        cpu.load.cache_clear()
-
-    yield choose
-    cpu.load.cache_clear()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")

@@ -25,7 +25,6 @@ from tests.model.attention.tiny import (
 from torch import Tensor
 
 from hope_kernels import dispatch
-from hope_kernels.cpu import build as cpu
 from hope_kernels.cpu.build import BuildError
 from hope_kernels.cpu.frozen import FrozenWeights
 from hope_kernels.cpu.reader import Reader
@@ -66,13 +65,6 @@ def threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def fresh_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing has been given up yet, and nothing stays so."""
-    monkeypatch.setattr(dispatch, "_given_up", {})
-    monkeypatch.setattr(dispatch, "_observers", [])
 
 
 def both(config: HopeAttentionConfig) -> tuple[HopeAttention, HopeAttention]:
@@ -183,19 +175,6 @@ def test_what_was_in_the_rings_is_not_seen() -> None:
         tensor.fill_(torch.nan)
     ids = torch.tensor([text(60).tokens])
     assert torch.equal(*(model.read(cache, [0], ids, None) for cache in caches))
-
-
-@pytest.fixture
-def compiled_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Has the kernel compiled with these flags in the place of -march=native."""
-
-    def choose(*flags: str) -> None:
-        others = tuple(flag for flag in cpu.FLAGS if not flag.startswith("-march"))
-        monkeypatch.setattr(cpu, "FLAGS", (*others, *flags))
-        cpu.load.cache_clear()
-
-    yield choose
-    cpu.load.cache_clear()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
