@@ -174,6 +174,29 @@ def test_a_broken_row_is_named_with_what_was_expected(
         read_items(_file(tmp_path, good, "", broken), TASKS[task])
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (b'{"context": "a\\ud800", "choices": ["b"], "gold": 0}', "valid Unicode, found half a surrogate pair"),
+        (b'{"context": "a\xff", "choices": ["b"], "gold": 0}', "UTF-8, found byte 0xff"),
+    ],
+)
+def test_a_row_that_is_no_unicode_is_named_too(broken: bytes, said: str, tmp_path: Path) -> None:
+    good = json.dumps({"context": "\U0001f642", "choices": ["b"], "gold": 0}).encode()
+    assert b"ud83d" in good, "a whole pair is fine"
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\r\n".join([good, good, broken, good]))
+    with pytest.raises(DataError, match=f"^rows.jsonl, row 3: expected {said}$"):
+        read_items(path, TASKS["piqa"])
+
+
+def test_a_row_of_a_megabyte_is_not_repeated(tmp_path: Path) -> None:
+    path = _file(tmp_path, json.dumps({"context": ["x" * (1 << 20)]}))
+    with pytest.raises(DataError, match="row 1: expected a text as 'context'") as refusal:
+        read_items(path, TASKS["piqa"])
+    assert len(str(refusal.value)) < 400
+
+
 def test_files_without_rows_or_articles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows.jsonl: expected one row at least, found none"):
         read_items(_file(tmp_path, ""), TASKS["piqa"])
