@@ -146,8 +146,9 @@ def test_200_turns_leave_a_real_model_sane() -> None:
         rises = [milestone.canary - start.canary for milestone in later]
         assert max(rises) < 0.7
         assert fmean(rises) < 0.4
-    for figure in (lambda each: each.repetition, lambda each: each.echoes):
+    for figure in ("repetition", "echoes"):
         with_memory, without = (
-            fmean(figure(each) for _, *later in chats for each in later) for chats in (learned, frozen)
+            fmean(getattr(each, figure) for _, *later in chats for each in later)
+            for chats in (learned, frozen)
         )
-        assert with_memory < without + 0.1
+        assert with_memory < without + 0.1, figure
