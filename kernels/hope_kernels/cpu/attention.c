@@ -4,7 +4,9 @@
  * all else in fp32. A token's bits depend neither on what shares its launch nor on its place in it nor on the number of
  * threads: every number is computed by one item, whose sums run over its own token's past in an order of their own.
  */
+#include "delta.h"
 #include "draw.h"
+#include "norms.h"
 #include "pack.h"
 #include "pool.h"
 #include "window.h"
@@ -39,54 +41,13 @@ static void embed(const void *context, long place) {
     look(at, place);
 }
 
-INLINE float norm_scale(const float *x, long n, float epsilon) {
-    vf s = all(0);
-    for (long i = 0; i < n; i += LANES) {
-        const vf v = get(x + i, n - i);
-        s = fma_(v, v, s);
-    }
-    return 1.f / sqrtf(sum(s) / (float)n + epsilon);
-}
-
-/* to [n] bf16, of whole registers whose rest becomes zero. */
-INLINE void put_pairs(uint16_t *to, vf low, vf high) {
-    const vu pairs = two_bf16(low, high);
-    memcpy(to, &pairs, sizeof pairs);
-}
-
-static void normalised(const float *x, const float *gain, long n, float epsilon, uint16_t *to) {
-    const vf scale = all(norm_scale(x, n, epsilon));
-    for (long i = 0; i < n; i += 2 * LANES) {
-        const long rest = n - i - LANES;
-        const vf low = get(x + i, n - i) * scale * get(gain + i, n - i);
-        put_pairs(to + i, low, rest > 0 ? get(x + i + LANES, rest) * scale * get(gain + i + LANES, rest) : all(0));
-    }
-}
-
 /* y [outputs] += c U of a place's memory, if it has one. */
 static void add_delta(const Place *at, const Site *site, int which, long place, float *y, long outputs) {
     const Launch *l = at->launch;
     const long own = l->memories[place], rank = site->subspace.outputs;
     if (own < 0) return;
-    const uint16_t *delta = l->deltas[site->number] + own * rank * outputs;
-    const float *c = at->own.coordinates + (which * l->lines + place) * rank_line(at->model);
-    long i = 0;
-    for (; i + WIDE <= outputs; i += WIDE) {
-        vf s[TILE] = {all(0), all(0), all(0), all(0)};
-        for (long r = 0; r < rank; r++)
-            UNROLLED for (int v = 0; v < TILE; v++) s[v] = fma_(all(c[r]), widened(delta + r * outputs + i + v * LANES), s[v]);
-        UNROLLED for (int v = 0; v < TILE; v++) store(y + i + v * LANES, load(y + i + v * LANES) + s[v]);
-    }
-    for (; i < outputs; i += LANES) {
-        const long left = outputs - i;
-        vf s = all(0);
-        for (long r = 0; r < rank; r++) {
-            uint16_t line[LANES] = {0};
-            memcpy(line, delta + r * outputs + i, left < LANES ? (size_t)left * 2 : sizeof line);
-            s = fma_(all(c[r]), widened(line), s);
-        }
-        put(y + i, get(y + i, left) + s, left);
-    }
+    read_delta(l->deltas[site->number] + own * rank * outputs, at->own.coordinates + (which * l->lines + place) * rank_line(at->model),
+               rank, outputs, y);
 }
 
 INLINE void add_pending(const Place *at, long place) {

@@ -1,5 +1,7 @@
 """What all runs of the experiment have in common, and the fingerprint that keeps others out."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,10 +73,12 @@ class ExperimentSettings:
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
-        ascending = list(self.rates) == sorted(set(self.rates))
-        if not self.rates or not ascending or self.heldout_share < 2:
+        factors = [later / rate for rate, later in itertools.pairwise(self.rates) if rate > 0]
+        equal = all(math.isclose(factor, factors[0]) and factor > 1 for factor in factors)
+        if not self.rates or min(self.rates) <= 0 or not equal or self.heldout_share < 2:
             raise ConfigError(
-                f"experiment: expected ascending rates and a held-out share from 2, found {self}"
+                "experiment: expected rates that ascend by equal factors and a held-out share from 2, "
+                f"found {self}"
             )
 
     def training(self, run: Run, rate: float, *, tuning: bool) -> TrainSettings:

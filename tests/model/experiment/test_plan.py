@@ -84,3 +84,12 @@ def test_hours_grow_with_the_tokens_and_the_parameters() -> None:
     assert core_hours([base, large], ExperimentSettings()) == pytest.approx(3 * hours)
     assert core_hours(seed_runs(base), ExperimentSettings()) < 2 * hours
     assert core_hours([base], ExperimentSettings(tokens=8_388_608)) > 1.5 * hours
+
+
+@pytest.mark.parametrize(
+    "rates", [(), (0.0, 1e-3), (-1e-3,), (2e-3, 1e-3), (1e-3, 1e-3), (1e-3, 2e-3, 3e-3)], ids=str
+)
+def test_rates_ascend_by_equal_factors(rates: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="expected rates that ascend by equal factors"):
+        ExperimentSettings(rates=rates)
+    assert ExperimentSettings(rates=(1e-3, 3e-3, 9e-3, 2.7e-2)).rates[-1] == 2.7e-2
