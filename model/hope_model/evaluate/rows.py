@@ -62,7 +62,8 @@ def read_file(path: Path) -> str:
         return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         row = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path.name}, row {row}: expected UTF-8, found byte {raw[error.start]:#04x}") from error
+        found = f"{raw[error.start]:#04x}"
+        raise DataError(f"{path.name}, row {row}: expected UTF-8, found byte {found}") from error
 
 
 def text_of(row: Row, name: str) -> str:

@@ -67,7 +67,7 @@ def measure(
     seconds = clock() - started
     if not steps:
         raise StartupError(
-            f"--tokens: expected more, found {run.tokens}: in no step each of {sessions} sessions read a token",
+            f"--tokens: expected more, found {run.tokens}: in no step each of {sessions} sessions read one",
             param="tokens",
         )
     return DecodeFigures(
