@@ -158,7 +158,7 @@ def read_compiled(
     """See :meth:`HopeAttention.read`."""
     count = tokens.shape[1]
     cache.reserve(cache.span(rows, count))
-    own = None if deltas is None else [_dense(deltas[name]) for name in _site_names(model)]
+    own = None if deltas is None else [_dense(deltas[name]) for name in site_names(model)]
     memories = range(len(rows)) if slots is None else slots.tolist()
     if own is None:
         memories = [-1] * len(rows)
@@ -180,7 +180,7 @@ def read_compiled(
     return x.view(len(rows), count, -1)
 
 
-def _site_names(model: "HopeAttention") -> list[str]:
+def site_names(model: "HopeAttention") -> list[str]:
     """In the order in which the kernel counts sites."""
     order = {projection: number for number, projection in enumerate(PROJECTIONS)}
     sites = sorted(model.memory.sites, key=lambda site: (site.layer, order[site.projection]))
