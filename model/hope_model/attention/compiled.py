@@ -99,7 +99,7 @@ def _divergence(model: "HopeAttention", reader: Reader) -> float:
         delta = torch.randn(1, *site.shape, generator=make)
         deltas[site.name] = (0.1 * model.weight_norms[site.level.name] * delta / delta.norm()).bfloat16()
     cache = model.new_cache(1)
-    x = read_compiled(model, reader, cache, [0], tokens, deltas, None)
+    x = read_compiled(model, reader, cache, [0], tokens.tolist(), deltas, None)
     found, expected = (
         model.backbone.logits(each).log_softmax(-1) for each in (x, model.hidden(tokens, deltas))
     )
@@ -151,13 +151,12 @@ def read_compiled(
     reader: Reader,
     cache: WindowCache,
     rows: Sequence[int],
-    tokens: Tensor,
+    runs: Sequence[Sequence[int]],
     deltas: Deltas | None,
     slots: Tensor | None,
 ) -> Tensor:
-    """See :meth:`HopeAttention.read`."""
-    count = tokens.shape[1]
-    cache.reserve(cache.span(rows, count))
+    """See :meth:`HopeAttention.read_runs`."""
+    cache.reserve(max(cache.span([row], len(run)) for row, run in zip(rows, runs, strict=True)))
     own = None if deltas is None else [_dense(deltas[name]) for name in site_names(model)]
     memories = range(len(rows)) if slots is None else slots.tolist()
     if own is None:
@@ -165,19 +164,21 @@ def read_compiled(
     elif slots is None and len(own[0]) == 1:
         memories = [0] * len(rows)
     stand = [cache.rows[row] for row in rows]
-    spread = [index for index in range(len(rows)) for _ in range(count)]
+    spread = [index for index, run in enumerate(runs) for _ in run]
     places = Places(
-        tokens=tokens.flatten().tolist(),
+        tokens=[token for run in runs for token in run],
         rows=[rows[index] for index in spread],
-        positions=[row.read + token for row in stand for token in range(count)],
+        positions=[
+            row.read + place for row, run in zip(stand, runs, strict=True) for place in range(len(run))
+        ],
         prefixes=[stand[index].prefix for index in spread],
         memories=[memories[index] for index in spread],
     )
     rings = Rings(cache.keys, cache.values, cache.hidden, cache.outputs, cache.capacity, cache.window)
     x = reader.read(places, rings, own, model.rotary.cosines, model.rotary.sines)
-    for row in stand:
-        row.read += count
-    return x.view(len(rows), count, -1)
+    for row, run in zip(stand, runs, strict=True):
+        row.read += len(run)
+    return x
 
 
 def site_names(model: "HopeAttention") -> list[str]:

@@ -196,9 +196,10 @@ class HopeAttention:
         Returns:
             The last block's output ``[B, T, D]``.
         """
+        if self.reads_together:
+            x = self.read_runs(cache, rows, tokens.tolist(), deltas, slots=slots)
+            return x.view(*tokens.shape, -1)
         count = tokens.shape[1]
-        if self.reader is not None and cache.capacity <= MOST_SEEN:
-            return read_compiled(self, self.reader, cache, rows, tokens, deltas, slots)
         places = torch.stack([cache.slots(row, count) for row in rows]).to(tokens.device)
         before = torch.tensor([cache.rows[row].read for row in rows])
         positions = before[:, None] + torch.arange(count)
@@ -226,6 +227,29 @@ class HopeAttention:
         for row in rows:
             cache.rows[row].read += count
         return x
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether :meth:`read_runs` can be had: by the compiled kernel."""
+        return self.reader is not None and WindowCache.capacity_of(self.config) <= MOST_SEEN
+
+    def read_runs(
+        self,
+        cache: WindowCache,
+        rows: Sequence[int],
+        runs: Sequence[Sequence[int]],
+        deltas: Deltas | None,
+        *,
+        slots: Tensor | None = None,
+    ) -> Tensor:
+        """:meth:`read` of a run of 1 to GRID tokens for each of ``rows`` (distinct), in one pass over the
+        weights. What a token becomes does not depend on who shares it.
+
+        Returns:
+            The last block's output, run after run, ``[N, D]``.
+        """
+        assert self.reader is not None
+        return read_compiled(self, self.reader, cache, rows, runs, deltas, slots)
 
     def adapted(
         self,

@@ -43,12 +43,14 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
 
 @torch.inference_mode()
 def _reading_holds(model: HopeAttention) -> bool:
-    """Of a launch: a run of tokens, alone and at once, against its parts beside another row."""
+    """Of a launch: a run of tokens, alone and at once, against its parts beside runs of another row."""
     make = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (2, sum(CUTS)), generator=make)
     cache, whole = model.new_cache(2), model.new_cache(1)
-    parts = [model.read(cache, [0, 1], part, None)[1:] for part in tokens.split(CUTS, 1)]
-    return torch.equal(torch.cat(parts, 1), model.read(whole, [0], tokens[1:], None))
+    others = tokens[0].split(CUTS[::-1])
+    runs = [(a.tolist(), b.tolist()) for a, b in zip(others, tokens[1].split(CUTS), strict=True)]
+    parts = [model.read_runs(cache, [0, 1], pair, None)[-len(pair[1]) :] for pair in runs]
+    return torch.equal(torch.cat(parts), model.read(whole, [0], tokens[1:], None)[0])
 
 
 def _distinct(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:

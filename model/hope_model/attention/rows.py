@@ -6,6 +6,7 @@ window begins to be encoded anew; the writes of due levels begin. What begins is
 decoding or when its position comes, whichever is first: the result is the same.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -43,6 +44,21 @@ class _Session:
     boundary: State | None = None
     update_norms: dict[str, float] | None = None
     divergence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens that a row reads, up to :meth:`SessionRows.room` of them, and where each comes from.
+
+    learn: which of them may teach, if their origin does; empty for all (E29). every: whether all of their
+    logits are asked for, or the last one's.
+    """
+
+    row: int
+    tokens: Sequence[int]
+    origins: Sequence[str]
+    learn: Sequence[bool] = ()
+    every: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +172,37 @@ class SessionRows:
             self._advance(row, [token], [origin], [flag])
         return self.model.backbone.logits(x[:, 0])
 
+    @property
+    def reads_together(self) -> bool:
+        """Whether :meth:`read_runs` can be had."""
+        return self.model.reads_together
+
+    @torch.inference_mode()
+    def read_runs(self, runs: Sequence[Run]) -> list[Tensor | Exception]:
+        """Read runs of distinct rows in one launch: of each the logits of its last token ``[1, vocab]``, or
+        all ``[T, vocab]``, fp32; or what went wrong with this row alone.
+        """
+        for run in runs:
+            self._require_room(run)
+        rows = [run.row for run in runs]
+        deltas, slots = self._slabs.deltas_of_batch(rows)
+        x = self.model.read_runs(self._slabs.cache, rows, [run.tokens for run in runs], deltas, slots=slots)
+        lengths = [len(run.tokens) if run.every else 1 for run in runs]
+        if len(x) > sum(lengths):
+            ends = itertools.accumulate(len(run.tokens) for run in runs)
+            asked = [range(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+            x = x[list(itertools.chain(*asked))]
+        parts = self.model.backbone.logits(x).split(lengths)
+        found: list[Tensor | Exception] = []
+        for run, logits in zip(runs, parts, strict=True):
+            try:
+                self._advance(run.row, run.tokens, run.origins, run.learn)
+            except Exception as error:
+                found.append(error)
+            else:
+                found.append(logits)
+        return found
+
     def slices(self, row: int) -> int:
         """Slices of work that could be computed for the row now."""
         session = self._sessions[row]
@@ -259,12 +306,16 @@ class SessionRows:
         self, row: int, tokens: Sequence[int], origins: Sequence[str], learn: Sequence[bool]
     ) -> Tensor:
         """Read tokens of one session; the last block's output ``[T, D]``."""
-        if not 1 <= len(tokens) <= self.room(row) or len(origins) != len(tokens):
-            raise StateError(f"expected 1 to {self.room(row)} tokens with origins, found {len(tokens)}")
+        self._require_room(Run(row, tokens, origins))
         deltas, slots = self._slabs.deltas_of_batch([row])
         x = self.model.read(self._slabs.cache, [row], self._ids([tokens]), deltas, slots=slots)
         self._advance(row, tokens, origins, learn)
         return x[0]
+
+    def _require_room(self, run: Run) -> None:
+        room = self.room(run.row)
+        if not 1 <= len(run.tokens) <= room or len(run.origins) != len(run.tokens):
+            raise StateError(f"expected 1 to {room} tokens with origins, found {len(run.tokens)}")
 
     def _advance(
         self, row: int, tokens: Sequence[int], origins: Sequence[str], learn: Sequence[bool]

@@ -7,12 +7,17 @@ from torch import Tensor
 
 from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.rows import SessionRows
+from hope_model.attention.rows import Run, SessionRows
 from hope_model.state import State, on_host
 from hope_model.streaks import Frozen
-from hope_server.engine.runner import Backlog, Counts, Output, Parked
+from hope_server.engine.runner import Backlog, Counts, Output, Parked, Reading, launch_singly
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.units import TokenRun, Unit, cut_to_grid, learn_flags
+
+PROMPT_TOKENS = 4 * GRID
+"""Of a step: four units, 50 to 60 ms beside a step of 20. One alone would take as long as the step, for the
+weights that it reads again; more would come near to five times a step.
+"""
 
 
 class AttentionRunner:
@@ -55,6 +60,26 @@ class AttentionRunner:
     def freeze(self, slot: int) -> None:
         """The slot's row learns no more."""
         self._rows.freeze(slot)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Where launches are shared."""
+        return PROMPT_TOKENS if self._rows.reads_together else 1
+
+    def launch(self, readings: Sequence[Reading]) -> list[Output | Exception]:
+        """One launch, where the kernel reads runs and steps together."""
+        if not self._rows.reads_together:
+            return launch_singly(self, readings)
+        found = self._rows.read_runs(
+            [
+                Run(reading.slot, unit.tokens, unit.origins, unit.learn, reading.every)
+                for reading, unit in ((reading, reading.unit) for reading in readings)
+            ]
+        )
+        return [
+            logits if isinstance(logits, Exception) else self._launched(reading, logits)
+            for reading, logits in zip(readings, found, strict=True)
+        ]
 
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a run of tokens, or one step."""
@@ -111,6 +136,11 @@ class AttentionRunner:
     def work(self, slots: Sequence[int]) -> None:
         """One slice of each."""
         self._rows.work(slots)
+
+    def _launched(self, reading: Reading, logits: Tensor) -> Output:
+        (finite,) = finite_rows(logits[-1:])
+        output = self._output(reading.slot, logits[-1], finite)
+        return replace(output, every=logits) if reading.every else output
 
     def _output(self, slot: int, logits: Tensor, finite: bool) -> Output:
         boundary = None

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hope_model.state import State
 from hope_model.streaks import Frozen
@@ -23,13 +23,13 @@ from hope_server.engine.observer import EngineObserver
 from hope_server.engine.pace import LearningPace
 from hope_server.engine.request import EngineConfig, EngineStats, LevelStatus
 from hope_server.engine.rows import Rows
-from hope_server.engine.runner import Output, Runner
+from hope_server.engine.runner import Output, Reading, Runner
 from hope_server.engine.sampling import choose, uniform
 from hope_server.engine.scheduler import BatchPlan, Grant, Phase, Scheduler
 from hope_server.engine.slots import SlotTable
 from hope_server.engine.tally import LevelTally, level_statuses, level_writes
 from hope_server.engine.threads import use_threads
-from hope_server.engine.units import TokenRun, learn_flags
+from hope_server.engine.units import TokenRun
 from hope_server.errors import HopeError, InternalError, SessionCorrupted
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Engine:
             max_waiting=config.max_waiting,
             max_uncommitted=config.max_uncommitted,
             prompt_interval=config.prompt_interval,
+            prompt_tokens=runner.prompt_tokens,
             clock=clock,
         )
         self._runner = runner
@@ -85,13 +86,12 @@ class Engine:
         for grant in self._scheduler.admit():
             self._seat(grant)
         plan, started = self._scheduler.plan(), self._clock()
-        prompt_tokens = len(self._jobs[plan.prompt].units[0].tokens) if plan.prompt else 0
-        for session, output in self._run(plan):
-            self._advance(session, output)
-        worked = self._learn(plan, prompt_tokens)
+        prompts = {session: len(self._jobs[session].units[0].tokens) for session in plan.prompts}
+        self._run(plan.sessions)
+        worked = self._learn(plan, prompts)
         if plan:
             self._tally.report(self._observer)
-            seconds = self._clock() - started
+            seconds, prompt_tokens = self._clock() - started, sum(prompts.values())
             self._observer.on_step(batch_size=len(plan.decode), prompt_tokens=prompt_tokens, seconds=seconds)
         self.flush()
         return bool(plan) or worked
@@ -266,32 +266,38 @@ class Engine:
         self._observer.on_queue(grant.waited_s)
         self._emit(grant.session, Granted(None) if row is None else Granted(row.position, row.head))
 
-    def _run(self, plan: BatchPlan) -> Iterator[tuple[str, Output]]:
-        launches = (
-            (() if plan.prompt is None else (plan.prompt,), self._run_unit),
-            (() if plan.block is None else (plan.block,), self._run_unit),
-            (plan.decode, self._run_decode),
-        )
-        for sessions, launch in launches:
-            try:
-                outputs = launch(sessions) if sessions else []
-            except Exception as error:
-                self._break(sessions, error)
+    def _run(self, sessions: Sequence[str]) -> None:
+        """Each reads its first unit and goes on from there."""
+        try:
+            outputs = self._runner.launch(list(map(self._reading, sessions))) if sessions else []
+        except Exception as error:
+            return self._break(sessions, error)
+        for session, output in zip(sessions, outputs, strict=True):
+            if isinstance(output, Exception):
+                self._break((session,), output)
             else:
-                yield from zip(sessions, outputs, strict=True)
+                self._advance(session, output)
+        return None
 
-    def _learn(self, plan: BatchPlan, prompt_tokens: int) -> bool:
+    def _reading(self, session: str) -> Reading:
+        job = self._jobs[session]
+        return Reading(self._rows[session].slot, job.units[0], every=job.scores is not None)
+
+    def _learn(self, plan: BatchPlan, prompts: Mapping[str, int]) -> bool:
         """Slices of begun writes: as many as their deadlines ask for, one without other work."""
         backlogs = {
             session: backlog
             for session in self._rows
             if (backlog := self._runner.backlog(self._rows[session].slot)) is not None
         }
-        advanced = dict.fromkeys((*plan.decode, *filter(None, (plan.block,))), 1)
-        if plan.prompt is not None:  # one that has been read goes on in steps, and pays at their rate
-            job = self._jobs.get(plan.prompt)
-            reading = job is not None and job.units and job.units[0].kind != "step"
-            advanced[plan.prompt] = prompt_tokens if reading else 1
+        advanced = dict.fromkeys(plan.sessions, 1)
+        for (
+            session,
+            tokens,
+        ) in prompts.items():  # one that has been read goes on in steps, and pays at their rate
+            job = self._jobs.get(session)
+            if job is not None and job.units and job.units[0].kind != "step":
+                advanced[session] = tokens
         groups = self._pace.choose(backlogs, advanced) if plan else [[name] for name in list(backlogs)[:1]]
         for group in groups:
             self._work(group)
@@ -308,17 +314,6 @@ class Engine:
             else:
                 self._break(sessions, error)
                 self.drop(sessions[0])
-
-    def _run_unit(self, sessions: tuple[str, ...]) -> list[Output]:
-        row, job = self._rows[sessions[0]], self._jobs[sessions[0]]
-        run = self._runner.run if job.scores is None else self._runner.run_every
-        return [run(row.slot, job.units[0])]
-
-    def _run_decode(self, sessions: tuple[str, ...]) -> list[Output]:
-        slots = [self._rows[session].slot for session in sessions]
-        units = [self._jobs[session].units[0] for session in sessions]
-        learn = learn_flags(not unit.learn or unit.learn[0] for unit in units)
-        return self._runner.decode(slots, [unit.tokens[0] for unit in units], learn)
 
     def _advance(self, session: str, output: Output) -> None:
         """The session has read its first unit: check, count, and queue what follows."""
@@ -422,7 +417,8 @@ class Engine:
 
     def _queue(self, session: str) -> None:
         job = self._jobs[session]
-        self._scheduler.ready(session, job.phase, last=job.sampling_over or len(job.units) > 1)
+        last, tokens = job.sampling_over or len(job.units) > 1, len(job.units[0].tokens)
+        self._scheduler.ready(session, job.phase, last=last, tokens=tokens)
 
     def _finish_job(self, session: str) -> None:
         job, row = self._jobs.pop(session), self._rows[session]

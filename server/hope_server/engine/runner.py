@@ -10,7 +10,7 @@ from hope_model.attention.model import HopeAttention
 from hope_model.state import State, StateSpec
 from hope_model.streaks import Frozen
 from hope_server.engine.request import EngineConfig
-from hope_server.engine.units import TokenRun, Unit
+from hope_server.engine.units import TokenRun, Unit, learn_flags
 
 
 class ModelShape(Protocol):
@@ -47,8 +47,8 @@ class Counts:
 class Output:
     """What a launch made of one row: ``logits [vocab]`` after its last token, and its counters.
 
-    every: ``[n, vocab]`` after each token of the unit, from :meth:`Runner.run_every`. boundary: position of a
-    boundary whose state is now worth storing: no level had a write refused there, or nothing is learned.
+    every: ``[n, vocab]`` after each token of the unit, where the reading asked for it. boundary: position of
+    a boundary whose state is now worth storing: no level had a write refused there, or nothing is learned.
     update_norm: per level, the norm of what was written; None when nothing was. divergence: nats by which a
     canary's answers moved, where a write was judged by one.
     """
@@ -60,6 +60,15 @@ class Output:
     update_norm: dict[str, float] | None = None
     every: Tensor | None = None
     divergence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A unit that a slot's row is to read. every: with the logits after each of its tokens."""
+
+    slot: int
+    unit: Unit
+    every: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,11 @@ class Runner(Protocol):
 
     @property
     def spec(self) -> StateSpec: ...
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of prompts that a step should read at most, all sessions together, beside one unit."""
+        ...
+
     def cut(self, runs: Sequence[TokenRun], *, position: int) -> list[Unit]:
         """The units that take a row from ``position`` through ``runs``."""
         ...
@@ -110,19 +124,11 @@ class Runner(Protocol):
         """The slot's row, at a boundary, learns no more."""
         ...
 
-    def run(self, slot: int, unit: Unit) -> Output:
-        """Read a unit."""
-        ...
+    def launch(self, readings: Sequence[Reading]) -> list[Output | Exception]:
+        """Read units of distinct slots, in as few launches as the model allows; outputs in that order.
 
-    def run_every(self, slot: int, unit: Unit) -> Output:
-        """As :meth:`run`, to the same state, with the logits after each of the unit's tokens."""
-        ...
-
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
-        """One token for each of ``slots`` (any number, distinct); outputs in that order.
-
-        Args:
-            learn: whether each token may teach; empty where all may.
+        What failed for one row alone stands in the place of its output. A state does not depend on what is
+        read beside it.
         """
         ...
 
@@ -154,6 +160,48 @@ class Runner(Protocol):
     def work(self, slots: Sequence[int]) -> None:
         """Compute one slice of the backlog of each of ``slots``, in one pass where they can share it."""
         ...
+
+
+class SingleUnits(Protocol):
+    """A runner whose launches read one unit, or a step of several rows."""
+
+    def run(self, slot: int, unit: Unit) -> Output:
+        """Read a unit."""
+        ...
+
+    def run_every(self, slot: int, unit: Unit) -> Output:
+        """As :meth:`run`, to the same state, with the logits after each of the unit's tokens."""
+        ...
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
+        """One token for each of ``slots`` (any number, distinct); outputs in that order.
+
+        Args:
+            learn: whether each token may teach; empty where all may.
+        """
+        ...
+
+
+def launch_singly(runner: SingleUnits, readings: Sequence[Reading]) -> list[Output | Exception]:
+    """:meth:`Runner.launch` by launches of one unit each, but for steps, which share one."""
+    found: dict[int, Output | Exception] = {}
+    for reading in readings:
+        if reading.unit.kind != "step":
+            run = runner.run_every if reading.every else runner.run
+            try:
+                found[reading.slot] = run(reading.slot, reading.unit)
+            except Exception as error:
+                found[reading.slot] = error
+    steps = [reading for reading in readings if reading.unit.kind == "step"]
+    slots, units = [step.slot for step in steps], [step.unit for step in steps]
+    learn = learn_flags(not unit.learn or unit.learn[0] for unit in units)
+    try:
+        outputs = runner.decode(slots, [unit.tokens[0] for unit in units], learn) if steps else []
+    except Exception as error:
+        found.update(dict.fromkeys(slots, error))
+    else:
+        found.update(zip(slots, outputs, strict=True))
+    return [found[reading.slot] for reading in readings]
 
 
 def runner_for(model: ServedModel, config: EngineConfig) -> Runner:

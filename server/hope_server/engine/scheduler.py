@@ -25,6 +25,7 @@ class _Entry:
     phase: Phase = Phase.WAITING
     uncommitted: int = 0
     last: bool = False
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +39,30 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """The work of one step: at most one prompt unit, at most one completed block, any number of decodes.
+    """The work of one step: some prompt units, each of another session, at most one completed block, any
+    number of decodes.
 
-    The two bounds keep the step short for the sessions that decode: a long prompt costs each of them one unit
-    a step.
+    The first two are bounded, which keeps the step short for the sessions that decode.
     """
 
-    prompt: str | None = None
+    prompts: tuple[str, ...] = ()
     block: str | None = None
     decode: tuple[str, ...] = ()
 
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """All that have work in the step, each once."""
+        return (*self.prompts, *(() if self.block is None else (self.block,)), *self.decode)
+
     def __bool__(self) -> bool:
-        return self.prompt is not None or self.block is not None or bool(self.decode)
+        return bool(self.sessions)
 
 
 class Scheduler:
-    """Slots first come, first served; prompt units and completed blocks by turns; all decode at once."""
+    """Slots first come, first served; prompt units and completed blocks by turns; all decode at once.
+
+    prompt_tokens: of a step's prompt units, all together; the first one whose turn it is may have more.
+    """
 
     def __init__(
         self,
@@ -62,12 +71,14 @@ class Scheduler:
         max_waiting: int,
         max_uncommitted: int,
         prompt_interval: int,
+        prompt_tokens: int,
         clock: Callable[[], float],
     ) -> None:
         self._slots = slots
         self._max_waiting = max_waiting
         self._max_uncommitted = max_uncommitted
         self._prompt_interval = prompt_interval
+        self._prompt_tokens = prompt_tokens
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._queues: dict[Phase, OrderedDict[str, None]] = {phase: OrderedDict() for phase in Phase}
@@ -101,11 +112,13 @@ class Scheduler:
             grants.append(Grant(session, seat, self._clock() - self._entries[session].arrived))
         return grants
 
-    def ready(self, session: str, phase: Phase, *, last: bool = False) -> None:
-        """Queue the next work of a seated session; with ``last`` it samples nothing, so no commit matters."""
+    def ready(self, session: str, phase: Phase, *, last: bool = False, tokens: int = 1) -> None:
+        """Queue the next work of a seated session, which reads ``tokens``; with ``last`` it samples nothing,
+        so no commit matters.
+        """
         entry = self._entries[session]
         assert Phase.WAITING not in (entry.phase, phase), f"{session} has no slot"
-        entry.last = last
+        entry.last, entry.tokens = last, tokens
         self._move(session, phase)
 
     def sampled(self, session: str) -> int:
@@ -123,16 +136,16 @@ class Scheduler:
         """Pick the work of the next step; the caller runs it and says what follows with :meth:`ready`."""
         decode = tuple(session for session in self._queues[Phase.DECODE] if self._may_decode(session))
         block = next((session for session in self._queues[Phase.BLOCK] if self._may_decode(session)), None)
-        prompt = next(iter(self._queues[Phase.PROMPT]), None)
+        prompts = self._next_prompts()
         self._steps_since_prompt += 1
         if (decode or block) and self._steps_since_prompt < self._prompt_interval:
-            prompt = None
-        if prompt is not None:
+            prompts = ()
+        if prompts:
             self._steps_since_prompt = 0
-        for session in (prompt, block, *decode):
-            if session is not None:
-                self._move(session, Phase.HELD)
-        return BatchPlan(prompt, block, decode)
+        plan = BatchPlan(prompts, block, decode)
+        for session in plan.sessions:
+            self._move(session, Phase.HELD)
+        return plan
 
     def finish(self, session: str, *, keep: bool) -> None:
         """The session leaves; its row stays idle with ``keep``. It may be in any phase."""
@@ -171,6 +184,17 @@ class Scheduler:
             assert 0 <= entry.uncommitted <= self._max_uncommitted, (
                 f"{session}: {entry.uncommitted} uncommitted"
             )
+
+    def _next_prompts(self) -> tuple[str, ...]:
+        """From the one whose turn it is, up to the first that does not fit in: nobody is passed over."""
+        chosen: list[str] = []
+        left = self._prompt_tokens
+        for session in self._queues[Phase.PROMPT]:
+            left -= self._entries[session].tokens
+            if chosen and left < 0:
+                break
+            chosen.append(session)
+        return tuple(chosen)
 
     def _may_decode(self, session: str) -> bool:
         entry = self._entries[session]

@@ -11,7 +11,7 @@ from torch import Tensor
 from hope_model.state import COUNTERS, State, StateSpec, host_copy
 from hope_model.streaks import Frozen
 from hope_server.engine.previews import ExactPreviews, counts_of, previews_of
-from hope_server.engine.runner import Counts, ModelShape, Output, Parked
+from hope_server.engine.runner import Counts, ModelShape, Output, Parked, Reading, launch_singly
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.slab import Slab
 from hope_server.engine.units import TokenRun, Unit, cut, learn_flags
@@ -44,6 +44,9 @@ class StateRunner:
     A boundary is reached by a block pass, which has one shape: so its bits depend on the block's tokens
     alone. Those of exact previews do anyway, and no pass is needed.
     """
+
+    prompt_tokens = 1
+    """A step waits for each unit; it reads one."""
 
     def __init__(self, model: SessionModel, *, slots: int, decode_rows: int) -> None:
         self._model = model
@@ -79,6 +82,10 @@ class StateRunner:
         output = self.read(slot, unit.tokens, unit.learn)
         tail.extend(new)
         return output
+
+    def launch(self, readings: Sequence[Reading]) -> list[Output | Exception]:
+        """One after the other: a unit of one row shares nothing with that of another but a step."""
+        return launch_singly(self, readings)
 
     def run_every(self, slot: int, unit: Unit) -> Output:
         """As :meth:`run`; the logits come from a forward of their own, before the state moves."""

@@ -24,6 +24,8 @@ from tests.model.attention.tiny import (
 )
 from torch import Tensor
 
+from hope_model.attention.config import GRID
+from hope_model.attention.rows import SessionRows
 from hope_model.attention.write import Write
 from hope_model.state import State
 from hope_server.engine.attention_runner import AttentionRunner
@@ -299,6 +301,55 @@ class Steps:
 
     def tokens(self, session: str) -> list[int]:
         return [event.token for event in self.events[session] if isinstance(event, Sampled)]
+
+
+@pytest.mark.compiler
+def test_prompts_of_several_sessions_are_read_in_one_step() -> None:
+    """As many tokens as the runner allows, in the order of arrival; the observer is told of all of them."""
+    seen: list[tuple[int, int]] = []
+
+    class Noting(NullObserver):
+        def on_step(self, *, batch_size: int, prompt_tokens: int, seconds: float) -> None:
+            seen.append((batch_size, prompt_tokens))
+
+    steps = Steps(slots=7)
+    steps.engine._observer = Noting()
+    most = steps.runner.prompt_tokens // GRID
+    for session in range(most + 2):
+        steps.engine.open(f"s{session}")
+    steps.engine.step()
+    for session in range(most + 2):
+        record = JournalRecord(1, "run", "user", tuple(prompt(GRID + session)))
+        params = SamplingParams(temperature=0.0, max_tokens=3)
+        steps.engine.start(f"s{session}", [record], Generation(params, seed=0), durable=True)
+    steps.run()
+    assert seen[0] == (0, most * GRID)
+    assert sum(tokens for _, tokens in seen) == sum(GRID + session for session in range(most + 2))
+    for session in range(most + 2):
+        alone = Steps()
+        alone.start("s", GRID + session, 3)
+        alone.run()
+        assert steps.tokens(f"s{session}") == alone.tokens("s")
+
+
+def test_a_row_that_fails_costs_nobody_who_shares_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lonely = Steps()
+    lonely.start("well", 30, 3 * PERIOD)
+    lonely.run()
+    steps = Steps()
+    steps.start("well", 30, 3 * PERIOD)
+    steps.start("sick", PERIOD - 1, 3 * PERIOD)
+    slot, apply = steps.engine._rows["sick"].slot, SessionRows._apply_write
+
+    def broken(rows: SessionRows, row: int) -> None:
+        if row == slot:
+            raise RuntimeError("a write failed")
+        apply(rows, row)
+
+    monkeypatch.setattr(SessionRows, "_apply_write", broken)
+    steps.run()
+    assert any(isinstance(event, Failed) for event in steps.events["sick"])
+    assert steps.tokens("well") == lonely.tokens("well")
 
 
 def test_learning_goes_on_when_nobody_waits() -> None:

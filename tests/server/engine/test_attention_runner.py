@@ -11,9 +11,10 @@ from tests.model.small import assert_identical, small_model
 from torch import Tensor
 
 from hope_model.attention.config import GRID
+from hope_model.attention.write import Write
 from hope_server.engine.attention_runner import AttentionRunner
 from hope_server.engine.request import EngineConfig
-from hope_server.engine.runner import Output, runner_for
+from hope_server.engine.runner import Output, Reading, runner_for
 from hope_server.engine.state_runner import StateRunner
 from hope_server.engine.units import Unit
 from hope_server.sessions.session import JournalRecord
@@ -82,13 +83,71 @@ def test_a_decode_answers_in_the_order_it_was_asked() -> None:
         assert output.counts == expected.counts
 
 
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(True, id="in one launch", marks=pytest.mark.compiler),
+        pytest.param(False, id="launch by launch"),
+    ],
+)
+def test_a_launch_reads_prompts_and_steps_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    monkeypatch.setattr(tiny_model(), "reader", tiny_model().reader if compiled else None)
+    own, lengths = runner(4), (70, 5, 2 * PERIOD - 9, 200)
+    assert own.prompt_tokens == (4 * GRID if compiled else 1)
+    units = [
+        Unit("step", (9,), ("model",)),
+        Unit("run", tuple(range(40)), ("user",) * 40),
+        Unit("run", tuple(range(9)), ("user",) * 9),
+        Unit("step", (7,), ("model",)),
+    ]
+    order = [2, 0, 3, 1]
+    for slot in order:
+        read(own, slot, text(lengths[slot], slot))
+    found = own.launch([Reading(slot, units[slot], every=slot == 1) for slot in order])
+    for output, slot in zip(found, order, strict=True):
+        twin = runner(1)
+        read(twin, 0, text(lengths[slot], slot))
+        expected = (twin.run_every if slot == 1 else twin.run)(0, units[slot])
+        assert isinstance(output, Output)
+        assert torch.equal(output.logits, expected.logits)
+        assert (output.counts, output.update_norm) == (expected.counts, expected.update_norm)
+        assert_identical(own.live(slot), twin.live(0))
+        step = Unit("step", (1,), ("model",))
+        assert torch.equal(own.run(slot, step).logits, twin.run(0, step).logits)
+        if expected.every is None:
+            assert output.every is None
+        else:
+            assert output.every is not None
+            assert torch.equal(output.every, expected.every)
+    assert found[0].update_norm is not None, "the write became active in this launch"  # type: ignore[union-attr]
+
+
+def test_a_row_that_fails_in_a_shared_launch_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, twin = runner(), runner(1)
+    for each in (own, twin):
+        read(each, 0, text(PERIOD + 3))
+    read(own, 1, text(2 * PERIOD - 1))
+
+    def broken(_: object) -> None:
+        raise RuntimeError("the write failed")
+
+    monkeypatch.setattr(Write, "finish", broken)
+    step = Unit("step", (3,), ("model",))
+    well, sick = own.launch([Reading(0, step), Reading(1, step)])
+    assert isinstance(sick, RuntimeError)
+    assert isinstance(well, Output)
+    assert torch.equal(well.logits, twin.run(0, step).logits)
+
+
 def test_a_row_that_is_not_finite_says_so() -> None:
     own = runner()
     read(own, 0, text(30))
     read(own, 1, text(30))
     own._rows._slabs.cache.values[0][0] = float("nan")
-    outputs = own.decode([0, 1], [3, 3])
-    assert [output.finite for output in outputs] == [False, True]
+    outputs = own.launch([Reading(slot, Unit("step", (3,), ("model",))) for slot in (0, 1)])
+    assert [isinstance(output, Output) and output.finite for output in outputs] == [False, True]
 
 
 def test_a_backlog_is_worked_off_slice_by_slice() -> None:

@@ -10,6 +10,7 @@ from hope_server.engine.slots import SlotTable
 from hope_server.errors import QueueFull, SessionBusy
 
 SLOTS, WAITING, UNCOMMITTED = 3, 4, 3
+PROMPT_TOKENS = 10
 
 
 def scheduler(slots: int = SLOTS, prompt_interval: int = 1, clock: float = 0.0) -> Scheduler:
@@ -18,6 +19,7 @@ def scheduler(slots: int = SLOTS, prompt_interval: int = 1, clock: float = 0.0) 
         max_waiting=WAITING,
         max_uncommitted=UNCOMMITTED,
         prompt_interval=prompt_interval,
+        prompt_tokens=PROMPT_TOKENS,
         clock=lambda: clock,
     )
 
@@ -31,6 +33,7 @@ class Life(RuleBasedStateMachine):
         self.arrivals: list[str] = []
         self.seated: dict[str, int] = {}  # uncommitted tokens
         self.runnable: dict[str, Phase] = {}
+        self.prompts: dict[str, int] = {}  # tokens, in the order in which they became ready
         self.passed_over: dict[str, int] = {}
         self.count = 0
 
@@ -60,13 +63,19 @@ class Life(RuleBasedStateMachine):
             self.seated[grant.session] = 0
 
     @precondition(lambda self: self.seated)
-    @rule(data=st.data(), phase=st.sampled_from([Phase.PROMPT, Phase.BLOCK, Phase.DECODE]))
-    def ready(self, data: st.DataObject, phase: Phase) -> None:
+    @rule(
+        data=st.data(),
+        phase=st.sampled_from([Phase.PROMPT, Phase.BLOCK, Phase.DECODE]),
+        tokens=st.integers(1, PROMPT_TOKENS + 2),
+    )
+    def ready(self, data: st.DataObject, phase: Phase, tokens: int) -> None:
         idle = sorted(self.seated.keys() - self.runnable.keys())
         if idle:
             session = data.draw(st.sampled_from(idle))
-            self.scheduler.ready(session, phase)
+            self.scheduler.ready(session, phase, tokens=tokens)
             self.runnable[session] = phase
+            if phase is Phase.PROMPT:
+                self.prompts[session] = tokens
             self.passed_over[session] = 0
 
     @rule()
@@ -78,9 +87,15 @@ class Life(RuleBasedStateMachine):
             if phase is Phase.PROMPT or self.seated[session] < UNCOMMITTED
         }
         assert set(plan.decode) == {session for session, phase in able.items() if phase is Phase.DECODE}
-        assert (plan.prompt is not None) == (Phase.PROMPT in able.values())
+        most = max((n for n in range(len(self.prompts) + 1) if self._fits(n)), default=0)
+        assert list(plan.prompts) == list(self.prompts)[:most], (
+            "not by turns, or not as many as there is room for"
+        )
         assert (plan.block is not None) == (Phase.BLOCK in able.values())
-        chosen = {session for session in (plan.prompt, plan.block, *plan.decode) if session is not None}
+        chosen = set(plan.sessions)
+        assert len(chosen) == len(plan.sessions)
+        for session in plan.prompts:
+            del self.prompts[session]
         for session in able:
             self.passed_over[session] += 1
             assert session in chosen or self.passed_over[session] < SLOTS, f"{session} starves"
@@ -88,6 +103,9 @@ class Life(RuleBasedStateMachine):
             if self.runnable.pop(session) is not Phase.PROMPT:
                 self.scheduler.sampled(session)
                 self.seated[session] += 1
+
+    def _fits(self, count: int) -> bool:
+        return count <= 1 or sum(list(self.prompts.values())[:count]) <= PROMPT_TOKENS
 
     @precondition(lambda self: any(self.seated.values()))
     @rule(data=st.data())
@@ -106,6 +124,7 @@ class Life(RuleBasedStateMachine):
             self.arrivals.remove(session)
         self.seated.pop(session, None)
         self.runnable.pop(session, None)
+        self.prompts.pop(session, None)
         self.scheduler.committed(session, 1)  # a commit that lands too late is nobody's
 
     @invariant()
@@ -119,6 +138,16 @@ TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
+def test_units_of_prompts_share_a_step_that_has_room_for_them() -> None:
+    schedule = scheduler(slots=5)
+    for session, tokens in (("a", 6), ("b", 3), ("c", 2), ("d", 1), ("e", PROMPT_TOKENS + 5)):
+        schedule.submit(session)
+        schedule.admit()
+        schedule.ready(session, Phase.PROMPT, tokens=tokens)
+    assert [schedule.plan().prompts for _ in range(3)] == [("a", "b"), ("c", "d"), ("e",)]
+    assert not schedule.plan()
+
+
 def test_a_long_prompt_costs_those_who_decode_one_unit_a_step() -> None:
     schedule = scheduler()
     for session in ("long", "a", "b"):
@@ -129,7 +158,7 @@ def test_a_long_prompt_costs_those_who_decode_one_unit_a_step() -> None:
         schedule.ready("a", Phase.DECODE)
         schedule.ready("b", Phase.BLOCK)
         plan = schedule.plan()
-        assert (plan.prompt, plan.block, plan.decode) == ("long", "b", ("a",))
+        assert (plan.prompts, plan.block, plan.decode) == (("long",), "b", ("a",))
 
 
 def test_prompts_take_turns() -> None:
@@ -137,13 +166,12 @@ def test_prompts_take_turns() -> None:
     for session in ("a", "b", "c"):
         schedule.submit(session)
         schedule.admit()
-        schedule.ready(session, Phase.PROMPT)
+        schedule.ready(session, Phase.PROMPT, tokens=PROMPT_TOKENS)
     order = []
     for _ in range(6):
-        prompt = schedule.plan().prompt
-        assert prompt is not None
+        (prompt,) = schedule.plan().prompts
         order.append(prompt)
-        schedule.ready(prompt, Phase.PROMPT)
+        schedule.ready(prompt, Phase.PROMPT, tokens=PROMPT_TOKENS)
     assert order == ["a", "b", "c"] * 2
 
 
@@ -157,11 +185,11 @@ def test_the_prompt_interval_holds_prompts_back_only_while_others_decode() -> No
     for _ in range(6):
         schedule.ready("a", Phase.DECODE)
         plan = schedule.plan()
-        ran.append(plan.prompt is not None)
-        if plan.prompt:
+        ran.append(bool(plan.prompts))
+        if plan.prompts:
             schedule.ready("long", Phase.PROMPT)
     assert ran == [False, False, True] * 2
-    assert schedule.plan().prompt == "long"
+    assert schedule.plan().prompts == ("long",)
 
 
 def test_the_last_token_of_a_turn_waits_for_no_commit() -> None:
@@ -179,7 +207,12 @@ def test_the_last_token_of_a_turn_waits_for_no_commit() -> None:
 def test_the_wait_for_a_slot_is_measured_by_the_clock_passed_in() -> None:
     now = [10.0]
     schedule = Scheduler(
-        SlotTable(1), max_waiting=1, max_uncommitted=1, prompt_interval=1, clock=lambda: now[0]
+        SlotTable(1),
+        max_waiting=1,
+        max_uncommitted=1,
+        prompt_interval=1,
+        prompt_tokens=1,
+        clock=lambda: now[0],
     )
     schedule.submit("a")
     now[0] = 12.5
