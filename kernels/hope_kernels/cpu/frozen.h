@@ -282,15 +282,13 @@ typedef struct {
 /* As add_piece. */
 INLINE void add_rows(const uint32_t *w, long wide, long depth, long rows, const uint32_t *x, long x_step, const Group *g,
                      int fetches, float *sums) {
-    const long whole = wide * LANES * LANES * 4, sixteens = (rows + LANES - 1) / LANES; /* each fetches a part of the next piece */
-    const long fetched = fetches ? (whole / sixteens + 63) / 64 * 64 : 0;
+    const long fetched = fetches && rows <= LANES ? wide * LANES * LANES * 4 : 0; /* more rows take longer than memory */
     const char *soon = (const char *)(w + wide * LANES * depth);
     float made[LANES * WIDE] __attribute__((aligned(64)));
     for (long row = 0; row < rows; row += LANES) {
         const long some = rows - row < LANES ? rows - row : LANES;
         float *to = sums + row * WIDE;
         add_tiles(w, wide, depth, x + row * x_step, x_step, !g->scales, soon, fetched, g->scales ? made : to);
-        soon += depth / LANES * fetched;
         for (long c = 0; g->scales && c < wide; c++) fold(g, c, row, some, made + c * LANES, to + c * LANES);
     }
 }

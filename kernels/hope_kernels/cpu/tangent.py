@@ -13,7 +13,7 @@ from hope_kernels.cpu import tangent_layout as layout
 from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES, FrozenWeights
 from hope_kernels.cpu.reader import Reader
-from hope_kernels.cpu.reader_layout import PROJECTIONS
+from hope_kernels.cpu.reader_layout import PROJECTIONS, Frozen
 
 SLOTS = 64
 SlopeOf = Callable[[Tensor], Tensor]
@@ -127,8 +127,12 @@ class Passes:
         return call
 
     def _reserve(self, count: int, span: int, asked: int) -> None:
-        needed = (-(-count // LANES) * LANES, -(-span // SLOTS) * SLOTS, asked)
-        room = tuple(map(max, self._room, needed))
+        lines, most_span, most_asked = self._room
+        room = (
+            max(lines, -(-count // LANES) * LANES),
+            max(most_span, -(-span // SLOTS) * SLOTS),
+            max(most_asked, asked),
+        )
         if room != self._room:
             # All or nothing: without memory for it, what there is stays and is known for what it is.
             size = self._library.hope_tangent_scratch(self._at, *room)
@@ -177,7 +181,7 @@ class _Call:
 
 
 def _back(layer: Transposes) -> layout.Back:
-    subspaces = (layout.Frozen * len(PROJECTIONS))()
+    subspaces = (Frozen * len(PROJECTIONS))()
     for number, projection in enumerate(PROJECTIONS):
         if projection in layer.subspaces:
             subspaces[number] = layer.subspaces[projection].structure

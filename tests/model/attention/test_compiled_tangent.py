@@ -117,7 +117,7 @@ def test_it_answers_as_layers_of_the_same_weights_do(kind: str) -> None:
     model = HopeAttention(QUANTIZABLE, random_weights(QUANTIZABLE), quantize=bits_of(kind))
     assert model.passes is not None
     asked = question(model, 40, 70)
-    near(*(ask(model, [asked])[0] for ask in (tangents_of, layered_tangents)), 0.05)
+    near(tangents_of(model, [asked])[0], layered_tangents(model, [asked])[0], 0.05)
 
 
 @pytest.mark.parametrize("kind", ["tiny", "memory everywhere"])
@@ -205,15 +205,18 @@ def test_outputs_are_those_of_layers_in_fp32(kind: str) -> None:
     own, plain = both(CONFIGS[kind])
     asked = [question(own, 20, 70, seed) for seed in range(3)]
     lessons = [each.lesson for each in asked]
-    read = [torch.cat([getattr(each, name) for each in lessons]) for name in ("hidden", "positions", "bias")]
+    hidden, positions, bias = (
+        torch.cat([getattr(each, name) for each in lessons]) for name in ("hidden", "positions", "bias")
+    )
     layers = [
-        tuple(torch.cat(both_of) for both_of in zip(*layer, strict=True))
+        (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
         for layer in zip(*(each.keys for each in lessons), strict=True)
     ]
     for deltas in ({name: delta[:3] for name, delta in deltas_for(own, 4).items()}, {}):
         wide = {name: delta.float() for name, delta in deltas.items()}
-        found = own.adapted(*read, [(k, v) for k, v in layers], deltas)
-        expected = plain.adapted(*read, [(k.float(), v.float()) for k, v in layers], wide)
+        found = own.adapted(hidden, positions, bias, layers, deltas)
+        single_layers = [(k.float(), v.float()) for k, v in layers]
+        expected = plain.adapted(hidden, positions, bias, single_layers, wide)
         assert (found.shape, found.dtype) == (expected.shape, torch.float32)
         assert float((found - expected).norm() / expected.norm()) < 0.02
         for row, each in enumerate(lessons):
@@ -282,7 +285,7 @@ def test_without_it_layers_answer_loudly_and_once(
     assert sum(record.levelno == logging.ERROR for record in caplog.records) == 1
     monkeypatch.undo()
     asked = question(models[0], 9, 64)
-    same(*(ask(models[0], [asked])[0] for ask in (tangents_of, layered_tangents)))
+    same(tangents_of(models[0], [asked])[0], layered_tangents(models[0], [asked])[0])
 
 
 def test_only_what_is_read_by_the_kernel_learns_by_one() -> None:
