@@ -29,6 +29,8 @@ class FrozenLinear(ABC):
         self.bias = bias
         self.compiled: FrozenWeights | None = None
         """How the compiled kernel keeps them, where it multiplies."""
+        self.compiled_transpose: FrozenWeights | None = None
+        """And their transpose, where a gradient is to pass."""
 
     @property
     @abstractmethod

@@ -22,6 +22,7 @@ EXPORT = "tests/server/engine/test_export.py"
 HOPE = "tests/server/engine/test_hope.py"
 COMPILED = "tests/model/test_decoding_compiled.py"
 PRODUCTS, READING = "tests/kernels/test_cpu_frozen.py", "tests/model/attention/test_compiled.py"
+TANGENTS = "tests/model/attention/test_compiled_tangent.py"
 FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
@@ -302,6 +303,34 @@ MUTATIONS = (
         "first = oldest > pinned ? oldest : pinned;",
         "first = oldest > pinned ? oldest - 1 : pinned;",
         (READING,),
+    ),
+    Mutation(
+        "a lesson is read with another one's memory",
+        "kernels/hope_kernels/cpu/tangent.h",
+        "at->call->lessons[at->call->owners[place]]",
+        "at->call->lessons[0 * at->call->owners[place]]",
+        (TANGENTS,),
+    ),
+    Mutation(
+        "queries are turned on the way back, not back",
+        "kernels/hope_kernels/cpu/tangent.c",
+        "(back ? half : 0)",
+        "(back ? 0 : 0)",
+        (TANGENTS,),
+    ),
+    Mutation(
+        "a memory's own part in a gradient is left out",
+        "kernels/hope_kernels/cpu/tangent.c",
+        "    project_back(w, at, UP, at->own.narrow, m->width);\n",
+        "",
+        (TANGENTS,),
+    ),
+    Mutation(
+        "what a norm divides by is taken as fixed",
+        "kernels/hope_kernels/cpu/norms.h",
+        "get(x + i, left) * along",
+        "get(x + i, left) * along * all(0)",
+        (TANGENTS,),
     ),
     Mutation(
         "a memory that two rows share is one row's alone",

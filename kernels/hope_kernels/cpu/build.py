@@ -15,7 +15,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from hope_kernels.cpu import layout, reader_layout
+from hope_kernels.cpu import layout, reader_layout, tangent_layout
 from hope_kernels.cpu.cache import is_private, library_dir
 
 FLAGS = (
@@ -27,7 +27,7 @@ COMPILERS = ("cc", "gcc", "clang")
 LIMIT_S = 60.0
 """For the compiler. It takes 2 s, and is better waited for on a busy machine than done without."""
 
-TYPED = {"decode": layout.typed, "attention": reader_layout.typed}
+TYPED = {"decode": layout.typed, "attention": reader_layout.typed, "tangent": tangent_layout.typed}
 """By source, what gives its functions their types."""
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _loaded: list[ctypes.CDLL] = []
 
 
 def loaded() -> ctypes.CDLL | None:
-    """The library that was loaded last, if there is one: all of them can draw."""
+    """The library that was loaded last of those that can draw, if there is one."""
     return _loaded[-1] if _loaded else None
 
 
@@ -64,7 +64,8 @@ def load(source: str = "decode") -> ctypes.CDLL:
             library = TYPED[source](ctypes.CDLL(str(path)))
     except OSError as error:
         raise BuildError(f"{name}: {error}") from error
-    _loaded[:] = [library]
+    if hasattr(library, "hope_draw"):
+        _loaded[:] = [library]
     return library
 
 

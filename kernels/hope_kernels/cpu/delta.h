@@ -25,4 +25,20 @@ static void read_delta(const uint16_t *delta, const float *c, long rank, long ou
     }
 }
 
+/* to [rank] = U y, rounded to bf16. */
+static void pull_delta(const uint16_t *delta, const float *y, long rank, long outputs, uint16_t *to) {
+    for (long r = 0; r < rank; r++) {
+        const uint16_t *line = delta + r * outputs;
+        vf s = all(0);
+        long i = 0;
+        for (; i + LANES <= outputs; i += LANES) s = fma_(widened(line + i), load(y + i), s);
+        if (i < outputs) {
+            uint16_t rest[LANES] = {0};
+            memcpy(rest, line + i, (size_t)(outputs - i) * 2);
+            s = fma_(widened(rest), get(y + i, outputs - i), s);
+        }
+        to[r] = (uint16_t)(round_bf16(all(sum(s)))[0] >> 16);
+    }
+}
+
 #endif

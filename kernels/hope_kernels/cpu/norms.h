@@ -28,4 +28,17 @@ static void normalised(const float *x, const float *gain, long n, float epsilon,
     }
 }
 
+/* The gradient of x [n] for dy of what norm and gain make of it; add: to what is there, dx may be x's. */
+static void norm_back(const float *x, const float *gain, const float *dy, long n, float epsilon, int add, float *dx) {
+    const float scale = norm_scale(x, n, epsilon);
+    vf s = all(0);
+    for (long i = 0; i < n; i += LANES) s = fma_(get(gain + i, n - i) * get(dy + i, n - i), get(x + i, n - i), s);
+    const vf whole = all(scale), along = all(-scale * scale * scale * sum(s) / (float)n);
+    for (long i = 0; i < n; i += LANES) {
+        const long left = n - i;
+        const vf own = fma_(get(gain + i, left) * get(dy + i, left), whole, get(x + i, left) * along);
+        put(dx + i, add ? get(dx + i, left) + own : own, left);
+    }
+}
+
 #endif

@@ -91,6 +91,11 @@ class Reader:
         self._phases = torch.zeros(self._library.hope_reader_phases(self._at), dtype=torch.uint8)
         self._lock = threading.Lock()
 
+    @property
+    def structure(self) -> layout.Reader:
+        """The model as kernels see it."""
+        return self._model
+
     def read(
         self, places: Places, rings: Rings, deltas: Sequence[Tensor] | None, cosines: Tensor, sines: Tensor
     ) -> Tensor:

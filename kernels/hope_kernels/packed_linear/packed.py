@@ -53,7 +53,9 @@ class PackedLinear(FrozenLinear):
         if arena is not None:
             self.compiled = FrozenWeights(weight, bias, arena)
             self._plain = self._packed = None
-            self._transposed = PackedLinear(weight.mT, arena=arena) if backward else None
+            if backward:
+                self._transposed = PackedLinear(weight.mT, arena=arena)
+                self.compiled_transpose = self._transposed.compiled
             return
         packs = can_pack(weight, single=single)
         self._plain = None if packs else weight

@@ -51,6 +51,7 @@ class Int4Linear(FrozenLinear):
                 part[: self.rows] for part in (quantized.values, quantized.scales, quantized.zeros)
             )
             self.compiled = FrozenWeights(Whole(values + MIDDLE_INT4, scales, zeros), bias, arena)
+            self.compiled_transpose = None if self._transposed is None else self._transposed.compiled
             return
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
             quantized.values.int() + MIDDLE_INT4, 1

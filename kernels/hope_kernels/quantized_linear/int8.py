@@ -50,6 +50,7 @@ class Int8Linear(FrozenLinear):
         self._scales = quantized.scales[:, 0].contiguous()
         if arena is not None:
             self.compiled = FrozenWeights(Whole(quantized.values, self._scales), bias, arena)
+            self.compiled_transpose = None if self._transposed is None else self._transposed.compiled
             return
         self._packed = torch.ops.onednn.qlinear_prepack(quantized.values, None)
         self._zeros = torch.zeros(self.rows, dtype=torch.int32)

@@ -157,7 +157,7 @@ def read_compiled(
 ) -> Tensor:
     """See :meth:`HopeAttention.read_runs`."""
     cache.reserve(max(cache.span([row], len(run)) for row, run in zip(rows, runs, strict=True)))
-    own = None if deltas is None else [_dense(deltas[name]) for name in _site_names(model)]
+    own = None if deltas is None else [_dense(deltas[name]) for name in site_names(model)]
     memories = range(len(rows)) if slots is None else slots.tolist()
     if own is None:
         memories = [-1] * len(rows)
@@ -181,7 +181,7 @@ def read_compiled(
     return x
 
 
-def _site_names(model: "HopeAttention") -> list[str]:
+def site_names(model: "HopeAttention") -> list[str]:
     """In the order in which the kernel counts sites."""
     order = {projection: number for number, projection in enumerate(PROJECTIONS)}
     sites = sorted(model.memory.sites, key=lambda site: (site.layer, order[site.projection]))

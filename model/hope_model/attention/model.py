@@ -7,12 +7,14 @@ from torch import Tensor
 
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.reader import MOST_SEEN, Reader
+from hope_kernels.cpu.tangent import Passes
 from hope_kernels.quantized_linear import Bits
 from hope_kernels.window_attention import window_attention
 from hope_model.attention.backbone import Adapter, Backbone
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.canary import Canary
 from hope_model.attention.compiled import compiled_reader, kernel_arena, read_compiled
+from hope_model.attention.compiled_tangent import compiled_outputs, compiled_passes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import (
     CANARY_START,
@@ -108,8 +110,11 @@ class HopeAttention:
             )
             for level in memory.levels
         }
+        self.passes: Passes | None = None
         if arena is not None:
             self.reader = compiled_reader(self)
+        if self.reader is not None:
+            self.passes = compiled_passes(self, self.reader)
         self._canary_tokens, self._canary_start = (
             weights[name].long() for name in (CANARY_TOKENS, CANARY_START)
         )
@@ -267,6 +272,8 @@ class HopeAttention:
         Returns:
             The last block's output ``[B, T, D]``.
         """
+        if self.passes is not None and adapters is None and not x.requires_grad:
+            return compiled_outputs(self, self.passes, x, positions, bias, keys, deltas)
         low = self.config.first_adapted
         turn = self.rotary.at(positions)
         return self._layers(

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Question, Tangent, tangents_of
+from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
 from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
 from hope_model.streaks import Frozen

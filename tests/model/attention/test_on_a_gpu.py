@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from hope_kernels.fixed_calls import CALL_ROWS, in_fixed_calls
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention import write
+from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.repeatable import unrepeatable_products
-from hope_model.attention.tangent import Question, Tangent, tangents_of
+from hope_model.attention.tangent import Question, Tangent
 
 
 @pytest.fixture

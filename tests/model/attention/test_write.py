@@ -29,13 +29,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_model.attention import canary
+from hope_model.attention.alternatives import Alternatives
 from hope_model.attention.cache import WindowCache
+from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import GRID, HopeAttentionConfig
 from hope_model.attention.lesson import NOTHING, TEXT, WORDS, gather_lesson
 from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.tangent import Alternatives, Lesson, Pushes, Question, Tangent, tangents_of
+from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
 from hope_model.attention.write import DRAWN_BACK, GUARDED, Write, Written, step_together
 from hope_model.state import State
 from hope_model.streaks import Frozen

@@ -1,0 +1,37 @@
+"""The structures of ``tangent.h``, field by field, and the functions that take them."""
+
+import ctypes
+from ctypes import Structure, c_int64, c_void_p
+
+from hope_kernels.cpu.reader_layout import PROJECTIONS, Frozen
+
+
+class Back(Structure):
+    PRODUCTS = ("qkv", "output", "gate_up", "down")
+    _fields_ = (*((name, Frozen) for name in PRODUCTS), ("subspaces", Frozen * len(PROJECTIONS)))
+
+
+class Lesson(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("keys", "values", "deltas", "bias")),
+        *((name, c_int64) for name in ("first", "count", "span")),
+    )
+
+
+class Tangent(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("backs", "lessons", "owners", "positions", "cosines", "sines")),
+        *((name, c_void_p) for name in ("hidden", "x", "inputs", "slopes", "scratch", "phases")),
+        *((name, c_int64) for name in ("count", "asked", "lines", "most_span", "most_asked")),
+    )
+
+
+def typed(library: ctypes.CDLL) -> ctypes.CDLL:
+    """With the types of its functions."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.hope_tangent_phases.argtypes, library.hope_tangent_phases.restype = (pointer,), number
+    library.hope_tangent_scratch.argtypes = (pointer, number, number, number)
+    library.hope_tangent_scratch.restype = number
+    for function in (library.hope_tangent_forward, library.hope_tangent_back):
+        function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
+    return library

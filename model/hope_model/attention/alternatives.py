@@ -1,0 +1,65 @@
+"""Against what a taught token is weighed: the likeliest others one by one, and all the rest as one (E27)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from hope_model.attention.model import HopeAttention
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """Against what tokens are weighed: a shortlist, and all others as one.
+
+    rows: head rows of the shortlist, ``[c, D]``. place: the targets' in it, ``[T]``. reference: the outputs
+    at which the rest was taken, ``[T, D]``. others: the logit of the rest there, ``[T]``. direction: its
+    gradient, the mean of the rest's head rows by their chances, ``[T, D]``: with a fixed rest it would look
+    as if raising every listed logit at once were for free.
+    """
+
+    rows: Tensor
+    place: Tensor
+    reference: Tensor
+    others: Tensor
+    direction: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, model: "HopeAttention", x: Tensor, logits: Tensor, targets: Tensor, size: int
+    ) -> "Alternatives":
+        """From ``x [T, D]`` after the last norm, its ``logits [T, vocab]`` (fp32) and ``targets [T]``."""
+        best = logits.topk(min(size, logits.shape[-1]), dim=-1).indices
+        ids = torch.cat((targets, best.flatten())).unique()
+        everything = logits.logsumexp(-1, keepdim=True)
+        chances = (logits - everything).exp().index_fill_(-1, ids, 0.0)
+        share = chances.sum(-1, keepdim=True).clamp_min(1e-9)
+        mean = (chances / share).to(x.dtype) @ model.backbone.head_rows
+        others = (everything + share.log())[:, 0]
+        return cls(
+            model.backbone.head_rows[ids], torch.searchsorted(ids, targets), x.float(), others, mean.float()
+        )
+
+    def margins(self, x: Tensor) -> Tensor:
+        """``x [T, D]`` after the last norm -> ``[T]``."""
+        logits = torch.matmul(x, self.rows.mT).float()
+        place = self.place[:, None]
+        rest = logits.scatter(-1, place, -torch.inf).logsumexp(-1)
+        return logits.gather(-1, place)[:, 0] - torch.logaddexp(rest, self._others_at(x))
+
+    @torch.no_grad()
+    def margins_and_slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`margins` and their gradients with regard to ``x``, ``[T, D]`` fp32."""
+        place = self.place[:, None]
+        logits, others = torch.matmul(x, self.rows.mT).float(), self._others_at(x)
+        own = logits.gather(-1, place)
+        rest = torch.logaddexp(logits.scatter_(-1, place, -torch.inf).logsumexp(-1), others)
+        pulls = logits.sub_(rest[:, None]).exp_().neg_().scatter_(-1, place, 1.0)
+        slopes = torch.matmul(pulls.to(x.dtype), self.rows).float()
+        return own[:, 0] - rest, slopes.sub_((others - rest).exp_()[:, None] * self.direction)
+
+    def _others_at(self, x: Tensor) -> Tensor:
+        return self.others + ((x.float() - self.reference) * self.direction).sum(-1)

@@ -1,0 +1,210 @@
+"""Passes through the adapted layers by the compiled kernel ``hope_kernels.cpu.tangent``, where there is one.
+
+They are equal to the layers of ``backbone`` and autograd to rounding, not to the bit: activations and
+gradients stay fp32 but for the operands of products.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hope_kernels.cpu.build import BuildError
+from hope_kernels.cpu.frozen import FrozenWeights
+from hope_kernels.cpu.reader import Reader
+from hope_kernels.cpu.tangent import Column, Passes, Transposes
+from hope_kernels.dispatch import declare, give_up
+from hope_kernels.frozen_linear import FrozenLinear
+from hope_kernels.torch_threads import one_thread
+from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.compiled import site_names
+from hope_model.attention.layered_tangent import layered_tangents
+from hope_model.attention.memory import Deltas
+from hope_model.attention.tangent import Lesson, Question, Tangent
+
+if TYPE_CHECKING:
+    from hope_model.attention.model import HopeAttention
+
+OPERATION = "hope_tangent"
+"""The kernel's name in logs and metrics."""
+MAX_ERROR = 0.1
+"""By which slopes and margins may differ from those of the model's own layers, of their norm; rounding makes
+0.01.
+"""
+TINY = torch.finfo(torch.float32).tiny
+TRIED, SEEN = 37, 64
+"""Tokens and slots of a trial."""
+
+_log = logging.getLogger(__name__)
+declare(OPERATION)
+
+
+def tangents_of(model: "HopeAttention", questions: Sequence[Question]) -> list[Tangent]:
+    """The answers to questions about the same sites, from one forward and one backward pass.
+
+    On a CPU with bf16 an answer's bits do not depend on the other questions.
+    """
+    if model.passes is None:
+        return layered_tangents(model, questions)
+    return compiled_tangents(model, model.passes, questions)
+
+
+def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequence[Question]) -> list[Tangent]:
+    """See :func:`tangents_of`."""
+    order = site_names(model)
+    numbers = {order.index(site.name): site.name for site in questions[0].sites}
+    columns = [_column(question.lesson, question.deltas, order) for question in questions]
+    counts = [len(column.hidden) for column in columns]
+    margins: list[Tensor] = []
+
+    def slope(x: Tensor) -> Tensor:
+        rises = []
+        with one_thread():
+            for question, own in zip(questions, model.backbone.final(x).split(counts), strict=True):
+                margin, rise = question.alternatives.margins_and_slopes(own)
+                margins.append(margin)
+                rises.append(rise)
+            return model.backbone.final_back(x, torch.cat(rises))
+
+    with torch.no_grad():
+        inputs, slopes = passes.tangent(columns, slope, numbers)
+    parts = [
+        {name: values[number].split(counts) for number, name in numbers.items()}
+        for values in (inputs, slopes)
+    ]
+    return [
+        Tangent(own, *({name: split[index] for name, split in part.items()} for part in parts))
+        for index, own in enumerate(margins)
+    ]
+
+
+@torch.no_grad()
+def compiled_outputs(
+    model: "HopeAttention",
+    passes: Passes,
+    x: Tensor,
+    positions: Tensor,
+    bias: Tensor,
+    keys: Sequence[tuple[Tensor, Tensor]],
+    deltas: Deltas,
+) -> Tensor:
+    """See :meth:`HopeAttention.adapted`."""
+    order = site_names(model)
+    columns = [
+        Column(
+            x[row],
+            positions[row],
+            bias[row],
+            [k[row] for k, _ in keys],
+            [v[row] for _, v in keys],
+            [deltas[name][row] if name in deltas else None for name in order],
+        )
+        for row in range(len(x))
+    ]
+    return passes.forward(columns)[0].view(x.shape)
+
+
+def compiled_passes(model: "HopeAttention", reader: Reader) -> Passes | None:
+    """Of a model that the kernel reads; None if it differs from the model's own layers."""
+    try:
+        passes = _passes(model, reader)
+        error = _error(model, passes)
+        if not error < MAX_ERROR:
+            raise BuildError(f"differs from the model's own layers by {error:.3g} of their norm")
+    except BuildError as failure:
+        give_up(OPERATION, failure)
+        return None
+    _log.info("learning with the compiled kernel %s", OPERATION)
+    return passes
+
+
+def _column(lesson: Lesson, deltas: Deltas, order: Sequence[str]) -> Column:
+    return Column(
+        lesson.hidden[0],
+        lesson.positions[0],
+        lesson.bias[0],
+        [keys[0] for keys, _ in lesson.keys],
+        [values[0] for _, values in lesson.keys],
+        [deltas[name][0] for name in order],
+    )
+
+
+def _passes(model: "HopeAttention", reader: Reader) -> Passes:
+    low = model.config.first_adapted
+    transposes = []
+    for index, layer in enumerate(model.backbone.layers[low:], low):
+        sites = {site.projection: site.name for site in model.memory.sites if site.layer == index}
+        transposes.append(
+            Transposes(
+                products={
+                    "qkv": _transposed(layer.qkv),
+                    "output": _transposed(layer.output),
+                    "gate_up": _transposed(layer.gate_up),
+                    "down": _transposed(layer.down),
+                },
+                subspaces={
+                    projection: _transposed(model.memory.geometry[name].subspace)
+                    for projection, name in sites.items()
+                },
+            )
+        )
+    shapes = {site.name: site.shape for site in model.memory.sites}
+    sizes = [shapes[name] for name in site_names(model)]
+    return Passes(reader, transposes, sizes, model.rotary.cosines, model.rotary.sines)
+
+
+def _transposed(linear: FrozenLinear) -> FrozenWeights:
+    assert linear.compiled_transpose is not None
+    return linear.compiled_transpose
+
+
+def _error(model: "HopeAttention", passes: Passes) -> float:
+    """Of some random question, the greatest one; 0 where the layers answer nothing finite."""
+    question = _random_question(model)
+    (expected,) = layered_tangents(model, [question])
+    (found,) = compiled_tangents(model, passes, [question])
+    errors = []
+    for mine, theirs in zip(_tensors(found), _tensors(expected), strict=True):
+        if not bool(theirs.isfinite().all()):
+            return 0.0
+        errors.append((mine - theirs).norm() / theirs.norm().clamp_min(TINY))
+    return float(torch.stack(errors).max())
+
+
+def _tensors(tangent: Tangent) -> Iterator[Tensor]:
+    yield tangent.margins
+    for parts in (tangent.inputs, tangent.slopes):
+        yield from (parts[name] for name in sorted(parts))
+
+
+def _random_question(model: "HopeAttention") -> Question:
+    make = torch.Generator().manual_seed(0)
+    config, low = model.config.backbone, model.config.first_adapted
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=make)
+
+    deltas = {}
+    for site in model.memory.sites:
+        delta = normal(1, *site.shape)
+        deltas[site.name] = (0.1 * model.weight_norms[site.level.name] * delta / delta.norm()).bfloat16()
+    place = torch.arange(SEEN)
+    last = torch.arange(SEEN - TRIED, SEEN)
+    held = (1, config.kv_heads, SEEN, config.head_width)
+    hidden = model.backbone.embed(torch.randint(config.vocab_size, (1, TRIED), generator=make))
+    x = model.backbone.final(hidden[0])
+    targets = torch.randint(config.vocab_size, (TRIED,), generator=make)
+    logits = model.backbone.head(x).float()
+    lesson = Lesson(
+        hidden=hidden,
+        outputs=hidden,
+        positions=last[None],
+        targets=targets[None],
+        bias=torch.zeros(1, TRIED, SEEN).masked_fill_(place > last[:, None], -torch.inf),
+        keys=[(normal(*held).bfloat16(), normal(*held).bfloat16()) for _ in range(low, config.layers)],
+        text=False,
+    )
+    alternatives = Alternatives.of(model, x, logits, targets, model.config.memory.shortlist)
+    return Question(lesson, alternatives, deltas, model.memory.sites)

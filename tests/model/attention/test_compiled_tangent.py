@@ -1,0 +1,321 @@
+"""Margins and slopes by the compiled kernel: those of the layers in fp32, whatever shares the pass."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.model.attention.test_compiled import CONFIGS, both, deltas_for
+from tests.model.attention.tiny import VOCAB, backbone_config, build, config, random_weights, tiny_model
+from torch import Tensor
+
+from hope_kernels import dispatch
+from hope_kernels.cpu.build import BuildError
+from hope_kernels.cpu.tangent import Passes
+from hope_model.attention import compiled_tangent
+from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.compiled_tangent import OPERATION, tangents_of
+from hope_model.attention.config import HopeAttentionConfig
+from hope_model.attention.layered_tangent import layered_tangents
+from hope_model.attention.memory import Site
+from hope_model.attention.model import HopeAttention
+from hope_model.attention.quantize import KINDS, bits_of
+from hope_model.attention.tangent import Lesson, Question, Tangent
+
+pytestmark = pytest.mark.compiler
+SHORTLIST = 8
+QUANTIZABLE = replace(config(), backbone=backbone_config(head_width=16, mlp_width=96))
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def question(model: HopeAttention, tokens: int, span: int, seed: int = 0, **changes: Any) -> Question:
+    """Random; each of ``tokens`` sees other slots, the first one only one of them."""
+    make = torch.Generator().manual_seed(100 * tokens + seed)
+    sizes = model.config.backbone
+    held = (1, sizes.kv_heads, span, sizes.head_width)
+    targets = torch.randint(VOCAB, (tokens,), generator=make)
+    hidden = model.backbone.embed(torch.randint(VOCAB, (1, tokens), generator=make))
+    seen = torch.rand(1, tokens, span, generator=make) < 0.7
+    seen[:, 0] = False
+    seen[:, :, seed % span] = True
+    x = model.backbone.final(hidden[0])
+    keys, values = (
+        [
+            torch.randn(held, generator=make).to(model.backbone.dtype)
+            for _ in range(model.config.first_adapted, sizes.layers)
+        ]
+        for _ in range(2)
+    )
+    lesson = Lesson(
+        hidden=hidden,
+        outputs=hidden,
+        positions=torch.randint(90, (1, tokens), generator=make),
+        targets=targets[None],
+        bias=torch.zeros(1, tokens, span).masked_fill_(~seen, -torch.inf),
+        keys=list(zip(keys, values, strict=True)),
+        text=False,
+    )
+    alternatives = Alternatives.of(model, x, model.backbone.head(x).float(), targets, SHORTLIST)
+    deltas = {name: delta[seed : seed + 1] for name, delta in deltas_for(model, 4).items()}
+    return replace(Question(lesson, alternatives, deltas, model.memory.sites), **changes)
+
+
+def in_fp32(asked: Question) -> Question:
+    lesson = asked.lesson
+    return replace(
+        asked,
+        lesson=replace(lesson, keys=[(k.float(), v.float()) for k, v in lesson.keys]),
+        alternatives=replace(asked.alternatives, rows=asked.alternatives.rows.float()),
+        deltas={name: delta.float() for name, delta in asked.deltas.items()},
+    )
+
+
+def parts(tangent: Tangent) -> dict[str, Tensor]:
+    named = {f"inputs of {name}": value for name, value in tangent.inputs.items()}
+    named |= {f"slopes of {name}": value for name, value in tangent.slopes.items()}
+    return {"margins": tangent.margins, **named}
+
+
+def near(found: Tangent, expected: Tangent, most: float) -> None:
+    mine, theirs = parts(found), parts(expected)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert (mine[name].shape, mine[name].dtype) == (value.shape, torch.float32), name
+        assert float((mine[name] - value).norm() / value.norm()) < most, name
+
+
+def same(found: Tangent, expected: Tangent) -> None:
+    mine, theirs = parts(found), parts(expected)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_it_answers_as_layers_in_fp32_do(kind: str) -> None:
+    own, plain = both(CONFIGS[kind])
+    assert own.passes is not None
+    for tokens, span in ((1, 64), (21, 50), (70, 140)):
+        asked = question(own, tokens, span)
+        (found,), (expected,) = tangents_of(own, [asked]), layered_tangents(plain, [in_fp32(asked)])
+        near(found, expected, 0.03)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_answers_as_layers_of_the_same_weights_do(kind: str) -> None:
+    model = HopeAttention(QUANTIZABLE, random_weights(QUANTIZABLE), quantize=bits_of(kind))
+    assert model.passes is not None
+    asked = question(model, 40, 70)
+    near(tangents_of(model, [asked])[0], layered_tangents(model, [asked])[0], 0.05)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "memory everywhere"])
+def test_sites_that_are_not_asked_about_change_nothing(kind: str) -> None:
+    """Down to the lowest that is: what is below has no part in it."""
+    model = build_of(CONFIGS[kind])
+    asked = question(model, 9, 64)
+    (whole,) = tangents_of(model, [asked])
+    for site in model.memory.sites:
+        (one,) = tangents_of(model, [replace(asked, sites=(site,))])
+        assert (list(one.inputs), list(one.slopes)) == ([site.name], [site.name])
+        assert torch.equal(one.slopes[site.name], whole.slopes[site.name]), site.name
+        assert torch.equal(one.inputs[site.name], whole.inputs[site.name]), site.name
+
+
+def build_of(config: HopeAttentionConfig) -> HopeAttention:
+    return HopeAttention(config, random_weights(config))
+
+
+def several(model: HopeAttention, sites: Sequence[Site]) -> list[Question]:
+    """Of other lengths, sights and memories."""
+    sizes = ((5, 64), (40, 130), (1, 31), (33, 192))
+    return [
+        question(model, tokens, span, seed, sites=tuple(sites)) for seed, (tokens, span) in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_has_the_bits_that_it_has_alone(kind: str) -> None:
+    """In any company, in any order, with any number of threads, and after passes of any size."""
+    model = HopeAttention(QUANTIZABLE, random_weights(QUANTIZABLE), quantize=bits_of(kind))
+    asked = several(model, model.memory.sites)
+    torch.set_num_threads(1)
+    alone = [tangents_of(model, [each])[0] for each in asked]
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for order in ([0, 1, 2, 3], [3, 1], [2, 0, 1], [1], [0, 2]):
+            found = tangents_of(model, [asked[number] for number in order])
+            for number, each in zip(order, found, strict=True):
+                same(each, alone[number])
+
+
+def test_a_token_has_the_bits_that_it_has_alone() -> None:
+    """A lesson may be cut anywhere."""
+    model = tiny_model()
+    asked = question(model, 40, 130)
+    (whole,) = tangents_of(model, [asked])
+    for part in (slice(0, 7), slice(7, 8), slice(8, 40)):
+        lesson, weighed = asked.lesson.only(part), asked.alternatives
+        own = replace(
+            weighed,
+            **{name: getattr(weighed, name)[part] for name in ("place", "reference", "others", "direction")},
+        )
+        (cut,) = tangents_of(model, [replace(asked, lesson=lesson, alternatives=own)])
+        for name, value in parts(cut).items():
+            if name != "margins" and "inputs" in name:
+                assert torch.equal(value, parts(whole)[name][part]), name
+            else:  # products with the shortlist are torch's
+                torch.testing.assert_close(value, parts(whole)[name][part], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("what", ["hidden", "delta", "key", "value"])
+def test_a_question_that_is_not_finite_is_so_alone(what: str) -> None:
+    model = tiny_model()
+    asked = several(model, model.memory.sites)[:3]
+    expected = tangents_of(model, asked)
+    lesson = asked[1].lesson
+    broken = {
+        "hidden": lambda: lesson.hidden[0, 3, 2:3],
+        "delta": lambda: asked[1].deltas["layers.1.down_proj"],
+        "key": lambda: lesson.keys[0][0],
+        "value": lambda: lesson.keys[0][1],
+    }[what]()
+    broken.fill_(torch.nan)
+    found = tangents_of(model, asked)
+    for number in (0, 2):
+        same(found[number], expected[number])
+    assert bool(found[1].margins[3].isnan())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_outputs_are_those_of_layers_in_fp32(kind: str) -> None:
+    """Rows with memories of their own, and with none at all."""
+    own, plain = both(CONFIGS[kind])
+    asked = [question(own, 20, 70, seed) for seed in range(3)]
+    lessons = [each.lesson for each in asked]
+    hidden, positions, bias = (
+        torch.cat([getattr(each, name) for each in lessons]) for name in ("hidden", "positions", "bias")
+    )
+    layers = [
+        (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
+        for layer in zip(*(each.keys for each in lessons), strict=True)
+    ]
+    for deltas in ({name: delta[:3] for name, delta in deltas_for(own, 4).items()}, {}):
+        wide = {name: delta.float() for name, delta in deltas.items()}
+        found = own.adapted(hidden, positions, bias, layers, deltas)
+        single_layers = [(k.float(), v.float()) for k, v in layers]
+        expected = plain.adapted(hidden, positions, bias, single_layers, wide)
+        assert (found.shape, found.dtype) == (expected.shape, torch.float32)
+        assert float((found - expected).norm() / expected.norm()) < 0.02
+        for row, each in enumerate(lessons):
+            alone = {name: delta[row : row + 1] for name, delta in deltas.items()}
+            single = own.adapted(each.hidden, each.positions, each.bias, each.keys, alone)
+            assert torch.equal(single[0], found[row])
+
+
+def test_slopes_of_margins_are_their_gradients() -> None:
+    model = tiny_model(torch.float32)
+    asked = question(model, 23, 64)
+    x = torch.randn(23, model.config.backbone.width, generator=torch.Generator().manual_seed(1))
+    x.requires_grad_()
+    margins = asked.alternatives.margins(model.backbone.final(x))
+    (expected,) = torch.autograd.grad(margins.sum(), x)
+    found, slopes = asked.alternatives.margins_and_slopes(model.backbone.final(x.detach()))
+    torch.testing.assert_close(found, margins.detach())
+    torch.testing.assert_close(model.backbone.final_back(x.detach(), slopes), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("-march=native", "-mno-amx-tile"),
+        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
+        pytest.param(("-march=x86-64",), marks=pytest.mark.slow),
+        pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_other_instructions_keep_the_rules(
+    compiled_with: Callable[..., None], flags: tuple[str, ...]
+) -> None:
+    compiled_with(*flags)
+    own, plain = both(CONFIGS["norms and biases"])
+    assert own.passes is not None
+    asked = several(own, own.memory.sites)
+    for each, found in zip(asked, tangents_of(own, asked), strict=True):
+        near(found, layered_tangents(plain, [in_fp32(each)])[0], 0.03)
+        same(found, tangents_of(own, [each])[0])
+
+
+@pytest.mark.parametrize("how", ["other numbers", "not a number", "no library"])
+@pytest.mark.usefixtures("fresh_dispatch")
+def test_without_it_layers_answer_loudly_and_once(
+    how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tangent = Passes.tangent
+
+    def wrong(self: Passes, *arguments: Any) -> Any:
+        inputs, slopes = tangent(self, *arguments)
+        off = torch.nan if how == "not a number" else 1.2
+        return inputs, {site: slope * off for site, slope in slopes.items()}
+
+    def none(*_arguments: Any) -> None:
+        raise BuildError("no C compiler: expected cc or gcc or clang on PATH")
+
+    if how == "no library":
+        monkeypatch.setattr(compiled_tangent, "Passes", none)
+    else:
+        monkeypatch.setattr(Passes, "tangent", wrong)
+    models = [build(config()) for _ in range(2)]
+    assert all(model.reader is not None and model.passes is None for model in models)
+    assert dispatch.fallbacks() == (OPERATION,)
+    assert sum(record.levelno == logging.ERROR for record in caplog.records) == 1
+    monkeypatch.undo()
+    asked = question(models[0], 9, 64)
+    same(tangents_of(models[0], [asked])[0], layered_tangents(models[0], [asked])[0])
+
+
+def test_only_what_is_read_by_the_kernel_learns_by_one() -> None:
+    assert tiny_model().passes is not None
+    assert tiny_model(torch.float32).passes is None
+    assert tiny_model(compiled=False).passes is None
+    assert OPERATION in dispatch.operations()
+
+
+@pytest.mark.parametrize("position", [-1, 10**6])
+def test_no_position_leads_out_of_the_tables(position: int) -> None:
+    model = tiny_model()
+    asked = question(model, 5, 64)
+    asked.lesson.positions[0, 2] = position
+    with pytest.raises(IndexError, match="expected positions from 0 to"):
+        tangents_of(model, [asked])
+
+
+def test_a_pass_for_which_there_is_no_room_leaves_the_next_ones_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build(config())
+    few, many = question(model, 3, 64), question(model, 300, 300)
+    (expected,) = tangents_of(model, [few])
+
+    def no_memory(*_size: Any, **_options: Any) -> Tensor:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", no_memory)
+        with pytest.raises(MemoryError):
+            tangents_of(model, [many])
+    same(tangents_of(model, [few])[0], expected)
