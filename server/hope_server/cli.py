@@ -47,7 +47,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hope`; returns the exit status: the command's own, or 2 for bad arguments, settings or files.
 
-    Interrupted it is 130; 141 when whoever reads the output, as `head` does, has gone.
+    Interrupted it is 130; 141 when whoever reads the output, as `head` does, has gone; 2 when it cannot be
+    written, as on a full disk.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = next((argument for argument in arguments if not argument.startswith("-")), "")
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = args.run_command
     try:
         status = run(args)
-        sys.stdout.flush()
+        _flush()
         return status
     except (HopeError, HopeModelError) as error:
         print(f"hope {args.command}: {error}", file=sys.stderr)
@@ -63,9 +64,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # At its end Python flushes what is left, which nobody takes either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return UNREAD
+    except OSError as error:
+        # A disk that is full, or a file that may not be read or written; a bug has other types.
+        print(f"hope {args.command}: {_said(error)}", file=sys.stderr)
+        try:
+            _flush()
+        except OSError:
+            _discard_output()
+        return BAD_SETTING
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is where a shell has closed it: `hope convert ... >&-`
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """At its end Python flushes what is left, which nobody takes either."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _said(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
 def add_serve_parser(subparsers: Subparsers) -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from hope_server.errors import StartupError
 
 ENV_PREFIX = "HOPE_"
+MAX_THREADS = 1024
 DEVICES = r"^(cpu|cuda(:\d{1,3})?)$"
 Quantize = Literal["none", "int8", "int4"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -126,7 +127,9 @@ class ServerConfig(BaseSettings):
         description="rows of one decode step, where bits are only the same in batches of one shape; "
         "on a GPU the most rows of one launch",
     )
-    threads: int = Field(default_factory=usable_cores, ge=1, le=1024, description="CPU threads for the model")
+    threads: int = Field(
+        default_factory=usable_cores, ge=1, le=MAX_THREADS, description="CPU threads for the model"
+    )
     max_waiting: int = Field(default=128, ge=0, le=1_000_000, description="turns that may wait for a slot")
     max_prompt_tokens: int = Field(
         default=65536, ge=1, le=250_000, description="tokens that one request may bring to read"

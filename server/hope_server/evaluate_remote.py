@@ -156,7 +156,8 @@ def _named(url: str) -> Iterator[None]:
     try:
         yield
     except HopeClientError as error:
-        raise EvaluationError(f"{url}: {error}") from error
+        # What a server says may be a page of lines.
+        raise EvaluationError(f"{url.strip()}: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command `hope`: what each subcommand takes, exit statuses, and that help costs no torch."""
 
 import argparse
+import errno
 import os
 import subprocess
 import sys
@@ -114,6 +115,27 @@ def test_a_reader_who_leaves_early_is_no_bug() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-m", "hope_server", "completion", "bash"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (2, b"hope completion: [Errno 28] No space left on device\n")
+
+
+def test_a_closed_output_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["completion", "bash"]) == 0
+
+
+def test_a_file_that_may_not_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a/b")
+    monkeypatch.setattr(cli, "run_serve", _raising(refusal))
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == "hope serve: /a/b: Permission denied\n"
 
 
 def test_the_status_is_the_command_s_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,13 @@ def test_a_server_that_goes_away_is_one_error_whenever_it_does(broken: int) -> N
         measure()
 
 
+def test_a_page_instead_of_an_answer_is_told_in_one_line() -> None:
+    page = httpx.MockTransport(lambda _: httpx.Response(500, text="<html>\n<body>\nno\n"))
+    with Client(URL, transport=page, max_retries=0) as client, pytest.raises(EvaluationError) as caught:
+        RemoteSubject(client, URL)
+    assert "status 500: <html> <body> no" in str(caught.value)
+
+
 def test_likelihoods_that_are_missing_are_named(
     wire: Wire, subject: RemoteSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

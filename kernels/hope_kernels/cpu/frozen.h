@@ -141,7 +141,7 @@ INLINE void widen_two(const uint8_t *from, uint32_t *to, long step) {
 #endif
 }
 
-#define SOON 8192 /* bytes that are fetched before they are widened: further than the machine does by itself */
+#define SOON 2048 /* bytes that are fetched before they are needed: half and twice as many are slower */
 
 INLINE void fetch_bytes(const void *p, long n) {
     for (long i = 0; i < n; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
@@ -240,19 +240,22 @@ static void add_piece(const uint32_t *w, long wide, long depth, long rows, const
 #define CLEAR_TILE(c) _tile_zero(c);
 #define STORE_TILE(c) _tile_stored(c, to + c * LANES, WIDE * 4);
 
-/* to[16][WIDE] = or += of sixteen rows or as many as tiles are shaped for. `fetched` bytes from `soon` on are needed
- * next, for each sixteen pairs.
+/* Tiles 0 to 3 += of sixteen rows or as many as tiles are shaped for. `fetched` bytes from SOON on are fetched for each
+ * sixteen pairs.
  */
-static void add_tiles(const uint32_t *w, long wide, long depth, const uint32_t *x, long x_step, int add, const char *soon,
-                      long fetched, float *to) {
-    if (add) { OF_TILES(LOAD_TILE) }
-    else { OF_TILES(CLEAR_TILE) }
+INLINE void times_tiles(const uint32_t *w, long wide, long depth, const uint32_t *x, long x_step, long fetched) {
     for (long at = 0; at < depth; at += LANES, w += wide * LANES * LANES) {
-        fetch_bytes(soon, fetched);
-        soon += fetched;
+        fetch_bytes((const char *)w + SOON, fetched);
         _tile_loadd(4, x + at, x_step * 4);
         TIMES(0, 5) TIMES(1, 6) TIMES(2, 7) TIMES(3, 5)
     }
+}
+
+/* to[16][WIDE] = or += */
+static void add_tiles(const uint32_t *w, long wide, long depth, const uint32_t *x, long x_step, int add, float *to) {
+    if (add) { OF_TILES(LOAD_TILE) }
+    else { OF_TILES(CLEAR_TILE) }
+    times_tiles(w, wide, depth, x, x_step, 0);
     OF_TILES(STORE_TILE)
 }
 
@@ -282,16 +285,28 @@ typedef struct {
 #ifdef HOPE_AMX
 /* As add_piece. */
 INLINE void add_rows(const uint32_t *w, long wide, long depth, long rows, const uint32_t *x, long x_step, const Group *g,
-                     int fetches, float *sums) {
-    const long fetched = fetches && rows <= LANES ? wide * LANES * LANES * 4 : 0; /* more rows take longer than memory */
-    const char *soon = (const char *)(w + wide * LANES * depth);
+                     float *sums) {
     float made[LANES * WIDE] __attribute__((aligned(64)));
     for (long row = 0; row < rows; row += LANES) {
         const long some = rows - row < LANES ? rows - row : LANES;
         float *to = sums + row * WIDE;
-        add_tiles(w, wide, depth, x + row * x_step, x_step, !g->scales, soon, fetched, g->scales ? made : to);
+        add_tiles(w, wide, depth, x + row * x_step, x_step, !g->scales, g->scales ? made : to);
         for (long c = 0; g->scales && c < wide; c++) fold(g, c, row, some, made + c * LANES, to + c * LANES);
     }
+}
+#endif
+
+#ifdef HOPE_AMX
+/* sums[16][WIDE] = x W^T of up to sixteen rows, for which sums need not wait in memory; not in 4 bits. */
+static void few_rows(int kind, const uint8_t *w, long wide, long depth, const Operands *o, uint32_t *made, float *to) {
+    OF_TILES(CLEAR_TILE)
+    const long fetched = kind == BF16 ? wide * LANES * LANES * 4 : 0;
+    for (long at = 0; at < depth; at += PIECE) {
+        const long some = depth - at < PIECE ? depth - at : PIECE;
+        times_tiles(widen(kind, w, wide, some, made), wide, some, o->x + at, o->step, fetched);
+        w += wide * some * unit_bytes(kind);
+    }
+    OF_TILES(STORE_TILE)
 }
 #endif
 
@@ -304,11 +319,16 @@ static void frozen_tile(const Frozen *p, long tile, long rows, const Operands *o
     const long bytes = unit_bytes(p->kind);
     const uint8_t *w = (const uint8_t *)p->weights + tile * TILE * bytes * units_of(p->kind, depth);
     uint32_t made[PIECE * WIDE] __attribute__((aligned(64)));
-    memset(sums, 0, (size_t)(rows < LANES ? rows : PADDED(rows)) * WIDE * sizeof *sums);
 #ifdef HOPE_AMX
     const int tiles = amx_allowed();
     if (tiles) shape_tiles(rows < LANES ? rows : LANES);
+    if (tiles && rows <= LANES && p->kind != INT4) {
+        few_rows(p->kind, w, wide, depth, o, made, sums);
+        _tile_release();
+        return;
+    }
 #endif
+    memset(sums, 0, (size_t)(rows < LANES ? rows : PADDED(rows)) * WIDE * sizeof *sums);
     const long part = p->kind == INT4 ? GROUP : PIECE;
     const long most = p->kind == INT4 ? PIECE / 2 : PIECE;
     for (long at = 0; at < depth; at += most) {
@@ -321,7 +341,7 @@ static void frozen_tile(const Frozen *p, long tile, long rows, const Operands *o
             const Group g = {scales, scales ? o->totals + (at + i) / GROUP : 0, o->totals_step};
 #ifdef HOPE_AMX
             if (tiles) {
-                add_rows(own, wide, pairs, rows, x, o->step, &g, p->kind == BF16, sums);
+                add_rows(own, wide, pairs, rows, x, o->step, &g, sums);
                 continue;
             }
 #endif

@@ -7,6 +7,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "work.h"
+
 #define MOST_THREADS 256
 #define STACK_BYTES (4 << 20) /* room for the widest of what items keep there, whatever the user's limit is */
 
@@ -29,7 +31,7 @@ static void *help(void *nothing) {
     for (;;) {
         while (!pool.open || pool.call == seen || pool.inside >= pool.wanted) pthread_cond_wait(&pool.wake, &pool.lock);
         seen = pool.call;
-        pool.inside++;
+        seat = (Seat){++pool.inside, pool.wanted + 1};
         pthread_mutex_unlock(&pool.lock);
         pool.body(pool.data);
         pthread_mutex_lock(&pool.lock);
@@ -69,6 +71,7 @@ static void together(void (*body)(void *), void *data, int threads) {
         pthread_cond_broadcast(&pool.wake);
     }
     pthread_mutex_unlock(&pool.lock);
+    seat = (Seat){0, mine ? wanted + 1 : 1};
     body(data);
     if (!mine) return;
     pthread_mutex_lock(&pool.lock);

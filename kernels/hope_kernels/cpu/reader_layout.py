@@ -48,6 +48,7 @@ class Launch(Structure):
         *((name, c_void_p) for name in ("deltas", "keys", "values", "hidden", "outputs")),
         *((name, c_void_p) for name in ("cosines", "sines", "x", "scratch", "phases")),
         *((name, c_int64) for name in ("count", "size", "capacity", "window", "lines")),
+        *((name, c_int64) for name in ("ring_step", "state_step")),
     )
 
 

@@ -37,10 +37,10 @@ def default_memory(backbone: BackboneConfig) -> MemoryConfig:
     """The levels that were chosen by measurement (``model/LOG.md``), scaled to the model's depth and width.
 
     Twelve of SmolLM2's thirty layers are adapted; wider models get a smaller rank, so that the durable state
-    stays below 1 MB.
+    stays below 1 MB. There are no more directions than features.
     """
     adapted = max(1, round(backbone.layers * 0.4))
-    rank = max(1, min(32, 221_184 // (adapted * backbone.width)))
+    rank = max(1, min(32, backbone.mlp_width, 221_184 // (adapted * backbone.width)))
     level = MemoryLevel("cms-128", 128, backbone.layers - adapted, backbone.layers - 1, rank=rank)
     return MemoryConfig(levels=(level,))
 

@@ -138,8 +138,10 @@ class HopeAttention:
         """The durable state of ``rows`` sessions that have read nothing."""
         return self.state_spec.zeros(rows, device=self.backbone.device)
 
-    def new_cache(self, rows: int) -> WindowCache:
-        return WindowCache(self.config, rows, self.backbone.dtype, self.backbone.device)
+    def new_cache(self, rows: int, *, whole: bool = False) -> WindowCache:
+        """Of ``rows`` rows that have read nothing; ``whole`` where the compiled kernel reads for long."""
+        whole &= self.reads_together
+        return WindowCache(self.config, rows, self.backbone.dtype, self.backbone.device, whole=whole)
 
     def forward(self, tokens: Tensor, deltas: Deltas | None = None, *, window: int | None = None) -> Tensor:
         """A whole text without cache or boundaries: ``tokens [B, T]`` int64 -> logits ``[B, T, vocab]``.

@@ -37,7 +37,10 @@ def require_chat_template(text: str) -> None:
         finalize=_unchanged,
     )
     try:
+        text.encode()
         environment.compile(text)
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+        raise ConversionError(f"chat template: expected valid Unicode, found {error}") from error
     except TemplateSyntaxError as error:
         raise ConversionError(f"chat template: line {error.lineno}: {error.message}") from error
     except (TemplateError, RecursionError, ValueError, SyntaxError) as error:

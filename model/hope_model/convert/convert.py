@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from hope_model.convert.chat_template import require_chat_template
 from hope_model.convert.files import read_fields
 from hope_model.convert.package import SCHEME, find_package, known_models
 from hope_model.convert.progress import Progress, silent
-from hope_model.convert.source import Pretrained, TurnTokens, find_source
+from hope_model.convert.source import MAX_NAME_CHARS, NAME, Pretrained, TurnTokens, find_source
 from hope_model.convert.tensors import Shape, Weights, require_shapes
 from hope_model.convert.writer import DTYPES, FAMILY, write_config, write_tensors, write_text
 from hope_model.errors import ConversionError, TokenizerError
@@ -27,7 +26,6 @@ from hope_model.pretrained_tokenizer import PretrainedTokenizer
 FORMAT = 1
 MAX_CONFIG_BYTES = 1 << 20
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Encode = Callable[[str], list[int]]
 ChatEncoding = Callable[[str, PretrainedTokenizer, TurnTokens], Encode]
@@ -84,8 +82,11 @@ def convert(
     try:
         source = find_source(reference)
         name = source.name if name is None else name
-        if not _NAME.fullmatch(name):
-            raise ConversionError(f"name: expected letters, digits, '.', '_' and '-', found {name!r}")
+        if not NAME.fullmatch(name):
+            raise ConversionError(
+                f"name: expected at most {MAX_NAME_CHARS} letters, digits, '.', '_' and '-', "
+                f"beginning with a letter or digit, found {name[: MAX_NAME_CHARS + 1]!r}"
+            )
         # Resolved: a folder cannot be renamed onto a link.
         target = Path(os.path.realpath(os.path.expanduser(models_dir() / name if out is None else out)))
         identity = {**source.identity(progress), "dtype": dtype}

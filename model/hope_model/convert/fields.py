@@ -26,7 +26,11 @@ class Fields:
         return int(self._typed(name, (int,), "an integer", default))
 
     def number(self, name: str, default: float | None = None) -> float:
-        return float(self._typed(name, (int, float), "a number", default))
+        value = self._typed(name, (int, float), "a number", default)
+        try:
+            return float(value)
+        except OverflowError as error:  # an integer of hundreds of digits
+            raise self.refusal(name, "a number", value) from error
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         return bool(self._typed(name, (bool,), "true or false", default))

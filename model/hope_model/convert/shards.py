@@ -27,8 +27,9 @@ class Shards:
         """Open what the folder has.
 
         Raises:
-            ConversionError: a file is missing, truncated or not safetensors, or holds other tensors than the
-                index says, or tensors that are not floating point.
+            ConversionError: a file is missing, truncated or not safetensors, or holds a tensor that another
+                one holds too, or tensors that are not floating point. Which file the index gives a tensor
+                does not matter.
         """
         self.files = _files(folder)
         self.shapes: dict[str, Shape] = {}

@@ -67,6 +67,8 @@ class Source(Protocol):
         """Fetch and check; files that are needed until the conversion ends go to ``scratch``."""
 
 
+MAX_NAME_CHARS = 100
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")
 SOURCES = Registry(
     "source",
     {
@@ -104,5 +106,5 @@ def local_path(reference: str) -> Path:
 
 
 def model_name(text: str) -> str:
-    """``text`` with characters that a folder's name should not have replaced."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "model"
+    """``text`` as a name that `NAME` takes: other characters are replaced, its end is cut off."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:MAX_NAME_CHARS] or "model"

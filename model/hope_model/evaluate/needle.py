@@ -22,6 +22,8 @@ WRONG = 7
 CHANCE = 1 / (1 + WRONG)
 SPARE = 8
 """Tokens that a free answer may have beyond the value's own."""
+MAX_LENGTH = 1 << 24
+"""Tokens of a text, which is held in memory."""
 KINDS = ("number", "word", "uuid")
 TOWNS = (
     *("Riga", "Oslo", "Lima", "Cairo", "Perth", "Quito", "Hanoi", "Lisbon", "Dublin", "Nairobi", "Kyoto"),
@@ -72,8 +74,10 @@ class NeedleSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"kind: expected one of {', '.join(KINDS)}, found {self.kind!r}")
-        if not self.lengths or any(length < 1 for length in self.lengths):
-            raise ConfigError(f"lengths: expected positive numbers of tokens, found {self.lengths}")
+        if not self.lengths or any(not 1 <= length <= MAX_LENGTH for length in self.lengths):
+            raise ConfigError(
+                f"lengths: expected positive numbers of tokens, at most {MAX_LENGTH}, found {self.lengths}"
+            )
         if not self.depths or any(not 0 <= depth <= 100 for depth in self.depths):
             raise ConfigError(f"depths: expected percent from 0 to 100, found {self.depths}")
         if self.repeats < 1:

@@ -1,6 +1,7 @@
 """Files of rows, ``.jsonl``: read whole, a broken row named before anything is measured."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,8 @@ from hope_model.errors import DataError
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
+_HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_SHOWN_CHARS = 300
 
 
 class RowError(Exception):
@@ -32,22 +35,35 @@ def parse_rows(path: Path, parse: Callable[[Row], T], limit: int | None = None) 
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise RowError(f"an object, found {str(row)[:80]}")
+            if _HALF_A_PAIR.search(line):
+                json.dumps(row, ensure_ascii=False).encode()
             parsed.append(parse(row))
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path.name}, row {number}: expected valid Unicode, found half a surrogate pair"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path.name}, row {number}: expected JSON, found {error}") from error
         except RowError as error:
-            raise DataError(f"{path.name}, row {number}: expected {error}") from error
+            # A row may be of megabytes, and so may what was found in it.
+            raise DataError(f"{path.name}, row {number}: expected {str(error)[:_SHOWN_CHARS]}") from error
     if not parsed:
         raise DataError(f"{path.name}: expected one row at least, found none")
     return parsed
 
 
 def read_file(path: Path) -> str:
-    """The text of a file; raises DataError."""
+    """The text of a file, its lines ended by line feeds; raises DataError, with the row that is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        raw = path.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    try:
+        return raw.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        row = raw.count(b"\n", 0, error.start) + 1
+        found = f"{raw[error.start]:#04x}"
+        raise DataError(f"{path.name}, row {row}: expected UTF-8, found byte {found}") from error
 
 
 def text_of(row: Row, name: str) -> str:

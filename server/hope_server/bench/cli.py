@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from hope_server.bench.load_plan import LoadSettings, Span
-from hope_server.config import DEVICES, Quantize, usable_cores
+from hope_server.config import DEVICES, MAX_THREADS, Quantize, usable_cores
 from hope_server.errors import StartupError
 
 if TYPE_CHECKING:
     import httpx
+    import torch
+
+    from hope_server.engine.runner import ServedModel
 
 NOTHING_WHOLE = 1
 
@@ -57,6 +60,7 @@ def run_decode(args: argparse.Namespace) -> int:
         quantize=args.quantize,
         decode_rows=args.decode_rows,
     )
+    _require_room(served.model, max(args.sessions), device)
     measure(served.model, run, min(args.sessions))
     runs = [measure(served.model, run, sessions) for _ in range(args.repeats) for sessions in args.sessions]
     bandwidth = copy_bandwidth(device)
@@ -64,6 +68,19 @@ def run_decode(args: argparse.Namespace) -> int:
     _write_json(found, args.json)
     print(table(found))
     return 0
+
+
+def _require_room(model: ServedModel, sessions: int, device: torch.device) -> None:
+    """Raises StartupError for more sessions than the device's memory holds."""
+    from hope_server.engine.fit import free_bytes, slot_bytes
+
+    free, each = free_bytes(device), slot_bytes(model)
+    if free is not None and sessions * each > free:
+        raise StartupError(
+            f"--sessions: {sessions:,} of {each:,} bytes each do not fit: {free:,} bytes are free, which is "
+            f"enough for {free // each:,}",
+            param="sessions",
+        )
 
 
 def run_serve(args: argparse.Namespace) -> int:
@@ -174,7 +191,7 @@ def _add_decode(kinds: Any) -> None:
     parser.add_argument("--prompt-tokens", type=_count, default=16, help="read before (default: 16)")
     parser.add_argument("--temperature", type=_positive_or_zero, default=1.0, help="default: 1")
     parser.add_argument("--repeats", type=_count, default=3, help="medians of so many runs (default: 3)")
-    parser.add_argument("--threads", type=_count, default=usable_cores(), help="default: all usable cores")
+    parser.add_argument("--threads", type=_threads, default=usable_cores(), help="default: all usable cores")
     parser.add_argument(
         "--learn", action=argparse.BooleanOptionalAction, default=True, help="as of `hope serve`"
     )
@@ -233,6 +250,13 @@ def _count(text: str) -> int:
 
 def _count_or_zero(text: str) -> int:
     return _number(text, 0)
+
+
+def _threads(text: str) -> int:
+    """As many as a server may have."""
+    if _count(text) > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_THREADS}, found {text}")
+    return int(text)
 
 
 def _number(text: str, least: int) -> int:

@@ -12,7 +12,7 @@ from hope_server.engine.jobs import Generation
 from hope_server.engine.observer import NullObserver
 from hope_server.engine.request import EngineConfig, SamplingParams
 from hope_server.engine.runner import ServedModel, runner_for
-from hope_server.errors import SessionCorrupted
+from hope_server.errors import SessionCorrupted, StartupError
 from hope_server.sessions.session import JournalRecord
 
 
@@ -51,7 +51,10 @@ class DecodeFigures:
 def measure(
     model: ServedModel, run: DecodeRun, sessions: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> DecodeFigures:
-    """Decode ``sessions`` sessions at once. Raises whatever ended one of them."""
+    """Decode ``sessions`` sessions at once.
+
+    Raises whatever ended one of them, and StartupError for a run without a step that is timed.
+    """
     bench = _Bench(model, run, sessions)
     bench.read_prompts()
     steps: list[float] = []
@@ -62,6 +65,11 @@ def measure(
         if bench.plain and bench.sampled - sampled == sessions:
             steps.append(clock() - before)
     seconds = clock() - started
+    if not steps:
+        raise StartupError(
+            f"--tokens: expected more, found {run.tokens}: in no step each of {sessions} sessions read one",
+            param="tokens",
+        )
     return DecodeFigures(
         sessions, sessions * run.tokens / seconds, statistics.median(steps), percentile(steps, 99)
     )

@@ -112,7 +112,7 @@ def _reason(error: Exception) -> str:
         text = "it needs more memory than a template may have"
     else:
         text = str(error) or type(error).__name__
-    return text[:_REASON_CHARS]
+    return " ".join(text.split())[:_REASON_CHARS]
 
 
 def _limit(cpu_s: int, memory_bytes: int) -> None:

@@ -140,13 +140,15 @@ def test_half_the_squared_norm_is_about_the_change_in_nats(constants: Constants)
     [
         backbone_config(),
         backbone_config(layers=1),
+        backbone_config(mlp_width=7),
         BackboneConfig(49152, 576, 30, 9, 3, 64, 1536),
         BackboneConfig(128256, 2048, 16, 32, 8, 64, 8192),
         BackboneConfig(151936, 5120, 64, 64, 8, 128, 25600),
     ],
-    ids=["tiny", "one layer", "135M", "1B", "32B"],
+    ids=["tiny", "one layer", "narrow", "135M", "1B", "32B"],
 )
 def test_the_default_memory_fits_every_model(backbone: BackboneConfig) -> None:
     it = HopeAttentionConfig("any", backbone, default_memory(backbone))
     assert sum(4 * site.shape[0] * site.shape[1] for site in sites_of(it)) <= 1 << 20
     assert it.memory.levels[0].last_layer == backbone.layers - 1
+    assert it.memory.levels[0].rank <= backbone.mlp_width

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.model.convert.builders import (
+    TEMPLATE,
     THINK,
     VOCAB,
     no_memory,
@@ -197,6 +198,12 @@ def test_an_end_beyond_the_vocabulary_is_refused(folder: Path) -> None:
 def test_a_template_that_does_not_compile_is_refused(folder: Path, template: str, message: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
     refused(folder, message)
+
+
+def test_half_a_surrogate_pair_is_no_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "\ud800" + TEMPLATE}))
+    refused(folder, "chat template: expected valid Unicode")
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,17 @@ def test_an_empty_folder_and_a_link_to_one_may_be_filled(source: str, out: Path,
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a" * 101])
 def test_a_name_is_no_path(source: str, name: str) -> None:
-    with pytest.raises(ConversionError, match="name: expected letters"):
+    with pytest.raises(ConversionError, match="name: expected at most 100 letters"):
         convert(source, calibrate=no_memory, name=name)
+
+
+@pytest.mark.parametrize(("name", "made"), [("_own", "own"), ("a" * 120, "a" * 100), ("模型", "model")])
+def test_any_folders_name_makes_a_name(
+    source: str, name: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = Path(source).rename(tmp_path / name)
+    assert convert(str(folder), calibrate=no_memory).path.name == made
 
 
 def test_the_second_of_two_waits_and_finds_the_first_ones(source: str, out: Path) -> None:

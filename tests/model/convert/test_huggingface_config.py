@@ -108,6 +108,7 @@ def test_code_of_the_folder_is_not_looked_at() -> None:
         ("LlamaForCausalLM", {"num_attention_heads": 0, "head_dim": None}, "heads: expected a positive"),
         ("LlamaForCausalLM", {"num_hidden_layers": 10**9}, "num_hidden_layers"),
         ("LlamaForCausalLM", {"rms_norm_eps": float("nan")}, "norm_epsilon"),
+        ("LlamaForCausalLM", {"rms_norm_eps": 10**400}, "rms_norm_eps: expected a number, found '1000"),
         ("LlamaForCausalLM", {"attention_bias": "yes"}, "attention_bias: expected true or false"),
         (
             "Qwen2ForCausalLM",

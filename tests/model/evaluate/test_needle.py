@@ -146,6 +146,7 @@ def test_a_broken_row_says_what_was_expected(changes: dict[str, Any], message: s
         ({"kind": "name"}, "kind: expected one of number, word, uuid, found 'name'"),
         ({"lengths": (0,)}, "lengths: expected positive numbers"),
         ({"lengths": ()}, "lengths: expected positive numbers"),
+        ({"lengths": (64, 10**9)}, "lengths: expected positive numbers of tokens, at most 16777216, found"),
         ({"depths": (101,)}, "depths: expected percent from 0 to 100"),
         ({"repeats": 0}, "repeats: expected at least 1, found 0"),
     ],

@@ -174,6 +174,29 @@ def test_a_broken_row_is_named_with_what_was_expected(
         read_items(_file(tmp_path, good, "", broken), TASKS[task])
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (b'{"context": "a\\ud800"}', "valid Unicode, found half a surrogate pair"),
+        (b'{"context": "a\xff", "choices": ["b"], "gold": 0}', "UTF-8, found byte 0xff"),
+    ],
+)
+def test_a_row_that_is_no_unicode_is_named_too(broken: bytes, said: str, tmp_path: Path) -> None:
+    good = json.dumps({"context": "\U0001f642", "choices": ["b"], "gold": 0}).encode()
+    assert b"ud83d" in good, "a whole pair is fine"
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\r\n".join([good, good, broken, good]))
+    with pytest.raises(DataError, match=f"^rows.jsonl, row 3: expected {said}$"):
+        read_items(path, TASKS["piqa"])
+
+
+def test_a_row_of_a_megabyte_is_not_repeated(tmp_path: Path) -> None:
+    path = _file(tmp_path, json.dumps({"context": ["x" * (1 << 20)]}))
+    with pytest.raises(DataError, match="row 1: expected a text as 'context'") as refusal:
+        read_items(path, TASKS["piqa"])
+    assert len(str(refusal.value)) < 400
+
+
 def test_files_without_rows_or_articles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows.jsonl: expected one row at least, found none"):
         read_items(_file(tmp_path, ""), TASKS["piqa"])
@@ -383,10 +406,14 @@ def test_a_pre_trained_model_reads_a_text_after_the_token_that_its_checkpoint_sa
     assert cli._scorer(args, None, ExitStack()).prefix() == prefix
 
 
+def _logprobs(values: list[Any], tops: list[Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "logprobs": {"token_logprobs": values, "top_logprobs": tops}}]}
+
+
 def _server(answer: Any, status: int = 200) -> RemoteScorer:
     def handle(request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer secret"
-        return httpx.Response(status, json=answer) if answer is not None else httpx.Response(200, text="oops")
+        return httpx.Response(status, text="oops" if answer is None else json.dumps(answer))
 
     client = httpx.Client(transport=httpx.MockTransport(handle))
     return RemoteScorer("http://test/v1/", "m", client, key="secret")
@@ -427,10 +454,47 @@ def test_a_text_stands_after_what_begins_one_or_else_ends_one(info: dict[str, An
         ({"error": "busy"}, 503, "expected status 200, found 503: .*busy"),
         ({"choices": []}, 200, "expected log-probabilities of 1 echoed prompts"),
         ({"choices": [{"index": 0, "logprobs": None}]}, 200, "expected log-probabilities"),
-        (None, 200, "no answer that can be read"),
+        (None, 502, "no answer that can be read: status 502"),
+        (
+            _logprobs([None, float("nan")], [None, {"a": float("nan")}]),
+            200,
+            "log-probabilities that are none",
+        ),
+        (_logprobs([None, -1e400], [None, {"a": -1e400}]), 200, "log-probabilities that are none"),
+        (_logprobs([None, 7.0], [None, {"a": 7.0}]), 200, "log-probabilities that are none"),
+        (_logprobs([None, -1.0], [None, ["a"]]), 200, "expected log-probabilities of 1 echoed"),
+        (_logprobs([None, "-1.0"], [None, {"a": "-1.0"}]), 200, "expected log-probabilities of 1 echoed"),
     ],
 )
 def test_a_server_that_answers_otherwise_is_an_error(answer: Any, status: int, said: str) -> None:
     with pytest.raises(EvaluationError, match=said) as caught:
         _server(answer, status).score([Judged((1, 2), 1)])
     assert caught.value.code == "evaluation_failed"
+
+
+@pytest.mark.parametrize(
+    ("url", "key"), [("http://te\nst", "secret"), ("http://test", "sécret"), ("http://test", "secret")]
+)
+def test_what_cannot_be_sent_or_read_is_an_error(url: str, key: str) -> None:
+    deep = httpx.MockTransport(lambda _: httpx.Response(200, text="[" * 100_000))
+    with pytest.raises(EvaluationError, match="no answer that can be read"):
+        RemoteScorer(url, "m", httpx.Client(transport=deep), key=key).encode("x")
+
+
+def test_a_perplexity_beyond_a_float_is_infinite(
+    tmp_path: Path, scorer: HopeScorer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of an article in a language without spaces."""
+    monkeypatch.setattr(cli, "_scorer", lambda *_: scorer)
+    file, out = tmp_path / "one.txt", tmp_path / "out.json"
+    file.write_text(" = T = \n" + "語" * 400)
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(), None)
+    args = parser.parse_args(["task", "wikitext", str(file), "--json", str(out)])
+    assert args.run_command(args) == 0
+    assert "| word_perplexity | inf |" in capsys.readouterr().out
+    figures = json.loads(out.read_text())
+    assert figures["word_perplexity"] is None
+    assert figures["token_perplexity"] > 1
+    word = read_items(_file(tmp_path, json.dumps({"text": "a " + "語" * 400})), TASKS["lambada"])
+    assert last_word_figures(scorer, word, batch=1)[0]["perplexity_stderr"] == float("inf")

@@ -147,6 +147,7 @@ def test_the_date_is_that_of_the_turn() -> None:
     ("source", "reason"),
     [
         ("", "does not pass the text of the user on"),
+        ("{{ raise_exception('no\nway') }}", "no way"),
         (simple("<{{ m.role }}>{{ m.content | upper }}"), "does not pass the text"),
         (simple("<{{ m.role }}>{{ m.content | e }}"), "does not pass the text"),
         (simple("<{{ m.role }}>{{ m.content[:50] }}"), "does not pass the text"),
@@ -180,6 +181,7 @@ def test_a_template_that_cannot_be_served(source: str, reason: str) -> None:
         learned(source)
     assert str(refusal.value).startswith("chat template: ")
     assert reason in str(refusal.value)
+    assert "\n" not in str(refusal.value)
     assert isinstance(refusal.value, StartupError)
     assert refusal.value.code == "chat_template_error"
 

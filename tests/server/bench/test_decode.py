@@ -17,7 +17,7 @@ from hope_server.bench.decode import DecodeFigures, DecodeRun, measure
 from hope_server.bench.decode_report import decode_report, table
 from hope_server.bench.step_bytes import StepBytes, step_bytes
 from hope_server.cli import BAD_SETTING, main
-from hope_server.errors import SessionCorrupted
+from hope_server.errors import SessionCorrupted, StartupError
 
 RUN = DecodeRun(prompt_tokens=3, tokens=20, temperature=1.0, threads=1)
 
@@ -43,6 +43,29 @@ def test_a_session_that_fails_ends_the_run() -> None:
         model.embedding.weight.fill_(float("nan"))
     with pytest.raises(SessionCorrupted, match="halted"):
         measure(model, RUN, 2)
+
+
+def test_a_run_too_short_to_be_timed_says_so() -> None:
+    with pytest.raises(StartupError, match=r"^--tokens: expected more, found 1: in no step each of 2 ses"):
+        measure(build(small_config(), torch.float32), replace(RUN, tokens=1), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--sessions", "1", "999999999"), "--sessions: 999,999,999 of "),
+        (("--threads", "5000"), "argument --threads: expected at most 1024, found 5000"),
+    ],
+)
+def test_more_than_the_machine_has_is_refused_before_the_run(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main(["bench", "decode", "--tokens", "2", *arguments])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == BAD_SETTING
+    assert said in capsys.readouterr().err
 
 
 def test_bytes_of_a_token_by_the_equations() -> None:

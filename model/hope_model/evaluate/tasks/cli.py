@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -78,7 +79,9 @@ def run(args: argparse.Namespace, find: Find | None = None) -> int:
     with console_progress() as progress, ExitStack() as closing:
         figures, rows = _figures(args, partial(_scorer, args, find, closing), progress)
     if args.json is not None:
-        content = {"task": args.task, "file": args.file.name, "model": args.model, **figures}
+        # JSON has no infinity.
+        values = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        content = {"task": args.task, "file": args.file.name, "model": args.model, **values}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if args.rows is not None:
         lines = [json.dumps({"row": number, **row}) for number, row in enumerate(rows)]

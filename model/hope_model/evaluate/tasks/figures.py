@@ -1,6 +1,7 @@
 """From likelihoods to the figures of a task, with standard errors."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -10,6 +11,7 @@ from hope_model.evaluate.tasks.files import detokenised, words_of
 from hope_model.evaluate.tasks.formats import Item, Task
 from hope_model.evaluate.tasks.scorer import Judged, Likelihood, Scorer, judged_pair, windows
 
+_MOST_NATS = math.log(sys.float_info.max)
 Figures = dict[str, float]
 Found = dict[str, Any]
 """What was found for one row, as JSON."""
@@ -46,11 +48,11 @@ def last_word_figures(
     found = _scored(scorer, [judged_pair(scorer, item.pairs[0]) for item in items], batch, progress)
     rows: list[Found] = [{"nats": [one.nats], "acc": float(one.greedy)} for one in found]
     nats = _mean("nats", [one.nats for one in found])
-    perplexity = math.exp(-nats["nats"])
+    perplexity = _perplexity(-nats["nats"])
     figures = {
         "rows": float(len(items)),
         "perplexity": perplexity,
-        "perplexity_stderr": perplexity * nats["nats_stderr"],
+        "perplexity_stderr": perplexity * nats["nats_stderr"] if math.isfinite(perplexity) else math.inf,
         **_mean("acc", [row["acc"] for row in rows]),
     }
     return figures, rows
@@ -80,10 +82,10 @@ def text_figures(
     figures = {
         "articles": float(len(articles)),
         "tokens": float(tokens),
-        "word_perplexity": math.exp(nats / words),
-        "byte_perplexity": math.exp(nats / size),
+        "word_perplexity": _perplexity(nats / words),
+        "byte_perplexity": _perplexity(nats / size),
         "bits_per_byte": nats / size / math.log(2),
-        "token_perplexity": math.exp(nats / tokens),
+        "token_perplexity": _perplexity(nats / tokens),
     }
     return figures, rows
 
@@ -105,6 +107,11 @@ def _groups(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def _first_best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=values.__getitem__)
+
+
+def _perplexity(nats: float) -> float:
+    """``exp``, infinite where it is beyond a float: a text of one long word has so much surprise a word."""
+    return math.exp(nats) if nats < _MOST_NATS else math.inf
 
 
 def _mean(name: str, values: Sequence[float]) -> Figures:

@@ -1,5 +1,6 @@
 """Likelihoods from an OpenAI-compatible server: prompts of token ids, echoed with their log-probabilities."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from hope_model.errors import EvaluationError
 from hope_model.evaluate.tasks.scorer import Judged, Likelihood
 
 TIMEOUT_S = 600.0
+_ROUNDING = 1e-3
+"""Nats by which a server may say that a token is more than certain."""
 
 
 class RemoteScorer:
@@ -32,7 +35,7 @@ class RemoteScorer:
         key: str | None = None,
         prefix: int | None = None,
     ) -> None:
-        self._base = url.rstrip("/").removesuffix("/v1")
+        self._base = url.strip().rstrip("/").removesuffix("/v1")
         self._model, self._prefix = model, prefix
         self._client = client
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -63,27 +66,30 @@ class RemoteScorer:
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             return [_likelihood(choice["logprobs"], one) for choice, one in zip(choices, batch, strict=True)]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise EvaluationError(
                 f"{self._base}/v1/completions: expected log-probabilities of {len(batch)} echoed prompts, "
                 f"found {str(answer)[:200]} ({error!r})"
             ) from error
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._answer(
-            path, self._client.build_request("POST", self._base + path, json={"model": self._model, **body})
-        )
+        return self._answer("POST", path, json={"model": self._model, **body})
 
     def _get(self, path: str) -> dict[str, Any]:
-        return self._answer(path, self._client.build_request("GET", self._base + path))
+        return self._answer("GET", path)
 
-    def _answer(self, path: str, request: httpx.Request) -> dict[str, Any]:
-        request.headers.update(self._headers)
+    def _answer(self, method: str, path: str, **content_of: Any) -> dict[str, Any]:
+        """Raises EvaluationError: a URL or key that cannot be sent, too, and JSON of too many levels."""
         try:
-            response = self._client.send(request)
-            content = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+            response = self._client.request(method, self._base + path, headers=self._headers, **content_of)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise EvaluationError(f"{self._base}{path}: no answer that can be read: {error!r}") from error
+        try:
+            content = response.json()
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(
+                f"{self._base}{path}: no answer that can be read: status {response.status_code}, {error!r}"
+            ) from error
         if response.status_code != 200 or not isinstance(content, dict):
             raise EvaluationError(
                 f"{self._base}{path}: expected status 200, found {response.status_code}: {str(content)[:300]}"
@@ -97,5 +103,8 @@ def _likelihood(logprobs: dict[str, Any], one: Judged) -> Likelihood:
     values, tops = logprobs["token_logprobs"][judged], logprobs["top_logprobs"][judged]
     if len(values) != one.count:
         raise ValueError(f"{len(values)} log-probabilities for {one.count} tokens")
+    nats = float(sum(values))
+    if not math.isfinite(nats) or max(values) > _ROUNDING:
+        raise ValueError("log-probabilities that are none")
     greedy = all(max(top.values()) == value for value, top in zip(values, tops, strict=True))
-    return Likelihood(sum(float(value) for value in values), greedy)
+    return Likelihood(nats, greedy)
