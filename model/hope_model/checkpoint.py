@@ -155,7 +155,7 @@ def read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tenso
 
 
 def _require_floating(path: Path, dtypes: Mapping[str, str]) -> None:
-    """Raises CheckpointError for weights that a cast to fp32 would change silently; token ids are integers."""
+    """Raises CheckpointError for weights that fp32 would change silently; token ids are integers."""
     for name, dtype in dtypes.items():
         if not dtype.startswith(("F", "BF")) and not name.startswith("memory."):
             raise CheckpointError(f"{path}: {name!r}: expected floating point, found {dtype}")

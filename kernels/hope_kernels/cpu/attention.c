@@ -59,7 +59,7 @@ INLINE void add_pending(const Place *at, long place) {
 INLINE void keep(const Place *at, long place, float *slab) {
     const Launch *l = at->launch;
     const long d = at->model->width;
-    memcpy(slab + (l->rows[place] * l->size + slot_of(l, place)) * d, l->x + place * d, (size_t)d * 4);
+    memcpy(slab + l->rows[place] * l->state_step + slot_of(l, place) * d, l->x + place * d, (size_t)d * 4);
 }
 
 static void enter_layer(const void *context, long place) {
@@ -120,9 +120,10 @@ static void turn(const void *context, long place) {
     memset(own, 0, sizeof own);
     for (long h = 0; h < m->heads; h++, heads += k, queries += 2 * half) {
         turned(at, place, heads, at->layer->query_gain, own);
-        for (long i = 0; i < k / 2; i++) {
-            queries[i] = own[2 * i] * scale;
-            queries[half + i] = own[2 * i + 1] * scale;
+        for (long i = 0; i < half; i += LANES) {
+            const vf a = load(own + 2 * i) * all(scale), b = load(own + 2 * i + LANES) * all(scale);
+            store(queries + i, __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
+            store(queries + half + i, __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
         }
     }
     const long slot = slot_of(l, place);
@@ -132,7 +133,7 @@ static void turn(const void *context, long place) {
         else memcpy(own, heads, (size_t)k * 4);
         uint16_t *slab = (is_key ? l->keys : l->values)[at->number], rounded[OPERANDS(k)];
         for (long i = 0; i < k; i += 2 * LANES) put_pairs(rounded + i, load(own + i), load(own + i + LANES));
-        memcpy(slab + ((l->rows[place] * m->groups + group) * l->size + slot) * k, rounded, (size_t)k * 2);
+        memcpy(slab + l->rows[place] * l->ring_step + (group * l->size + slot) * k, rounded, (size_t)k * 2);
     }
 }
 
@@ -142,7 +143,7 @@ static void attend(const void *context, long item) {
     const Reader *m = at->model;
     const Launch *l = at->launch;
     const long place = item / m->groups, group = item % m->groups, k = m->head_width, share = m->heads / m->groups;
-    const long ring = (l->rows[place] * m->groups + group) * l->size * k;
+    const long ring = l->rows[place] * l->ring_step + group * l->size * k;
     attend_group(l->keys[at->number] + ring, l->values[at->number] + ring, at->own.seen + place * l->capacity,
                  at->own.sight[place], k, share, at->own.queries + place * queries_line(m) + group * share * 2 * half_of(m),
                  at->own.mixed + place * OPERANDS((long)m->heads * k) + group * share * k);
@@ -279,6 +280,32 @@ EXPORT void hope_frozen_multiply(const Frozen *p, const uint16_t *x, int64_t cou
     Alone call = {{.product = p, .launch = &launch, .x = x, .y = y, .y_step = p->outputs}, threads > 1 ? phases : 0};
     call.at.totals = totals, call.at.totals_step = frozen_groups(p->inputs);
     together(multiply_alone, &call, threads);
+}
+
+static void normalise_alone(const void *context, long place) {
+    const Place *at = context;
+    const long width = at->model->width;
+    normalised(at->launch->x + place * width, at->gain, width, at->model->epsilon, at->own.operands + place * OPERANDS(width));
+}
+
+static void multiply_normalised(void *data) {
+    Alone *call = data;
+    Place at = call->at;
+    Worker w = {call->phases, 0};
+    share(&w, normalise_alone, &at, at.launch->count);
+    multiply(&w, &at, at.product, at.own.operands, at.y, at.y_step, 0);
+}
+
+/* As hope_frozen_multiply, of the norm of x [count, inputs] fp32 with gain; operands: room for its lines. */
+EXPORT void hope_frozen_normed(const Frozen *p, float *x, const float *gain, float epsilon, int64_t count, uint16_t *operands,
+                               float *y, float *totals, int32_t threads) {
+    Phase phases[3] = {0};
+    const Launch launch = {.count = count, .x = x};
+    const Reader model = {.width = p->inputs, .epsilon = epsilon};
+    Alone call = {{.model = &model, .product = p, .launch = &launch, .gain = gain, .y = y, .y_step = p->outputs}, 0};
+    call.at.own.operands = operands, call.at.totals = totals, call.at.totals_step = frozen_groups(p->inputs);
+    call.phases = threads > 1 ? phases : 0;
+    together(multiply_normalised, &call, threads);
 }
 
 EXPORT int64_t hope_frozen_line(const Frozen *p) { return OPERANDS(p->inputs); }

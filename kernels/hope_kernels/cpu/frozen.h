@@ -265,6 +265,7 @@ static void shape_tiles(long rows) {
         shapes.line_bytes[i] = 64;
         shapes.lines[i] = i < 5 ? (uint8_t)rows : LANES;
     }
+    READ_WHOLE(shapes);
     _tile_loadconfig(&shapes);
 }
 #endif

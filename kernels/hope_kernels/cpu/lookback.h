@@ -7,21 +7,32 @@
 #include "norms.h"
 #include "tangent.h"
 
+/* A pair of sixteen lines, step numbers apart. */
+INLINE void gather_pairs(const uint16_t *x, long step, uint32_t *to) {
+#ifdef __AVX512F__
+    const __m512i place = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                             _mm512_set1_epi32((int)step));
+    _mm512_storeu_si512(to, _mm512_i32gather_epi32(place, x, 2));
+#else
+    for (long i = 0; i < LANES; i++) memcpy(to + i, x + i * step, 4);
+#endif
+}
+
 /* Lines x [n, k] as weights with n outputs. */
 static void pack_lines(const uint16_t *x, long n, long k, uint32_t *to) {
     const long sixteens = PADDED(n) / LANES, depth = PADDED((k + 1) / 2);
     for (long tile = 0; tile < sixteens; tile += TILE) {
         const long wide = sixteens - tile < TILE ? sixteens - tile : TILE;
-        for (long i = 0; i < wide * LANES; i++) {
-            const long line = tile * LANES + i;
-            uint32_t *own = to + i;
-            for (long pair = 0; pair < depth; pair++, own += wide * LANES) {
-                uint32_t both = 0;
-                if (line < n && 2 * pair < k) memcpy(&both, x + line * k + 2 * pair, 4);
-                *own = both;
+        for (long pair = 0; pair < depth; pair++)
+            for (long c = 0; c < wide; c++, to += LANES) {
+                const long first = (tile + c) * LANES;
+                if (2 * pair < k && first + LANES <= n) {
+                    gather_pairs(x + first * k + 2 * pair, k, to);
+                    continue;
+                }
+                memset(to, 0, LANES * sizeof *to);
+                for (long i = 0; 2 * pair < k && first + i < n && i < LANES; i++) memcpy(to + i, x + (first + i) * k + 2 * pair, 4);
             }
-        }
-        to += depth * wide * LANES;
     }
 }
 
@@ -121,19 +132,20 @@ static void lookback_item(const void *context, long item) {
     const At *at = context;
     const Reader *m = at->model;
     const Some some = some_at(at, item);
-    const long k = m->head_width, n = some.lesson->span, line = at->call->most_span, share = share_of(m);
-    float *scores = at->own.scores + some.row * line, *scales = at->own.scales + at->number * all_rows(at) + some.row;
+    const long k = m->head_width, n = some.lesson->span, line = step_of(at->call->most_span), share = share_of(m);
+    const long wide = floats_step(at->call->most_span);
+    float *scores = at->own.scores + some.row * wide, *scales = at->own.scales + at->number * all_rows(at) + some.row;
     uint16_t *weights = at->own.weights + (at->number * all_rows(at) + some.row) * line;
-    lines_times(at->own.first_packs + some.place, n, k, at->own.queries + some.row * OPERANDS(k), OPERANDS(k), some.rows, scores,
-                line);
+    lines_times(at->own.first_packs + some.place, n, k, at->own.queries + some.row * step_of(k), step_of(k), some.rows, scores,
+                wide);
     for (long row = 0; row < some.rows; row++)
-        scales[row] = soften_row(scores + row * line, some.lesson->bias + (some.first + row) / share * n, n, weights + row * line);
+        scales[row] = soften_row(scores + row * wide, some.lesson->bias + (some.first + row) / share * n, n, weights + row * line);
     float mixed[SHARING * WIDE * ((k + WIDE - 1) / WIDE)];
     const long step = WIDE * ((k + WIDE - 1) / WIDE);
     lines_times(at->own.second_packs + some.place, k, n, weights, line, some.rows, mixed, step);
     for (long row = 0; row < some.rows; row++) {
         const long place = some.lesson->first + (some.first + row) / share, head = some.group * share + (some.first + row) % share;
-        uint16_t *to = at->own.mixed + place * OPERANDS(mixed_width(m)) + head * k;
+        uint16_t *to = at->own.mixed + place * step_of(mixed_width(m)) + head * k;
         for (long i = 0; i < k; i += LANES) put_rounded(to + i, load(mixed + row * step + i) * all(scales[row]), k - i);
     }
 }
@@ -154,18 +166,19 @@ static void lookback_back_item(const void *context, long item) {
     const At *at = context;
     const Reader *m = at->model;
     const Some some = some_at(at, item);
-    const long k = m->head_width, n = some.lesson->span, line = at->call->most_span, share = share_of(m);
-    float *scores = at->own.scores + some.row * line, *scales = at->own.scales + at->number * all_rows(at) + some.row;
+    const long k = m->head_width, n = some.lesson->span, line = step_of(at->call->most_span), share = share_of(m);
+    const long wide = floats_step(at->call->most_span);
+    float *scores = at->own.scores + some.row * wide, *scales = at->own.scales + at->number * all_rows(at) + some.row;
     uint16_t *weights = at->own.weights + (at->number * all_rows(at) + some.row) * line;
-    lines_times(at->own.first_packs + some.place, n, k, at->own.queries + some.row * OPERANDS(k), OPERANDS(k), some.rows, scores,
-                line);
-    for (long row = 0; row < some.rows; row++) harden_row(scores + row * line, scales[row], n, weights + row * line);
+    lines_times(at->own.first_packs + some.place, n, k, at->own.queries + some.row * step_of(k), step_of(k), some.rows, scores,
+                wide);
+    for (long row = 0; row < some.rows; row++) harden_row(scores + row * wide, scales[row], n, weights + row * line);
     float found[SHARING * WIDE * ((k + WIDE - 1) / WIDE)];
     const long step = WIDE * ((k + WIDE - 1) / WIDE);
     lines_times(at->own.second_packs + some.place, k, n, weights, line, some.rows, found, step);
     for (long row = 0; row < some.rows; row++) {
         const long place = some.lesson->first + (some.first + row) / share, head = some.group * share + (some.first + row) % share;
-        memcpy(at->own.heads + place * PADDED(mixed_width(m)) + head * k, found + row * step, (size_t)k * 4);
+        memcpy(at->own.heads + place * floats_step(mixed_width(m)) + head * k, found + row * step, (size_t)k * 4);
     }
 }
 

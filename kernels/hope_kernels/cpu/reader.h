@@ -36,7 +36,7 @@ typedef struct {
     const int64_t *tokens, *rows, *positions, *prefixes; /* [N] */
     const int64_t *memories;      /* [N] rows of the deltas; negative for none */
     const uint16_t *const *deltas; /* by site [S, rank, outputs] bf16; null where nothing was learned */
-    uint16_t *const *keys, *const *values; /* by layer [R, G, size, K] bf16 */
+    uint16_t *const *keys, *const *values; /* by layer [R, G, size, K] bf16, a row in one piece */
     float *hidden, *outputs;      /* [R, size, D]: inputs of the first adapted layer, outputs of the last */
     const float *cosines, *sines; /* [positions, K] */
     float *x;                     /* [N, D] out: the residual stream */
@@ -44,6 +44,7 @@ typedef struct {
     Phase *phases;                /* hope_reader_phases bytes; null for one thread */
     int64_t count, size, capacity, window;
     int64_t lines; /* that the scratch has room for: at least N, in sixteens */
+    int64_t ring_step, state_step; /* numbers from row to row of keys and values, of hidden and outputs */
 } Launch;
 
 /* What items share; lines by place. Where a line lies does not depend on N, so that what fills it up stays zero. */

@@ -32,7 +32,9 @@ class LayerTensors:
 
 @dataclass(frozen=True, slots=True)
 class Rings:
-    """keys, values: by layer ``[R, G, size, K]`` bf16. hidden, outputs: ``[R, size, D]`` fp32."""
+    """keys, values: by layer ``[R, G, size, K]`` bf16. hidden, outputs: ``[R, size, D]`` fp32. Of each, a
+    row is in one piece, and rows are equally far apart.
+    """
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
@@ -144,6 +146,8 @@ class Reader:
                 size=size,
                 capacity=rings.capacity,
                 window=rings.window,
+                ring_step=rings.keys[0].stride(0),
+                state_step=rings.hidden.stride(0),
                 lines=self._lines,
             )
             self._library.hope_read(self._at, ctypes.addressof(launch), threads)

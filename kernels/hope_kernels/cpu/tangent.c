@@ -28,13 +28,13 @@ static void enter_layer(const void *context, long place) {
     const At *at = context;
     const Reader *m = at->model;
     normalised(enter_of(at, at->number, place), at->layer->input_gain, m->width, m->epsilon,
-               at->own.operands + place * OPERANDS(m->width));
+               at->own.operands + place * step_of(m->width));
 }
 
 static void enter_mlp(const void *context, long place) {
     const At *at = context;
     const Reader *m = at->model;
-    normalised(middle_of(at, place), at->layer->mlp_gain, m->width, m->epsilon, at->own.operands + place * OPERANDS(m->width));
+    normalised(middle_of(at, place), at->layer->mlp_gain, m->width, m->epsilon, at->own.operands + place * step_of(m->width));
 }
 
 /* Turns x [K] by a position's angles, or back by them. */
@@ -56,7 +56,7 @@ static void turn(const void *context, long place) {
     const At *at = context;
     const Reader *m = at->model;
     const long k = m->head_width, share = share_of(m);
-    const float *heads = at->own.heads + place * PADDED(mixed_width(m));
+    const float *heads = at->own.heads + place * floats_step(mixed_width(m));
     const vf scale = all(1.f / sqrtf((float)k));
     float *raw = raw_of(at, place), normed[PADDED(k)], turned[PADDED(k) + LANES];
     memset(turned, 0, sizeof turned);
@@ -71,7 +71,7 @@ static void turn(const void *context, long place) {
         }
         if (at->layer->turns) turn_head(at, place, own, 0, turned);
         else memcpy(turned, own, (size_t)k * 4);
-        uint16_t *to = at->own.queries + (row_of(at, h / share, place) + h % share) * OPERANDS(k);
+        uint16_t *to = at->own.queries + (row_of(at, h / share, place) + h % share) * step_of(k);
         for (long i = 0; i < k; i += 2 * LANES) put_pairs(to + i, load(turned + i) * scale, load(turned + i + LANES) * scale);
     }
 }
@@ -79,10 +79,10 @@ static void turn(const void *context, long place) {
 static void gate(const void *context, long place) {
     const At *at = context;
     const long n = at->model->mlp;
-    float *gates = at->own.wide + place * wide_line(at->model), *ups = gates + n;
+    float *gates = at->own.wide + place * floats_step(2L * at->model->mlp), *ups = gates + n;
     add_site(at, GATE, place, gates, n);
     add_site(at, UP, place, ups, n);
-    uint16_t *to = at->own.inner + place * OPERANDS(n), *kept = gates_of(at, place);
+    uint16_t *to = at->own.inner + place * step_of(n), *kept = gates_of(at, place);
     for (long i = 0; i < n; i += 2 * LANES) {
         const long rest = n - i - LANES;
         const vf nothing = all(0), g = get(gates + i, n - i), u = get(ups + i, n - i);
@@ -105,7 +105,7 @@ static void leave(const void *context, long place) {
 
 /* Of all outputs and inputs. */
 INLINE Product product_of(const At *at, const Frozen *p, const uint16_t *x, const float *base, float *y, long y_step) {
-    return (Product){p, x, base, y, at->own.totals, at->call->count, p->inputs, p->outputs, OPERANDS(p->inputs), y_step,
+    return (Product){p, x, base, y, at->own.totals, at->call->count, p->inputs, p->outputs, step_of(p->inputs), y_step,
                      totals_line(at->model)};
 }
 
@@ -131,7 +131,7 @@ static void go_forward(void *data) {
         at.layer = &m->layers[m->first_adapted + at.number];
         float *enter = enter_of(&at, at.number, 0), *middle = middle_of(&at, 0), *out = enter_of(&at, at.number + 1, 0);
         share(&w, enter_layer, &at, at.call->count);
-        Product queries = product_of(&at, &at.layer->qkv, at.own.operands, 0, at.own.heads, PADDED(mixed_width(m)));
+        Product queries = product_of(&at, &at.layer->qkv, at.own.operands, 0, at.own.heads, floats_step(mixed_width(m)));
         queries.outputs = mixed_width(m);
         multiply_rows(&w, &queries);
         share(&w, pack_group_item, &at, at.call->asked * m->groups);
@@ -139,7 +139,7 @@ static void go_forward(void *data) {
         share(&w, lookback_item, &at, lookback_items(&at));
         multiply(&w, &at, &at.layer->output, at.own.mixed, enter, middle, m->width);
         share(&w, enter_mlp, &at, at.call->count);
-        multiply(&w, &at, &at.layer->gate_up, at.own.operands, 0, at.own.wide, wide_line(m));
+        multiply(&w, &at, &at.layer->gate_up, at.own.operands, 0, at.own.wide, floats_step(2L * m->mlp));
         project(&w, &at, GATE, at.own.operands);
         project(&w, &at, UP, at.own.operands);
         share(&w, gate, &at, at.call->count);
@@ -151,7 +151,7 @@ static void go_forward(void *data) {
 }
 
 INLINE uint16_t *trace_of(const At *at, int which, long place) {
-    return at->own.traces + (which * at->call->lines + place) * rank_operands(at->model);
+    return at->own.traces + (which * at->call->lines + place) * rank_step(at->model);
 }
 
 /* What a site is told of the gradient y at its output: keeps it where it is wanted, and U y. */
@@ -160,7 +160,7 @@ INLINE void tell_site(const At *at, int which, long place, const float *y, long 
     if (!has_site(at, which)) return;
     float *slopes = at->call->slopes[site->number];
     if (slopes) memcpy(slopes + place * outputs, y, (size_t)outputs * 4);
-    const long whole = rank_operands(at->model);
+    const long whole = rank_step(at->model);
     uint16_t *trace = trace_of(at, which, place);
     memset(trace, 0, (size_t)whole * 2);
     if (delta_of(at, site, place)) pull_delta(delta_of(at, site, place), y, site->subspace.outputs, outputs, trace);
@@ -175,14 +175,14 @@ static void enter_layer_back(const void *context, long place) {
     const long d = at->model->width;
     const float *dx = at->call->x + place * d;
     tell_site(at, DOWN, place, dx, d);
-    round_line(dx, d, at->own.operands + place * OPERANDS(d));
+    round_line(dx, d, at->own.operands + place * step_of(d));
 }
 
 /* Of the MLP's inner line to gate and up, in its place. */
 static void gate_back(const void *context, long place) {
     const At *at = context;
     const long n = at->model->mlp;
-    float *gates = at->own.wide + place * wide_line(at->model), *ups = gates + n;
+    float *gates = at->own.wide + place * floats_step(2L * at->model->mlp), *ups = gates + n;
     const uint16_t *kept = gates_of(at, place);
     for (long i = 0; i < n; i += LANES) {
         const vf g = widened(kept + i), u = widened(kept + OPERANDS(n) + i), own = get(gates + i, n - i);
@@ -192,7 +192,7 @@ static void gate_back(const void *context, long place) {
     }
     tell_site(at, GATE, place, gates, n);
     tell_site(at, UP, place, ups, n);
-    round_line(gates, 2 * n, at->own.pulled + place * OPERANDS(2 * n));
+    round_line(gates, 2 * n, at->own.pulled + place * step_of(2 * n));
 }
 
 static void enter_mlp_back(const void *context, long place) {
@@ -200,7 +200,7 @@ static void enter_mlp_back(const void *context, long place) {
     const Reader *m = at->model;
     float *dx = at->call->x + place * m->width;
     norm_back(middle_of(at, place), at->layer->mlp_gain, at->own.narrow + place * m->width, m->width, m->epsilon, 1, dx);
-    round_line(dx, m->width, at->own.operands + place * OPERANDS(m->width));
+    round_line(dx, m->width, at->own.operands + place * step_of(m->width));
 }
 
 /* The gradient of what attention has mixed, as rows of its groups. */
@@ -208,18 +208,18 @@ static void gather(const void *context, long place) {
     const At *at = context;
     const Reader *m = at->model;
     const long k = m->head_width, share = share_of(m);
-    const float *heads = at->own.heads + place * PADDED(mixed_width(m));
+    const float *heads = at->own.heads + place * floats_step(mixed_width(m));
     for (long h = 0; h < m->heads; h++)
-        round_line(heads + h * k, k, at->own.queries + (row_of(at, h / share, place) + h % share) * OPERANDS(k));
+        round_line(heads + h * k, k, at->own.queries + (row_of(at, h / share, place) + h % share) * step_of(k));
 }
 
 static void turn_back(const void *context, long place) {
     const At *at = context;
     const Reader *m = at->model;
     const long k = m->head_width;
-    const float *heads = at->own.heads + place * PADDED(mixed_width(m)), *raw = raw_of(at, place);
+    const float *heads = at->own.heads + place * floats_step(mixed_width(m)), *raw = raw_of(at, place);
     const vf scale = all(1.f / sqrtf((float)k));
-    uint16_t *to = at->own.turns + place * OPERANDS(mixed_width(m));
+    uint16_t *to = at->own.turns + place * step_of(mixed_width(m));
     float own[PADDED(k)], found[PADDED(k)];
     for (long h = 0; h < m->heads; h++, heads += k, raw += k, to += k) {
         if (at->layer->turns) turn_head(at, place, heads, 1, own);
@@ -242,7 +242,7 @@ INLINE void project_back(Worker *w, const At *at, int which, float *y, long y_st
     if (!has_site(at, which)) return;
     const Frozen *p = &at->back->subspaces[which];
     Product product = product_of(at, p, trace_of(at, which, 0), y, y, y_step);
-    product.x_step = rank_operands(at->model);
+    product.x_step = rank_step(at->model);
     multiply_rows(w, &product);
 }
 
@@ -256,8 +256,8 @@ INLINE int wanted(const At *at, long number, int first, int last) {
 
 static void go_through_mlp(Worker *w, const At *at) {
     const Reader *m = at->model;
-    multiply(w, at, &at->back->down, at->own.operands, 0, at->own.wide, wide_line(m));
-    project_back(w, at, DOWN, at->own.wide, wide_line(m));
+    multiply(w, at, &at->back->down, at->own.operands, 0, at->own.wide, floats_step(2L * m->mlp));
+    project_back(w, at, DOWN, at->own.wide, floats_step(2L * m->mlp));
     share(w, gate_back, at, at->call->count);
 }
 
@@ -267,13 +267,13 @@ static void go_through_attention(Worker *w, const At *at) {
     project_back(w, at, GATE, at->own.narrow, m->width);
     project_back(w, at, UP, at->own.narrow, m->width);
     share(w, enter_mlp_back, at, at->call->count);
-    multiply(w, at, &at->back->output, at->own.operands, 0, at->own.heads, PADDED(mixed_width(m)));
+    multiply(w, at, &at->back->output, at->own.operands, 0, at->own.heads, floats_step(mixed_width(m)));
     share(w, pack_group_item, at, at->call->asked * m->groups);
     share(w, gather, at, at->call->count);
     share(w, lookback_back_item, at, lookback_items(at));
     share(w, turn_back, at, at->call->count);
     Product product = product_of(at, &at->back->qkv, at->own.turns, 0, at->own.narrow, m->width);
-    product.inputs = mixed_width(m), product.x_step = OPERANDS(mixed_width(m)); /* keys and values do not move */
+    product.inputs = mixed_width(m), product.x_step = step_of(mixed_width(m)); /* keys and values do not move */
     multiply_rows(w, &product);
     share(w, leave_layer_back, at, at->call->count);
 }

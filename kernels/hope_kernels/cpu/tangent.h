@@ -62,12 +62,18 @@ typedef struct {
     char *end;
 } Kept;
 
+/* Steps from line to line of n operands or floats: an odd number of cache lines, so that what lies at the same place of
+ * sixty-four lines does not want the same few places of the first cache.
+ */
+INLINE long step_of(long n) { return (OPERANDS(n) / (2 * LANES) | 1) * 2 * LANES; }
+INLINE long floats_step(long n) { return (PADDED(n) / LANES | 1) * LANES; }
+
 INLINE long mixed_width(const Reader *m) { return (long)m->heads * m->head_width; }
 INLINE long share_of(const Reader *m) { return m->heads / m->groups; }
 INLINE long adapted_of(const Reader *m) { return m->depth - m->first_adapted; }
 /* Sixteens of rows are read. */
 INLINE long rows_of(const Reader *m, long lines) { return lines * share_of(m) + LANES; }
-INLINE long rank_operands(const Reader *m) { return OPERANDS((long)m->rank); }
+INLINE long rank_step(const Reader *m) { return step_of(m->rank); }
 
 /* Numbers of 32 bits of packed keys or values. */
 INLINE long pack_size(const Reader *m, long span) {
@@ -83,20 +89,20 @@ INLINE Kept kept_at(const Reader *m, char *at, long lines, long span, long asked
     own.middle = part(&at, layers * lines * d * 4);
     own.raw = part(&at, (m->layers[m->first_adapted].query_gain ? layers : 1) * lines * mixed_width(m) * 4);
     own.gates = part(&at, layers * lines * 2 * OPERANDS((long)m->mlp) * 2);
-    own.weights = part(&at, layers * rows * span * 2);
+    own.weights = part(&at, layers * rows * step_of(span) * 2);
     own.scales = part(&at, layers * rows * 4);
-    own.operands = part(&at, lines * OPERANDS(d) * 2);
-    own.mixed = part(&at, lines * OPERANDS(mixed_width(m)) * 2);
-    own.inner = part(&at, lines * OPERANDS((long)m->mlp) * 2);
-    own.pulled = part(&at, lines * OPERANDS(2L * m->mlp) * 2);
-    own.turns = part(&at, lines * OPERANDS(mixed_width(m)) * 2);
-    own.traces = part(&at, SITES * lines * rank_operands(m) * 2);
-    own.queries = part(&at, rows * OPERANDS((long)m->head_width) * 2);
-    own.heads = part(&at, lines * PADDED(mixed_width(m)) * 4);
-    own.wide = part(&at, lines * wide_line(m) * 4);
+    own.operands = part(&at, lines * step_of(d) * 2);
+    own.mixed = part(&at, lines * step_of(mixed_width(m)) * 2);
+    own.inner = part(&at, lines * step_of(m->mlp) * 2);
+    own.pulled = part(&at, lines * step_of(2L * m->mlp) * 2);
+    own.turns = part(&at, lines * step_of(mixed_width(m)) * 2);
+    own.traces = part(&at, SITES * lines * rank_step(m) * 2);
+    own.queries = part(&at, rows * step_of(m->head_width) * 2);
+    own.heads = part(&at, lines * floats_step(mixed_width(m)) * 4);
+    own.wide = part(&at, lines * floats_step(2L * m->mlp) * 4);
     own.narrow = part(&at, lines * d * 4);
     own.totals = part(&at, lines * totals_line(m) * 4);
-    own.scores = part(&at, rows * span * 4);
+    own.scores = part(&at, rows * floats_step(span) * 4);
     own.first_packs = part(&at, asked * m->groups * pack_size(m, span) * 4);
     own.second_packs = part(&at, asked * m->groups * pack_size(m, span) * 4);
     own.end = at;

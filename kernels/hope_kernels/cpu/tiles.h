@@ -17,6 +17,9 @@ typedef struct {
     uint8_t lines[16];
 } TileShapes;
 
+/* A compiler may take it that _tile_loadconfig reads but the first eight bytes, and never write the rest. */
+#define READ_WHOLE(x) __asm__ volatile("" : : "m"(x))
+
 /* Asks Linux for the registers, once for all threads of the process. */
 static int amx_allowed(void) {
     static int known;
@@ -38,6 +41,7 @@ static void multiply_tiles(const uint32_t *w, long depth, long wide, long rows, 
         shapes.line_bytes[i] = 64;
         shapes.lines[i] = i < 5 ? (uint8_t)rows : LANES; /* sums and x have a line a row, W one an input pair */
     }
+    READ_WHOLE(shapes);
     _tile_loadconfig(&shapes);
     _tile_loadd(0, bias, 0);
     if (wide > 1) _tile_loadd(1, bias + LANES, 0);

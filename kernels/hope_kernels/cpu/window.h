@@ -18,8 +18,11 @@ INLINE vu pairs_at(const uint16_t *p, long left) { return (vu)get((const float *
 INLINE vf evens(vu pairs) { return (vf)(pairs << 16); }
 INLINE vf odds(vu pairs) { return (vf)(pairs & 0xffff0000u); }
 
-/* to[h][j] = q_h . k_j for what is in sight, sixteen by sixteen, minus infinity beyond; q [heads, 2, padded half]. */
-INLINE void scores_of(const uint16_t *keys, const int32_t *seen, long n, long k, int heads, const float *q, float *to, long step) {
+/* to[h][j] = q_h . k_j for what is in sight, sixteen by sixteen, minus infinity beyond; q [heads, 2, padded half]. Values
+ * are fetched meanwhile, into the second cache.
+ */
+INLINE void scores_of(const uint16_t *keys, const uint16_t *values, const int32_t *seen, long n, long k, int heads,
+                      const float *q, float *to, long step) {
     const vi place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const long half = k / 2, padded = PADDED(half);
     for (long j = 0; j < n; j += LANES) {
@@ -30,6 +33,7 @@ INLINE void scores_of(const uint16_t *keys, const int32_t *seen, long n, long k,
         for (long i = 0; i < some; i++) {
             const uint16_t *key = keys + seen[j + i] * k;
             if (j + i + AHEAD < n) fetch_line(keys + seen[j + i + AHEAD] * k, k);
+            for (long v = 0; v < k; v += 32) __builtin_prefetch(values + seen[j + i] * k + v, 0, 2);
             vf own[MOST_SHARE];
             UNROLLED for (int h = 0; h < heads; h++) own[h] = all(0);
             for (long v = 0; v < half; v += LANES) {
@@ -100,7 +104,7 @@ INLINE void some_heads(const uint16_t *keys, const uint16_t *values, const int32
     const long step = PADDED(n);
     float weights[heads * step] __attribute__((aligned(64)));
     float totals[MOST_SHARE];
-    scores_of(keys, seen, n, k, heads, q, weights, step);
+    scores_of(keys, values, seen, n, k, heads, q, weights, step);
     for (int h = 0; h < heads; h++) totals[h] = soften(weights + h * step, step);
     if (k % (4 * LANES)) mix_of(values, seen, n, k, heads, weights, step, totals, to, 1);
     else mix_of(values, seen, n, k, heads, weights, step, totals, to, 2);
@@ -115,10 +119,7 @@ INLINE void some_heads(const uint16_t *keys, const uint16_t *values, const int32
 /* The query heads that share a key head; to [share, K]. */
 static void attend_group(const uint16_t *keys, const uint16_t *values, const int32_t *seen, long n, long k, long share,
                          const float *q, uint16_t *to) {
-    for (long j = 0; j < n && j < AHEAD; j++) { /* before the first ones are waited for */
-        fetch_line(keys + seen[j] * k, k);
-        fetch_line(values + seen[j] * k, k);
-    }
+    for (long j = 0; j < n && j < AHEAD; j++) fetch_line(keys + seen[j] * k, k); /* before the first ones are waited for */
     for (long h = 0, some; h < share; h += some, q += some * 2 * PADDED(k / 2), to += some * k) {
         some = share - h < MOST_SHARE ? share - h : MOST_SHARE;
         switch (some) {

@@ -120,10 +120,16 @@ class Backbone:
         """
         return in_fixed_calls(self._logits, x) if x.is_cuda else self._logits(x)
 
+    def plain_logits(self, normed: Tensor) -> Tensor:
+        """Of what :meth:`final` gives, in fp32 as the head's product comes; no gradient passes."""
+        if self.head.compiled is not None:
+            return self.head.compiled.product(normed)
+        return self.head(normed).float()
+
     def _logits(self, x: Tensor) -> Tensor:
-        exact = self._exactly_normed(x, self.norm)
         if self.head.compiled is not None and not (torch.is_grad_enabled() and x.requires_grad):
-            return self.head.compiled.product(exact.to(self.dtype))
+            return self.head.compiled.normed_product(x.float(), self.norm, self.config.norm_epsilon)
+        exact = self._exactly_normed(x, self.norm)
         logits = self.head(exact.to(self.dtype)).float()
         if self.dtype is torch.float32:
             return logits

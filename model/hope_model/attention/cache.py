@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.cpu.arena import Arena
 from hope_model.attention.config import GRID, HopeAttentionConfig
 
 
@@ -30,20 +31,38 @@ class WindowCache:
     ``capacity = prefix + window + GRID``, up to the next multiple of GRID: a launch of up to GRID tokens
     overwrites nothing its first token sees. Until a row is that long there are only the slots in use, by the
     GRID: products read dense tensors of few sizes.
+
+    Args:
+        whole: have all slots from the beginning, on a CPU: what a row has lies in one piece, of which the
+            system gives what is touched, in large pages.
     """
 
     def __init__(
-        self, config: HopeAttentionConfig, rows: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: HopeAttentionConfig,
+        rows: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        whole: bool = False,
     ) -> None:
         backbone = config.backbone
         self.window = config.memory.window
         self.capacity = self.capacity_of(config)
-        self.size = min(GRID, self.capacity)
-        shape = (rows, backbone.kv_heads, self.size, backbone.head_width)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
-        self.hidden = torch.zeros(rows, self.size, backbone.width, device=device)
-        self.outputs = torch.zeros_like(self.hidden)
+        self.size = self.capacity if whole else min(GRID, self.capacity)
+        shape = (backbone.kv_heads, self.size, backbone.head_width)
+        if whole:
+            arena = Arena()
+            rings = arena.zeros(rows, 2, backbone.layers, *shape, dtype=dtype)
+            self.keys, self.values = list(rings[:, 0].unbind(1)), list(rings[:, 1].unbind(1))
+            self.hidden, self.outputs = arena.zeros(rows, 2, self.size, backbone.width).unbind(1)
+        else:
+            self.keys, self.values = (
+                [torch.zeros(rows, *shape, dtype=dtype, device=device) for _ in range(backbone.layers)]
+                for _ in range(2)
+            )
+            self.hidden = torch.zeros(rows, self.size, backbone.width, device=device)
+            self.outputs = torch.zeros_like(self.hidden)
         self.rows = [Row() for _ in range(rows)]
 
     @staticmethod
@@ -60,19 +79,25 @@ class WindowCache:
 
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
+        used = self._used(row)
         for tensor in self.tensors():
-            tensor[row].zero_()
+            tensor[row, ..., :used, :].zero_()
         self.rows[row] = Row()
 
     def copy(self, row: int, source: "WindowCache", source_row: int) -> None:
         """Row ``row`` becomes ``source_row`` of ``source``."""
         self.reserve(source.span([source_row], 0))
+        used = self._used(row)
         for mine, theirs in zip(self.tensors(), source.tensors(), strict=True):
             own, other = mine[row], theirs[source_row]
             held = min(own.shape[-2], other.shape[-2])
             own[..., :held, :].copy_(other[..., :held, :])
-            own[..., held:, :].zero_()
+            own[..., held : max(held, used), :].zero_()
         self.rows[row] = Row(source.rows[source_row].prefix, source.rows[source_row].read)
+
+    def _used(self, row: int) -> int:
+        """The row's slots up to the last one that is not all zeros."""
+        return min(self.rows[row].read, self.size)
 
     def reserve(self, slots: int) -> None:
         """Have at least ``slots`` slots in every row; without memory for them all, nothing changes."""

@@ -117,21 +117,18 @@ class Canary:
         return replace(self, **chosen)
 
     def divergence(self, model: "HopeAttention", deltas: Deltas) -> Tensor:
-        """Mean over texts and positions of ``KL(theta || adapted)`` in nats, ``[B]``.
+        """Mean over texts and positions of ``KL(theta || adapted)`` in nats, ``[B]``; of each memory as if it
+        were alone.
 
         The logit of everything off the list is held as theta has it.
         """
-        sessions, texts = next(iter(deltas.values())).shape[0], len(self.hidden)
+        outputs = model.adapted_by_each(self.hidden, self.positions, self.bias, self.keys, deltas)
+        return torch.stack([self._divergence(model, x) for x in outputs])
 
-        def spread(x: Tensor) -> Tensor:
-            return x.repeat(sessions, *(1,) * (x.dim() - 1)) if sessions > 1 else x
-
-        keys = [(spread(k), spread(v)) for k, v in self.keys]
-        own = {name: delta.repeat_interleave(texts, dim=0) for name, delta in deltas.items()}
-        x = model.adapted(spread(self.hidden), spread(self.positions), spread(self.bias), keys, own)
+    def _divergence(self, model: "HopeAttention", x: Tensor) -> Tensor:
+        """From the last layer's outputs ``[C, n, D]``."""
         logits = torch.matmul(model.backbone.final(x), self.rows.mT).float()
-        listed = logits.gather(-1, spread(self.chosen))
-        found = torch.cat((listed, spread(self.others)), dim=-1).log_softmax(-1)
-        chances = spread(self.chances)
-        gap = chances * (chances.clamp_min(1e-9).log() - found)
-        return gap.sum(-1).mean(-1).view(sessions, texts).mean(-1)
+        listed = logits.gather(-1, self.chosen)
+        found = torch.cat((listed, self.others), dim=-1).log_softmax(-1)
+        gap = self.chances * (self.chances.clamp_min(1e-9).log() - found)
+        return gap.sum(-1).mean()

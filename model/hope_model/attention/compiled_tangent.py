@@ -5,7 +5,7 @@ gradients stay fp32 but for the operands of products.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,8 +89,9 @@ def compiled_outputs(
     bias: Tensor,
     keys: Sequence[tuple[Tensor, Tensor]],
     deltas: Deltas,
+    pairs: Iterable[tuple[int, int]],
 ) -> Tensor:
-    """See :meth:`HopeAttention.adapted`."""
+    """See :meth:`HopeAttention.adapted`; ``[P, T, D]`` of pairs of a row and that of its memory."""
     order = site_names(model)
     columns = [
         Column(
@@ -99,11 +100,11 @@ def compiled_outputs(
             bias[row],
             [k[row] for k, _ in keys],
             [v[row] for _, v in keys],
-            [deltas[name][row] if name in deltas else None for name in order],
+            [deltas[name][memory] if name in deltas else None for name in order],
         )
-        for row in range(len(x))
+        for row, memory in pairs
     ]
-    return passes.forward(columns)[0].view(x.shape)
+    return passes.forward(columns)[0].view(-1, *x.shape[1:])
 
 
 def compiled_passes(model: "HopeAttention", reader: Reader) -> Passes | None:

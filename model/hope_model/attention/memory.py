@@ -1,7 +1,7 @@
 """What a session learns: low-rank deltas on MLP projections (E25), and the geometry of their writes."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, Mem
 
 TEXTS, TOKENS = 8, 128
 """Canary texts of a checkpoint, and the longest one."""
+MOMENTS = ("inputs", "outputs", "inputs_inverse", "outputs_inverse")
 DAMPING = 0.3
 """Added to a Fisher factor's diagonal before it is inverted, in units of its mean."""
 
@@ -51,10 +52,6 @@ class Geometry:
             PackedLinear(subspace.to(device=device, dtype=dtype), backward=True, arena=arena),
             *(moment.to(device) for moment in moments),
         )
-
-    def pull(self, delta: Tensor) -> Tensor:
-        """``S U G``, the gradient of half the squared Fisher norm: back to theta's own predictions."""
-        return self.inputs @ delta @ self.outputs
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,48 @@ def output_width(config: BackboneConfig, projection: str) -> int:
     return config.width if projection == "down_proj" else config.mlp_width
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Constants of the ``s`` sites of a level that are of one shape, side by side: products with all of them
+    are one. inputs, inputs_inverse: ``[s, r, r]``. outputs, outputs_inverse: ``[s, out, out]``.
+    """
+
+    names: tuple[str, ...]
+    level: MemoryLevel
+    inputs: Tensor
+    outputs: Tensor
+    inputs_inverse: Tensor
+    outputs_inverse: Tensor
+
+    @classmethod
+    def of(cls, sites: Sequence[Site], geometry: Mapping[str, Geometry]) -> "Stack":
+        own = [geometry[site.name] for site in sites]
+        moments = [torch.stack([getattr(each, name) for each in own]) for name in MOMENTS]
+        return cls(tuple(site.name for site in sites), sites[0].level, *moments)
+
+    def views(self, geometry: Mapping[str, Geometry]) -> dict[str, Geometry]:
+        """The sites' geometry, without moments of its own."""
+        return {
+            name: replace(geometry[name], **{moment: getattr(self, moment)[place] for moment in MOMENTS})
+            for place, name in enumerate(self.names)
+        }
+
+    def squared_norms(self, deltas: Deltas) -> Tensor:
+        """``U . (S U G)`` summed over the sites, ``[B]``."""
+        own = torch.stack([deltas[name] for name in self.names])  # [s, B, r, out]
+        pulled = torch.bmm(own.flatten(1, 2), self.outputs).view_as(own)
+        return (own * torch.matmul(self.inputs[:, None], pulled)).sum((0, 2, 3))
+
+
 class Memory:
     """The sites of a model with their geometry; deltas are passed in."""
 
     def __init__(self, sites: Sequence[Site], geometry: Mapping[str, Geometry]) -> None:
         self.sites = tuple(sites)
-        self.geometry = dict(geometry)
+        kinds = dict.fromkeys((site.level, site.shape) for site in sites)
+        alike = ([site for site in sites if (site.level, site.shape) == kind] for kind in kinds)
+        self._stacks = [Stack.of(each, geometry) for each in alike]
+        self.geometry = {name: own for stack in self._stacks for name, own in stack.views(geometry).items()}
         self._by_place = {(site.layer, site.projection): site.name for site in sites}
 
     def read(
@@ -123,10 +156,15 @@ class Memory:
         single = coordinates.reshape(rows * tokens, 1, -1)
         return low_rank_read(single, deltas[name], own).view(rows, tokens, -1)
 
-    def squared_norm(self, deltas: Deltas, names: Sequence[str]) -> Tensor:
+    def squared_norm(self, deltas: Deltas, names: Collection[str]) -> Tensor:
         """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""
-        parts = [(deltas[name] * self.geometry[name].pull(deltas[name])).flatten(1).sum(1) for name in names]
-        return torch.stack(parts).sum(0)
+        return torch.stack([stack.squared_norms(deltas) for stack in self.stacks(names)]).sum(0)
+
+    def stacks(self, names: Collection[str]) -> list[Stack]:
+        """Of some whole levels' sites."""
+        own = [stack for stack in self._stacks if stack.names[0] in names]
+        assert {name for stack in own for name in stack.names} == set(names)
+        return own
 
 
 def geometry_names(site: Site) -> tuple[str, str, str]:

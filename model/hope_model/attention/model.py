@@ -138,8 +138,10 @@ class HopeAttention:
         """The durable state of ``rows`` sessions that have read nothing."""
         return self.state_spec.zeros(rows, device=self.backbone.device)
 
-    def new_cache(self, rows: int) -> WindowCache:
-        return WindowCache(self.config, rows, self.backbone.dtype, self.backbone.device)
+    def new_cache(self, rows: int, *, whole: bool = False) -> WindowCache:
+        """Of ``rows`` rows that have read nothing; ``whole`` where the compiled kernel reads for long."""
+        whole &= self.reads_together
+        return WindowCache(self.config, rows, self.backbone.dtype, self.backbone.device, whole=whole)
 
     def forward(self, tokens: Tensor, deltas: Deltas | None = None, *, window: int | None = None) -> Tensor:
         """A whole text without cache or boundaries: ``tokens [B, T]`` int64 -> logits ``[B, T, vocab]``.
@@ -273,7 +275,8 @@ class HopeAttention:
             The last block's output ``[B, T, D]``.
         """
         if self.passes is not None and adapters is None and not x.requires_grad:
-            return compiled_outputs(self, self.passes, x, positions, bias, keys, deltas)
+            pairs = ((row, row) for row in range(len(x)))
+            return compiled_outputs(self, self.passes, x, positions, bias, keys, deltas, pairs)
         low = self.config.first_adapted
         turn = self.rotary.at(positions)
         return self._layers(
@@ -284,6 +287,28 @@ class HopeAttention:
             lambda layer, _k, _v: (*keys[layer - low], None),
             adapters or self._reading(deltas),
         )
+
+    def adapted_by_each(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        bias: Tensor,
+        keys: Sequence[tuple[Tensor, Tensor]],
+        deltas: Deltas,
+    ) -> Tensor:
+        """:meth:`adapted` of ``C`` rows with each of ``B`` memories: ``[B, C, T, D]``."""
+        rows, memories = len(x), len(next(iter(deltas.values())))
+        if self.passes is not None:
+            pairs = ((row, memory) for memory in range(memories) for row in range(rows))
+            outputs = compiled_outputs(self, self.passes, x, positions, bias, keys, deltas, pairs)
+            return outputs.view(memories, *x.shape)
+
+        def spread(one: Tensor) -> Tensor:
+            return one.repeat(memories, *(1,) * (one.dim() - 1)) if memories > 1 else one
+
+        held = [(spread(k), spread(v)) for k, v in keys]
+        own = {name: delta.repeat_interleave(rows, dim=0) for name, delta in deltas.items()}
+        return self.adapted(spread(x), spread(positions), spread(bias), held, own).view(memories, *x.shape)
 
     def drift(self, state: State) -> dict[str, Tensor]:
         """Per level, norm of the deltas over the norm of the weights that they change, ``[B]``."""

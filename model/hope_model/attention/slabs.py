@@ -36,7 +36,7 @@ class RowSlabs:
 
     def __init__(self, model: HopeAttention, rows: int) -> None:
         self._model = model
-        self.cache = model.new_cache(rows)
+        self.cache = model.new_cache(rows, whole=True)
         counters = {spec.name for spec in model.state_spec.tensors if spec.level == COUNTERS}
         self.state = {
             name: tensor.cpu() if name in counters else tensor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hope_model.attention.alternatives import Alternatives
-from hope_model.attention.memory import Deltas, Geometry, Site
+from hope_model.attention.memory import Deltas, Memory, Site, Stack
 
 
 @dataclass(frozen=True)
@@ -72,30 +72,48 @@ class Pushes:
     """Changes of the memory that raise margins at the least cost, ``M^-1 J`` (E27).
 
     The cost of a change of a level is its squared length in the damped Fisher metric times the level's
-    retention, in nats.
+    retention, in nats. Sites are those of whole levels.
     """
 
-    def __init__(self, tangent: Tangent, sites: Sequence[Site], geometry: Mapping[str, Geometry]) -> None:
-        self._tangent = tangent
-        self._inputs = {
-            site.name: tangent.inputs[site.name] @ geometry[site.name].inputs_inverse / site.level.retention
-            for site in sites
-        }
-        self._slopes = {
-            site.name: tangent.slopes[site.name] @ geometry[site.name].outputs_inverse for site in sites
-        }
+    def __init__(self, tangent: Tangent, sites: Sequence[Site], memory: Memory) -> None:
+        self._parts = [_Push.of(tangent, stack) for stack in memory.stacks([site.name for site in sites])]
 
     def gram(self) -> Tensor:
         """``J M^-1 J'``: what one token's push does to another's margin, ``[n, n]``."""
-        inputs, slopes = self._tangent.inputs, self._tangent.slopes
-        return _total(
-            (own @ inputs[name].mT) * (self._slopes[name] @ slopes[name].mT)
-            for name, own in self._inputs.items()
-        )
+        return _total(part.gram() for part in self._parts)
 
     def change(self, pull: Tensor) -> dict[str, Tensor]:
         """All pushes together, ``pull [n]`` of each: ``[r, out]`` by site."""
-        return {name: own.mT @ (pull[:, None] * self._slopes[name]) for name, own in self._inputs.items()}
+        return {
+            name: change
+            for part in self._parts
+            for name, change in zip(part.names, part.change(pull), strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class _Push:
+    """Of ``s`` sites of one shape, ``[s, n, r]`` and ``[s, n, out]``: those of the margins, and of pushes."""
+
+    names: tuple[str, ...]
+    inputs: Tensor
+    slopes: Tensor
+    pushed_inputs: Tensor
+    pushed_slopes: Tensor
+
+    @classmethod
+    def of(cls, tangent: Tangent, stack: Stack) -> "_Push":
+        inputs = torch.stack([tangent.inputs[name] for name in stack.names])
+        slopes = torch.stack([tangent.slopes[name] for name in stack.names])
+        pushed_inputs = torch.bmm(inputs, stack.inputs_inverse) / stack.level.retention
+        return cls(stack.names, inputs, slopes, pushed_inputs, torch.bmm(slopes, stack.outputs_inverse))
+
+    def gram(self) -> Tensor:
+        by_inputs = torch.bmm(self.pushed_inputs, self.inputs.mT)
+        return by_inputs.mul_(torch.bmm(self.pushed_slopes, self.slopes.mT)).sum(0)
+
+    def change(self, pull: Tensor) -> Tensor:
+        return torch.bmm(self.pushed_inputs.mT, pull[:, None] * self.pushed_slopes)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,13 @@ class Write:
             if not self._left:
                 self._choose()
         else:
-            self._check()
+            proposal = self.propose()
+            self.conclude(None if proposal is None else _divergences(self._model, [proposal])[0])
+
+    @property
+    def concluding(self) -> bool:
+        """Whether the next slice is the last one."""
+        return not self._left and self._held is None and self.question is None
 
     @property
     def question(self) -> Question | None:
@@ -125,7 +131,7 @@ class Write:
     def _look(self, where: slice) -> None:
         lesson, model = self._lesson.only(where), self._model
         x = model.backbone.final(lesson.outputs)[0]
-        logits, targets = model.backbone.head(x).float(), lesson.targets[0]
+        logits, targets = model.backbone.plain_logits(x), lesson.targets[0]
         losses = F.cross_entropy(logits, targets, reduction="none")
         news = self._teaching.news(losses)
         if len(news):
@@ -148,7 +154,7 @@ class Write:
     @torch.no_grad()
     def _learn(self, tangent: Tangent) -> None:
         """Go where the margins, taken as linear, say that the lesson is learned."""
-        pushes = Pushes(tangent, self._active, self._model.memory.geometry)
+        pushes = Pushes(tangent, self._active, self._model.memory)
         wanted = self._teaching.wanted(pushes, tangent, self._moved, self._weights)
         for level in self._levels:
             names = [site.name for site in self._active if site.level == level]
@@ -163,16 +169,29 @@ class Write:
             self._moved[name] = self._moved[name] + factor * change
 
     @torch.no_grad()
-    def _check(self) -> None:
-        """Bound what the levels hold; refuse it when it is not finite or when answers have gone astray."""
+    def propose(self) -> Deltas | None:
+        """The last slice begins: what the memory would be, ``[1, r, out]`` in the weights' type, if the panel
+        of canaries is to be asked about it.
+        """
         held: dict[str, Tensor] = {}
         for level in self._levels:
             names = [site.name for site in self._sites if site.level == level]
             moved = {name: self._before[f"{name}.delta"][0] + self._moved[name] for name in names}
             held |= self._bounded(level, moved)
-        if self._require_finite(held.values()):
-            held = self._drawn_back(held)
         self._held = held
+        asked = self._require_finite(held.values()) and self._model.panel is not None
+        if not asked or self._most_divergence == math.inf:
+            return None
+        batched = {name: delta[None] for name, delta in held.items()}
+        return self._cast(self._all_before() | batched)
+
+    @torch.no_grad()
+    def conclude(self, moved: float | None) -> None:
+        """The last slice ends, ``moved`` as the panel answers: refuse what has gone astray."""
+        assert self._held is not None
+        if moved is not None:
+            self._held = self._drawn_back(self._held, moved)
+        held = self._held
         number, canaries = int(self._before["writes"].sum()), self._model.canaries
         if self._require_finite(held.values()) and canaries and number % GUARDED == GUARDED - 1:
             canary = canaries[number // GUARDED % len(canaries)]
@@ -197,16 +216,16 @@ class Write:
         factor = before.clamp_min(self._teaching.limit(level)) / self._norm(held).clamp_min(TINY)
         return held if bool(factor >= 1) else {name: delta * factor for name, delta in held.items()}
 
-    def _drawn_back(self, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    @property
+    def _most_divergence(self) -> float:
+        return self._teaching.max_divergence(self._model.config.memory)
+
+    def _drawn_back(self, held: dict[str, Tensor], moved: float) -> dict[str, Tensor]:
         """Nearer to theta when the answers of all canaries have moved too far (E28).
 
         The norm does not see that: it adds up the sites as if each moved the answers in a way of its own.
         """
-        panel, limit = self._model.panel, self._teaching.max_divergence(self._model.config.memory)
-        if panel is None or limit == math.inf:
-            return held
-        batched = {name: delta[None] for name, delta in held.items()}
-        moved = float(panel.divergence(self._model, self._cast(self._all_before() | batched))[0])
+        limit = self._most_divergence
         if not math.isfinite(moved):
             self._refusal = Frozen.CANARY
         if not limit < moved < math.inf:
@@ -242,10 +261,12 @@ class Write:
 
 def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
     """One slice of each; questions about the same sites share a pass where an answer's bits do not depend on
-    the others (see :func:`tangents_of`).
+    the others (see :func:`tangents_of`), and so do those to the panel.
     """
     asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
-    for write in writes:
+    concluding = [write for write in writes if write.concluding and model.passes is not None]
+    _conclude_together(model, concluding)
+    for write in (write for write in writes if write not in concluding):
         question = write.question
         if question is None:
             write.step()
@@ -258,6 +279,25 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
         tangents = tangents_of(model, [question for _, question in group])
         for (write, _), tangent in zip(group, tangents, strict=True):
             write.answer(tangent)
+
+
+def _conclude_together(model: HopeAttention, writes: Sequence[Write]) -> None:
+    proposals = [(write, write.propose()) for write in writes]
+    asked = [(write, proposal) for write, proposal in proposals if proposal is not None]
+    moved = _divergences(model, [proposal for _, proposal in asked])
+    for write, divergence in zip((write for write, _ in asked), moved, strict=True):
+        write.conclude(divergence)
+    for write in (write for write, proposal in proposals if proposal is None):
+        write.conclude(None)
+
+
+@torch.no_grad()
+def _divergences(model: HopeAttention, proposals: Sequence[Deltas]) -> list[float]:
+    """What the panel answers to each."""
+    if model.panel is None or not proposals:
+        return []
+    deltas = {name: torch.cat([own[name] for own in proposals]) for name in proposals[0]}
+    return model.panel.divergence(model, deltas).tolist()
 
 
 @dataclass(frozen=True)

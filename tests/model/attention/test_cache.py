@@ -160,14 +160,27 @@ def test_a_row_alone_changes_in_its_cache(compiled: bool) -> None:
     assert [row.read for row in cache.rows] == [0, LENGTH, 0]
 
 
-@torch.inference_mode()
-def test_a_row_is_copied_and_cleared_as_a_whole() -> None:
-    model = tiny_model()
-    cache, other = model.new_cache(2), model.new_cache(3)
-    read(model, tokens(), [], prefix=9, cache=cache, row=1)
-    other.reserve(other.capacity)
-    for tensor in tensors(other):
+def full_of_nan(cache: WindowCache) -> WindowCache:
+    """Every row has read as much as it holds."""
+    cache.reserve(cache.capacity)
+    for tensor in tensors(cache):
         tensor.fill_(float("nan"))
+    for row in cache.rows:
+        row.read = cache.capacity
+    return cache
+
+
+WHOLE = pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.compiler)], ids=["growing", "whole"]
+)
+
+
+@torch.inference_mode()
+@WHOLE
+def test_a_row_is_copied_and_cleared_as_a_whole(whole: bool) -> None:
+    model = tiny_model()
+    cache, other = model.new_cache(2), full_of_nan(model.new_cache(3, whole=whole))
+    read(model, tokens(), [], prefix=9, cache=cache, row=1)
     other.copy(2, cache, 1)
     assert same_row(other, 2, cache, 1)
     other.rows[2].read += 1
@@ -176,6 +189,23 @@ def test_a_row_is_copied_and_cleared_as_a_whole() -> None:
     other.clear(2)
     assert other.rows[2] == Row()
     assert all(not bool(tensor[2].any()) for tensor in tensors(other))
+
+
+@torch.inference_mode()
+@pytest.mark.compiler
+def test_a_whole_cache_holds_what_one_that_grows_does() -> None:
+    """Each row in one piece beside the others, and nothing where nothing was read."""
+    model = tiny_model()
+    whole, growing = model.new_cache(3, whole=True), model.new_cache(3)
+    assert whole.size == whole.capacity > growing.size
+    found, expected = (
+        read(model, tokens(), [70], prefix=9, cache=cache, row=1) for cache in (whole, growing)
+    )
+    assert torch.equal(found, expected)
+    assert same_row(whole, 1, growing, 1)
+    assert not any(bool(tensor[row].any()) for tensor in tensors(whole) for row in (0, 2))
+    whole.clear(1)
+    assert not any(bool(tensor.any()) for tensor in tensors(whole))
 
 
 @torch.inference_mode()
@@ -195,13 +225,11 @@ def test_a_cache_grows_for_what_is_read_or_copied_and_keeps_its_rows() -> None:
 
 
 @torch.inference_mode()
-def test_a_shorter_row_is_copied_over_a_longer_one() -> None:
+@WHOLE
+def test_a_shorter_row_is_copied_over_a_longer_one(whole: bool) -> None:
     model = tiny_model()
-    cache, short = model.new_cache(1), model.new_cache(1)
+    cache, short = full_of_nan(model.new_cache(1, whole=whole)), model.new_cache(1)
     read(model, tokens(20), [], cache=short, row=0)
-    cache.reserve(cache.capacity)
-    for tensor in tensors(cache):
-        tensor.fill_(float("nan"))
     cache.copy(0, short, 0)
     assert same_row(cache, 0, short, 0)
 

@@ -405,7 +405,8 @@ def test_a_cleared_row_is_a_new_one() -> None:
     sessions.read(0, BLOCK + 70)
     plant(sessions, 0, *PLANTS["everything"](sessions.rows))
     sessions.read(1, 90)
-    neighbour = sessions.rows.state(1)
+    neighbour, cache = sessions.rows.state(1), sessions.rows._slabs.cache
+    cache.rows[0].read = cache.capacity
     sessions.rows.clear(0)
     left = [*PLANTS["everything"](sessions.rows), *sessions.rows._slabs.state.values()]
     assert not any(bool(tensor[0].any()) for tensor in left)

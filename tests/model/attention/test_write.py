@@ -172,7 +172,7 @@ def test_pushes_are_the_cheapest_changes() -> None:
     blank = as_deltas(model, model.initial_state(1))
     tangent = tangent_of(model, lesson, alternatives_of(model, lesson, VOCAB), blank, sites)
     geometry = model.memory.geometry[SITE]
-    pushes = Pushes(tangent, sites, model.memory.geometry)
+    pushes = Pushes(tangent, sites, model.memory)
     rank, out = sites[0].shape
     metric = 3.0 * torch.kron(damped(geometry.inputs), damped(geometry.outputs))
     slopes = torch.einsum("nr,no->nro", tangent.inputs[SITE], tangent.slopes[SITE]).flatten(1)
