@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.alternatives import Alternatives, Outlook
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
@@ -131,13 +130,11 @@ class Write:
     def _look(self, where: slice) -> None:
         lesson, model = self._lesson.only(where), self._model
         x = model.backbone.final(lesson.outputs)[0]
-        logits, targets = model.backbone.plain_logits(x), lesson.targets[0]
-        losses = F.cross_entropy(logits, targets, reduction="none")
+        outlook = Outlook(model, x, lesson.targets[0])
+        losses = outlook.losses()
         news = self._teaching.news(losses)
         if len(news):
-            size = model.config.memory.shortlist
-            alternatives = Alternatives.of(model, x[news], logits[news], targets[news], size)
-            self._parts.append((lesson.only(news), alternatives))
+            self._parts.append((lesson.only(news), outlook.alternatives(news)))
         self._survey.append(_Surveyed(losses, news))
 
     def _choose(self) -> None:
