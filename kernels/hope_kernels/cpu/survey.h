@@ -112,9 +112,10 @@ static void pack_embeddings(const Rest *r, long first, long pairs, long feature,
     for (long pair = first; pair < first + pairs; pair++)
         for (long c = 0; c < wide; c++, to += LANES) {
             const long at = feature + c * LANES, left = r->width - at;
-            uint16_t lines[2][LANES] = {{0}};
+            uint16_t lines[2][LANES];
             const uint16_t *low = r->embedding + 2 * pair * r->width + at, *high = low + r->width;
             if (left < LANES || 2 * pair + 1 >= r->vocab) {
+                memset(lines, 0, sizeof lines);
                 const size_t bytes = (size_t)(left < LANES ? left : LANES) * 2;
                 if (2 * pair < r->vocab) memcpy(lines[0], low, bytes);
                 if (2 * pair + 1 < r->vocab) memcpy(lines[1], high, bytes);
@@ -123,6 +124,14 @@ static void pack_embeddings(const Rest *r, long first, long pairs, long feature,
             const vu both = (vu)widened(high) | (vu)widened(low) >> 16;
             memcpy(to, &both, sizeof both);
         }
+}
+
+/* A tile's share of the next piece, into the second cache. */
+INLINE void fetch_embeddings(const Rest *r, long first, long end, long tile, long tiles) {
+    const long last = 2 * (first + PIECE < end ? first + PIECE : end), tokens = (last < r->vocab ? last : r->vocab) - 2 * first;
+    const char *from = (const char *)(r->embedding + 2 * first * r->width);
+    const long lines = tokens * r->width * 2 / 64;
+    for (long i = tile * lines / tiles; i < (tile + 1) * lines / tiles; i++) __builtin_prefetch(from + i * 64, 0, 2);
 }
 
 typedef struct {
@@ -151,6 +160,7 @@ static void mean_item(const void *context, long part) {
         const long pairs = end - at < PIECE ? end - at : PIECE;
         for (long tile = 0; tile < tiles; tile++) {
             const long left = (r->width - tile * WIDE + LANES - 1) / LANES, wide = left < TILE ? left : TILE;
+            if (at + PIECE < end) fetch_embeddings(r, at + PIECE, end, tile, tiles);
             pack_embeddings(r, at, pairs, tile * WIDE, wide, made);
             float *to = sums + tile * SHARING * WIDE;
 #ifdef HOPE_AMX
