@@ -1,4 +1,4 @@
-"""A token by chance from the compiled kernel: that of a sum in order over all tokens."""
+"""A token by chance from the compiled kernel, that of a sum in order over all tokens; and the best one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hope_kernels.cpu import build
-from hope_kernels.cpu.draw import draw
+from hope_kernels.cpu.draw import best, draw, finite
 
 pytestmark = pytest.mark.compiler
 
@@ -39,3 +39,33 @@ def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     assert draw(logits[::2], 1.0, 0.5) is None
     monkeypatch.setattr(build, "_loaded", [])
     assert draw(logits, 1.0, 0.5) is None
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 15, 16, 17, 511, 8191])
+def test_the_best_is_the_first_of_the_largest(vocab: int) -> None:
+    for _ in range(20):
+        logits = torch.randint(-5, 5, (vocab,)).float()
+        assert best(logits) == int((logits == logits.max()).nonzero()[0])
+    assert best(torch.full((vocab,), -torch.inf)) == 0
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 15, 16, 17, 511])
+def test_infinity_and_nan_are_found_wherever_they_are(vocab: int) -> None:
+    most = torch.finfo(torch.float32).max
+    values = torch.tensor([most, -most, 0.0] * vocab)[:vocab]
+    assert finite(values) is True
+    for place in range(vocab):
+        for bad in (torch.inf, -torch.inf, torch.nan):
+            spoiled = values.clone()
+            spoiled[place] = bad
+            assert finite(spoiled) is False
+
+
+def test_other_types_and_steps_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(64)
+    for function in (best, finite):
+        assert function(values) is not None
+        assert function(values.double()) is None
+        assert function(values[::2]) is None
+    monkeypatch.setattr(build, "_loaded", [])
+    assert best(values) is finite(values) is None

@@ -107,3 +107,19 @@ def test_it_reads_as_many_bytes_as_it_says(kind: str, bits: int) -> None:
     """Whole tiles of whole registers, so that nothing fills them up; 8 bits have fp32 scales beside."""
     weights, _, _ = make(kind, 128, 320)
     assert weights.nbytes == 128 * 320 * bits // 8 + (4 * 128 if kind == "int8" else 0)
+
+
+@KINDS
+@pytest.mark.parametrize(("columns", "outputs"), SIZES)
+def test_a_product_with_the_norm_is_that_with_the_norm_rounded(kind: str, columns: int, outputs: int) -> None:
+    """To what rounding the other way makes of a few operands; a row's bits are its own on any threads."""
+    weights, whole, bias = make(kind, outputs, columns, biased=True)
+    x, gain = 3 * normal(33, columns, seed=3).float(), normal(columns, seed=4).float()
+    operands = torch.nn.functional.rms_norm(x, (columns,), gain, 1e-5).bfloat16()
+    expected = operands.float() @ whole.mT + bias
+    found = weights.normed_product(x, gain, 1e-5)
+    assert float((found - expected).norm() / expected.norm()) < 1e-3
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for start, end in ((0, 1), (3, 19), (0, 33)):
+            assert torch.equal(weights.normed_product(x[start:end], gain, 1e-5), found[start:end])

@@ -282,4 +282,30 @@ EXPORT void hope_frozen_multiply(const Frozen *p, const uint16_t *x, int64_t cou
     together(multiply_alone, &call, threads);
 }
 
+static void normalise_alone(const void *context, long place) {
+    const Place *at = context;
+    const long width = at->model->width;
+    normalised(at->launch->x + place * width, at->gain, width, at->model->epsilon, at->own.operands + place * OPERANDS(width));
+}
+
+static void multiply_normalised(void *data) {
+    Alone *call = data;
+    Place at = call->at;
+    Worker w = {call->phases, 0};
+    share(&w, normalise_alone, &at, at.launch->count);
+    multiply(&w, &at, at.product, at.own.operands, at.y, at.y_step, 0);
+}
+
+/* As hope_frozen_multiply, of the norm of x [count, inputs] fp32 with gain; operands: room for its lines. */
+EXPORT void hope_frozen_normed(const Frozen *p, float *x, const float *gain, float epsilon, int64_t count, uint16_t *operands,
+                               float *y, float *totals, int32_t threads) {
+    Phase phases[3] = {0};
+    const Launch launch = {.count = count, .x = x};
+    const Reader model = {.width = p->inputs, .epsilon = epsilon};
+    Alone call = {{.model = &model, .product = p, .launch = &launch, .gain = gain, .y = y, .y_step = p->outputs}, 0};
+    call.at.own.operands = operands, call.at.totals = totals, call.at.totals_step = frozen_groups(p->inputs);
+    call.phases = threads > 1 ? phases : 0;
+    together(multiply_normalised, &call, threads);
+}
+
 EXPORT int64_t hope_frozen_line(const Frozen *p) { return OPERANDS(p->inputs); }

@@ -1,4 +1,4 @@
-/* A token by chance. */
+/* A token by chance, or the best one. */
 #ifndef HOPE_DRAW_H
 #define HOPE_DRAW_H
 
@@ -43,6 +43,42 @@ INLINE float largest_of(const float *x, int64_t n) {
     for (int64_t i = n / LANES * LANES; i < n; i++) best[0] = x[i] > best[0] ? x[i] : best[0];
     for (int i = 1; i < LANES; i++) best[0] = best[i] > best[0] ? best[i] : best[0];
     return best[0];
+}
+
+/* Whether none of x is infinite or NaN. */
+EXPORT int32_t hope_finite(const float *x, int64_t n) {
+    vi odd = {0};
+    for (int64_t i = 0; i < n; i += LANES) {
+        __builtin_prefetch(x + i + 1024, 0, 3);
+        odd |= ((vi)get(x + i, n - i) & 0x7f800000) == 0x7f800000;
+    }
+    for (int i = 1; i < LANES; i++) odd[0] |= odd[i];
+    return !odd[0];
+}
+
+/* The first of the largest of x, which holds no NaN. */
+EXPORT int64_t hope_best(const float *x, int64_t n) {
+    const vi place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vf best[4];
+    vi at[4];
+    for (int c = 0; c < 4; c++) best[c] = all(-INFINITY), at[c] = place;
+    for (int64_t i = 0; i < n; i += 4 * LANES)
+        UNROLLED for (int c = 0; c < 4; c++) { /* none waits for another's comparison */
+            const int64_t own = i + c * LANES, left = n - own;
+            if (left <= 0) break;
+            const vf v = left < LANES ? choose(place < (int32_t)left, get(x + own, left), all(-INFINITY)) : load(x + own);
+            const vi more = v > best[c], here = place + (int32_t)own;
+            best[c] = choose(more, v, best[c]);
+            at[c] = (more & here) | (~more & at[c]);
+        }
+    float most = -INFINITY;
+    int32_t first = 0;
+    for (int i = 0; i < 4 * LANES; i++) {
+        const float own = best[i / LANES][i % LANES];
+        const int32_t place_of = at[i / LANES][i % LANES];
+        if (own > most || (own == most && place_of < first)) most = own, first = place_of;
+    }
+    return first;
 }
 
 /* The token at which the weights e^(x / temperature), summed in order, pass u of their sum; u in [0, 1), x

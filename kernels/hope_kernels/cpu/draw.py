@@ -1,4 +1,6 @@
-"""A token by chance, by the compiled kernel."""
+"""A token by chance, or the best one, by the compiled kernel."""
+
+import ctypes
 
 import torch
 from torch import Tensor
@@ -10,8 +12,27 @@ def draw(logits: Tensor, temperature: float, u: float) -> int | None:
     """The token of ``logits [vocab]`` (finite, on a CPU) at which the softmax at ``temperature``, summed in
     order, passes ``u`` in [0, 1). None where no kernel is loaded, or none for their type.
     """
-    library = loaded()
-    if library is None or logits.dtype is not torch.float32 or not logits.is_contiguous():
+    library = _library_for(logits)
+    if library is None:
         return None
     token: int = library.hope_draw(logits.data_ptr(), len(logits), temperature, u)
     return token
+
+
+def best(logits: Tensor) -> int | None:
+    """The first token of the largest of ``logits [vocab]`` (no NaN, on a CPU). None as :func:`draw`."""
+    library = _library_for(logits)
+    if library is None:
+        return None
+    token: int = library.hope_best(logits.data_ptr(), len(logits))
+    return token
+
+
+def finite(values: Tensor) -> bool | None:
+    """Whether ``values [n]`` (on a CPU) hold no infinity and no NaN. None as :func:`draw`."""
+    library = _library_for(values)
+    return None if library is None else bool(library.hope_finite(values.data_ptr(), len(values)))
+
+
+def _library_for(values: Tensor) -> ctypes.CDLL | None:
+    return loaded() if values.dtype is torch.float32 and values.is_contiguous() else None

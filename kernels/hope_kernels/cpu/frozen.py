@@ -74,6 +74,25 @@ class FrozenWeights:
         self._library.hope_frozen_unpack(self._at, whole.data_ptr())
         return whole
 
+    def normed_product(self, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        """The product with the norm of ``x [..., K]`` fp32 under ``gain [K]`` fp32, rounded to bf16."""
+        rows = x.reshape(-1, self.columns).contiguous()
+        count = len(rows)
+        operands = torch.empty(-(-count // LANES) * LANES, self._line, dtype=torch.bfloat16)
+        y, totals = torch.empty(count, self.rows), torch.empty(count, self.columns // GROUP)
+        self._library.hope_frozen_normed(
+            self._at,
+            rows.data_ptr(),
+            gain.data_ptr(),
+            epsilon,
+            count,
+            operands.data_ptr(),
+            y.data_ptr(),
+            totals.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y.view(*x.shape[:-1], self.rows)
+
     def product(self, x: Tensor) -> Tensor:
         """``x [..., K]`` bf16 -> ``x W^T + b [..., N]`` fp32."""
         rows = x.reshape(-1, self.columns)

@@ -70,7 +70,9 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def with_draw(library: ctypes.CDLL) -> ctypes.CDLL:
-    """With the type of the one function that every library has."""
+    """With the types of the functions that every library has."""
     library.hope_draw.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_double)
-    library.hope_draw.restype = ctypes.c_int64
+    library.hope_best.argtypes = library.hope_finite.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    library.hope_draw.restype = library.hope_best.restype = ctypes.c_int64
+    library.hope_finite.restype = ctypes.c_int32
     return library

@@ -63,6 +63,7 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
         "hope_frozen_pack": (pointer,) * 5,
         "hope_frozen_unpack": (pointer, pointer),
         "hope_frozen_multiply": (pointer, pointer, number, pointer, pointer, ctypes.c_int32),
+        "hope_frozen_normed": (*(pointer,) * 3, c_float, number, *(pointer,) * 3, ctypes.c_int32),
         "hope_read": (pointer, pointer, ctypes.c_int32),
     }.items():
         getattr(library, name).argtypes, getattr(library, name).restype = types, None

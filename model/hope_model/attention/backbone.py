@@ -127,9 +127,9 @@ class Backbone:
         return self.head(normed).float()
 
     def _logits(self, x: Tensor) -> Tensor:
-        exact = self._exactly_normed(x, self.norm)
         if self.head.compiled is not None and not (torch.is_grad_enabled() and x.requires_grad):
-            return self.head.compiled.product(exact.to(self.dtype))
+            return self.head.compiled.normed_product(x.float(), self.norm, self.config.norm_epsilon)
+        exact = self._exactly_normed(x, self.norm)
         logits = self.head(exact.to(self.dtype)).float()
         if self.dtype is torch.float32:
             return logits
