@@ -333,6 +333,13 @@ MUTATIONS = (
         (TANGENTS,),
     ),
     Mutation(
+        "a token that is weighed by itself is among the rest, too",
+        "kernels/hope_kernels/cpu/survey.h",
+        "some[r->listed[next] - i] = 0;",
+        "some[r->listed[next] - i] *= 1;",
+        (TANGENTS,),
+    ),
+    Mutation(
         "a memory that two rows share is one row's alone",
         "model/hope_model/attention/compiled.py",
         "memories = [0] * len(rows)",

@@ -90,7 +90,7 @@ static Some some_at(const At *at, long item) {
     return some;
 }
 
-/* to [rows] = x W^T, lines `step` apart, of whole tiles. */
+/* to [rows] = x W^T, lines `step` apart, filled up with zeros to whole tiles. */
 static void lines_times(const uint32_t *pack, long outputs, long inputs, const uint16_t *x, long x_step, long rows, float *to,
                         long step) {
     const Frozen p = {.weights = pack, .outputs = (int32_t)outputs, .inputs = (int32_t)inputs, .kind = BF16};
@@ -98,7 +98,11 @@ static void lines_times(const uint32_t *pack, long outputs, long inputs, const u
     float sums[SHARING * WIDE] __attribute__((aligned(64)));
     for (long tile = 0; tile < frozen_tiles(&p); tile++) {
         frozen_tile(&p, tile, rows, &o, sums);
-        for (long row = 0; row < rows; row++) memcpy(to + row * step + tile * WIDE, sums + row * WIDE, sizeof(float) * WIDE);
+        const long left = PADDED(outputs) - tile * WIDE, some = left < WIDE ? left : WIDE;
+        for (long row = 0; row < rows; row++) {
+            memcpy(to + row * step + tile * WIDE, sums + row * WIDE, (size_t)some * 4);
+            memset(to + row * step + tile * WIDE + some, 0, (size_t)(WIDE - some) * 4);
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 #include "lookback.h"
 #include "pool.h"
 #include "rows.h"
+#include "survey.h"
 
 static void embed(const void *context, long place) {
     const At *at = context;

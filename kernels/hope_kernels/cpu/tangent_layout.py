@@ -26,6 +26,21 @@ class Tangent(Structure):
     )
 
 
+class Survey(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("logits", "targets", "totals", "losses", "best")),
+        *((name, c_int64) for name in ("count", "vocab", "size")),
+    )
+
+
+class Rest(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("logits", "totals", "listed", "embedding")),
+        *((name, c_void_p) for name in ("shares", "means", "chances", "sums")),
+        *((name, c_int64) for name in ("count", "listed_count", "vocab", "width")),
+    )
+
+
 def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of its functions."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -34,4 +49,8 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.hope_tangent_scratch.restype = number
     for function in (library.hope_tangent_forward, library.hope_tangent_back):
         function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
+    for function in (library.hope_survey, library.hope_rest):
+        function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
+    for function in (library.hope_rest_line, library.hope_rest_sums, library.hope_survey_phases):
+        function.argtypes, function.restype = (number,), number
     return library

@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from hope_kernels.cpu.survey import Surveyed, rest, survey
 
 if TYPE_CHECKING:
     from hope_model.attention.model import HopeAttention
+
+
+LEAST_SHARE = 1e-9
+"""Chance that the rest is taken to have at least; ``survey.h`` knows it too."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Alternatives:
         ids = torch.cat((targets, best.flatten())).unique()
         everything = logits.logsumexp(-1, keepdim=True)
         chances = (logits - everything).exp().index_fill_(-1, ids, 0.0)
-        share = chances.sum(-1, keepdim=True).clamp_min(1e-9)
+        share = chances.sum(-1, keepdim=True).clamp_min(LEAST_SHARE)
         mean = (chances / share).to(x.dtype) @ model.backbone.head_rows
         others = (everything + share.log())[:, 0]
         return cls(
@@ -63,3 +70,37 @@ class Alternatives:
 
     def _others_at(self, x: Tensor) -> Tensor:
         return self.others + ((x.float() - self.reference) * self.direction).sum(-1)
+
+
+class Outlook:
+    """What the model says at the places of some taught tokens.
+
+    Args:
+        x: there, after the last norm, ``[T, D]``.
+        targets: the taught tokens, ``[T]``.
+    """
+
+    def __init__(self, model: "HopeAttention", x: Tensor, targets: Tensor) -> None:
+        self._model, self._x, self._targets = model, x, targets
+        self._logits = model.backbone.plain_logits(x)
+        self._size = min(model.config.memory.shortlist, self._logits.shape[-1])
+        self._surveyed: Surveyed | None = None
+        if model.passes is not None:
+            self._surveyed = survey(self._logits, targets, self._size)
+
+    def losses(self) -> Tensor:
+        """Nats of the targets, ``[T]``."""
+        if self._surveyed is not None:
+            return self._surveyed.losses
+        return F.cross_entropy(self._logits, self._targets, reduction="none")
+
+    def alternatives(self, places: Tensor) -> Alternatives:
+        """Those of some of the tokens."""
+        x, targets, surveyed = self._x[places], self._targets[places], self._surveyed
+        if surveyed is None:
+            return Alternatives.of(self._model, x, self._logits[places], targets, self._size)
+        rows = self._model.backbone.head_rows
+        ids = torch.cat((targets, surveyed.best[places].flatten())).unique()
+        shares, means = rest(self._logits, places, surveyed.totals, ids, rows)
+        others = surveyed.totals[places] + shares.clamp_min(LEAST_SHARE).log()
+        return Alternatives(rows[ids], torch.searchsorted(ids, targets), x.float(), others, means)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.alternatives import Alternatives, Outlook
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
@@ -77,17 +76,25 @@ class Write:
         """Slices that are left; before the survey's end, at most."""
         last = int(self._held is None)
         if self._left:
-            return len(self._left) + self._rounds * len(self._cut(self._lesson.targets.shape[1])) + last
-        return (self._rounds - self._round) * len(self._parts) - len(self._tangents) + last
+            most = len(self._cut(self._lesson.targets.shape[1])) + 1
+            return len(self._left) + self._rounds * most + last
+        each = len(self._parts) + 1 if self._parts else 0
+        return (self._rounds - self._round) * each - len(self._tangents) + last
 
     def step(self) -> None:
-        """One slice: a survey of some tokens, margins of some, or the last look at what has become of it."""
+        """One slice: a survey of some tokens, margins of some, what a round makes of all of them, or the last
+        look at what has become of it.
+        """
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
         elif self._left:
             self._look(self._left.pop(0))
             if not self._left:
                 self._choose()
+        elif self._tangents:
+            self._learn(Tangent.join(self._tangents))
+            self._tangents = []
+            self._round += 1
         else:
             proposal = self.propose()
             self.conclude(None if proposal is None else _divergences(self._model, [proposal])[0])
@@ -95,12 +102,13 @@ class Write:
     @property
     def concluding(self) -> bool:
         """Whether the next slice is the last one."""
-        return not self._left and self._held is None and self.question is None
+        return not (self._left or self._tangents) and self._held is None and self.question is None
 
     @property
     def question(self) -> Question | None:
         """What the next slice has to know, so that it can share a pass; None for a slice of another kind."""
-        if self._left or self._round >= self._rounds or not self._parts:
+        asked = len(self._tangents) == len(self._parts)
+        if self._left or self._round >= self._rounds or asked:
             return None
         part, alternatives = self._parts[len(self._tangents)]
         return Question(part, alternatives, self._deltas(), tuple(self._active))
@@ -108,10 +116,6 @@ class Write:
     def answer(self, tangent: Tangent) -> None:
         """The slice that :attr:`question` stands for."""
         self._tangents.append(tangent)
-        if len(self._tangents) == len(self._parts):
-            self._learn(Tangent.join(self._tangents))
-            self._tangents = []
-            self._round += 1
 
     def finish(self) -> Written:
         """Every slice that is left, then :meth:`result`."""
@@ -131,13 +135,11 @@ class Write:
     def _look(self, where: slice) -> None:
         lesson, model = self._lesson.only(where), self._model
         x = model.backbone.final(lesson.outputs)[0]
-        logits, targets = model.backbone.plain_logits(x), lesson.targets[0]
-        losses = F.cross_entropy(logits, targets, reduction="none")
+        outlook = Outlook(model, x, lesson.targets[0])
+        losses = outlook.losses()
         news = self._teaching.news(losses)
         if len(news):
-            size = model.config.memory.shortlist
-            alternatives = Alternatives.of(model, x[news], logits[news], targets[news], size)
-            self._parts.append((lesson.only(news), alternatives))
+            self._parts.append((lesson.only(news), outlook.alternatives(news)))
         self._survey.append(_Surveyed(losses, news))
 
     def _choose(self) -> None:

@@ -13,12 +13,15 @@ import torch
 from tests.model.attention.test_compiled import CONFIGS, both, deltas_for
 from tests.model.attention.tiny import VOCAB, backbone_config, build, config, random_weights, tiny_model
 from torch import Tensor
+from torch.nn import functional as F
 
 from hope_kernels import dispatch
 from hope_kernels.cpu.build import BuildError
+from hope_kernels.cpu.survey import rest, survey
 from hope_kernels.cpu.tangent import Passes
 from hope_model.attention import compiled_tangent
-from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.alternatives import Alternatives, Outlook
+from hope_model.attention.checkpoint import load_attention_checkpoint
 from hope_model.attention.compiled_tangent import OPERATION, tangents_of
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.layered_tangent import layered_tangents
@@ -26,6 +29,7 @@ from hope_model.attention.memory import Site
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.quantize import KINDS, bits_of
 from hope_model.attention.tangent import Lesson, Question, Tangent
+from hope_model.convert.convert import ensure_model
 
 pytestmark = pytest.mark.compiler
 SHORTLIST = 8
@@ -118,6 +122,15 @@ def test_it_answers_as_layers_of_the_same_weights_do(kind: str) -> None:
     assert model.passes is not None
     asked = question(model, 40, 70)
     near(tangents_of(model, [asked])[0], layered_tangents(model, [asked])[0], 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trial_of_a_real_model_finds_rounding(kind: str) -> None:
+    """A question from further out has slopes that rounding decides: of random keys it was 0.08 to 0.5."""
+    model = load_attention_checkpoint(ensure_model("smollm2-135m"), quantize=bits_of(kind)).model
+    assert model.passes is not None
+    assert 0 < compiled_tangent._error(model, model.passes) < compiled_tangent.MAX_ERROR / 3
 
 
 @pytest.mark.parametrize("kind", ["tiny", "memory everywhere"])
@@ -319,3 +332,74 @@ def test_a_pass_for_which_there_is_no_room_leaves_the_next_ones_alone(
         with pytest.raises(MemoryError):
             tangents_of(model, [many])
     same(tangents_of(model, [few])[0], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 3, VOCAB])
+def test_what_is_weighed_is_what_torch_makes_of_the_same_logits(size: int) -> None:
+    chosen = replace(CONFIGS["wide head"], memory=replace(CONFIGS["wide head"].memory, shortlist=size))
+    model = build_of(chosen)
+    make = torch.Generator().manual_seed(size)
+    x = model.backbone.final(torch.randn(6, model.config.backbone.width, generator=make))
+    targets, places = torch.randint(VOCAB, (6,), generator=make), torch.tensor([0, 2, 3, 5])
+    logits = model.backbone.plain_logits(x)
+    outlook = Outlook(model, x, targets)
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(outlook.losses(), expected, rtol=1e-5, atol=1e-5)
+    found = outlook.alternatives(places)
+    wanted = Alternatives.of(model, x[places], logits[places], targets[places], size)
+    for name in ("rows", "place", "reference"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+    torch.testing.assert_close(found.others, wanted.others, rtol=0, atol=0.01)
+    torch.testing.assert_close(found.direction, wanted.direction, rtol=0, atol=0.02)
+    assert bool(wanted.direction.any()) == (size < VOCAB)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("vocab", "width"), [(61, 32), (1003, 100), (2048, 576)])
+def test_the_rest_is_a_mean_by_chances(vocab: int, width: int) -> None:
+    """To the same bits in any company and with any number of threads."""
+    make = torch.Generator().manual_seed(vocab)
+    logits, listed = 2 * torch.randn(70, vocab, generator=make), torch.tensor([3, 9, vocab - 1])
+    embedding = torch.randn(vocab, width, generator=make).bfloat16()
+    places = torch.cat((torch.arange(3), torch.arange(4, 70)))
+    chances = logits.softmax(-1)[places].index_fill(-1, listed, 0.0)
+    expected = chances @ embedding.float() / chances.sum(-1, keepdim=True)
+    totals = logits.logsumexp(-1)
+    torch.set_num_threads(1)
+    shares, means = rest(logits, places, totals, listed, embedding)
+    torch.testing.assert_close(shares, chances.sum(-1), rtol=1e-3, atol=1e-4)
+    assert float((means - expected).norm() / expected.norm()) < 0.01
+    for threads, part in ((1, slice(5, 9)), (2, slice(69)), (3, slice(40, 69)), (2, slice(68, 69))):
+        torch.set_num_threads(threads)
+        few = rest(logits, places[part], totals, listed, embedding)
+        assert torch.equal(few[0], shares[part])
+        assert torch.equal(few[1], means[part])
+        own = survey(logits[part], listed[:1].expand(len(logits[part])), 7)
+        assert torch.equal(own.totals, survey(logits, listed[:1].expand(70), 7).totals[part])
+
+
+def test_the_greatest_logits_are_found_wherever_they_stand() -> None:
+    make = torch.Generator().manual_seed(0)
+    for vocab, size in ((1, 1), (16, 16), (37, 5), (1000, 32)):
+        logits = torch.randn(9, vocab, generator=make)
+        found = survey(logits, torch.zeros(9, dtype=torch.int64), size)
+        assert torch.equal(found.best.sort().values, logits.topk(size).indices.sort().values), vocab
+        torch.testing.assert_close(found.totals, logits.logsumexp(-1))
+
+
+def test_logits_that_are_not_finite_are_so_alone() -> None:
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([1, 2, 3, 4])
+    expected = survey(logits, targets, 5)
+    logits[1, 30:] = torch.nan
+    found = survey(logits, targets, 5)
+    assert found.losses.isnan().tolist() == [False, True, False, False]
+    assert torch.equal(found.losses[[0, 2, 3]], expected.losses[[0, 2, 3]])
+    assert bool(((found.best >= 0) & (found.best < 50)).all())
+
+
+@pytest.mark.parametrize("target", [-1, 50])
+def test_no_target_leads_out_of_the_logits(target: int) -> None:
+    with pytest.raises(IndexError, match="expected targets"):
+        survey(torch.zeros(2, 50), torch.tensor([0, target]), 5)

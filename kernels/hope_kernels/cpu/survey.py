@@ -1,0 +1,97 @@
+"""What logits say of tokens, by the compiled kernel: a row's bits depend neither on the others nor on the
+number of threads.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hope_kernels.cpu import tangent_layout as layout
+from hope_kernels.cpu.build import load
+from hope_kernels.cpu.frozen import LANES
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """totals: ``log sum exp`` of all logits, ``[N]``. losses: nats of the targets, ``[N]``. best: places of
+    the greatest logits, ``[N, size]`` int64, in no order.
+    """
+
+    totals: Tensor
+    losses: Tensor
+    best: Tensor
+
+
+def survey(logits: Tensor, targets: Tensor, size: int) -> Surveyed:
+    """Of ``logits [N, V]`` fp32 and ``targets [N]`` in them.
+
+    Raises:
+        IndexError: a target that there is none of.
+    """
+    count, vocab = logits.shape
+    if not 0 <= int(targets.min()) <= int(targets.max()) < vocab or not 0 < size <= vocab:
+        raise IndexError(f"expected targets and a shortlist among {vocab} tokens, found others")
+    logits, targets = logits.contiguous(), targets.contiguous()
+    found = Surveyed(torch.empty(count), torch.empty(count), torch.empty(count, size, dtype=torch.int64))
+    call = layout.Survey(
+        logits=logits.data_ptr(),
+        targets=targets.data_ptr(),
+        totals=found.totals.data_ptr(),
+        losses=found.losses.data_ptr(),
+        best=found.best.data_ptr(),
+        count=count,
+        vocab=vocab,
+        size=size,
+    )
+    library = load("tangent")
+    _go(library, library.hope_survey, call, count)
+    return found
+
+
+def rest(
+    logits: Tensor, rows: Tensor, totals: Tensor, listed: Tensor, embedding: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The chance of all tokens that are not listed, ``[n]``, and the mean of their embeddings by their
+    chances, ``[n, D]``.
+
+    Args:
+        logits: ``[N, V]`` fp32.
+        rows: which of them, ``[n]``.
+        totals: ``[N]``, as :func:`survey` gives them.
+        listed: token ids, ascending.
+        embedding: ``[V, D]`` bf16.
+    """
+    library, (_, vocab), width, count = load("tangent"), logits.shape, embedding.shape[1], len(rows)
+    assert logits.is_contiguous()
+    assert embedding.is_contiguous()
+    pointers = logits.data_ptr() + rows * (4 * vocab)
+    own = totals[rows]
+    line = library.hope_rest_line(vocab)
+    chances = torch.empty(-(-count // LANES) * LANES * line, dtype=torch.bfloat16)
+    sums = torch.empty(library.hope_rest_sums(width))
+    shares, means = torch.empty(count), torch.empty(count, width)
+    call = layout.Rest(
+        logits=pointers.data_ptr(),
+        totals=own.data_ptr(),
+        listed=listed.data_ptr(),
+        embedding=embedding.data_ptr(),
+        shares=shares.data_ptr(),
+        means=means.data_ptr(),
+        chances=chances.data_ptr(),
+        sums=sums.data_ptr(),
+        count=count,
+        listed_count=len(listed),
+        vocab=vocab,
+        width=width,
+    )
+    _go(library, library.hope_rest, call, count)
+    return shares, means
+
+
+def _go(library: ctypes.CDLL, function: Any, call: ctypes.Structure, count: int) -> None:
+    threads = torch.get_num_threads()
+    phases = torch.zeros(library.hope_survey_phases(count), dtype=torch.uint8)
+    function(ctypes.addressof(call), phases.data_ptr() if threads > 1 else None, threads)
