@@ -110,7 +110,7 @@ class Experiment:
             if "finite" not in str(error):
                 raise
             return None
-        losses = [record["loss"] for record in read_log(folder / "log.jsonl")]
+        losses = [record["loss"] for record in steps_of(folder)]
         last = losses[-max(1, len(losses) // 4) :]
         loss: float = sum(last) / len(last)
         self._say(f"{run.name}: {rate:g} gives {loss:.4f}")
@@ -124,7 +124,7 @@ class Experiment:
             self._heldout = heldout_rows(self.data, self.tokenizer, self.settings)
         started = time.process_time()
         figures = evaluate(model, self.tokenizer, self._heldout, self.places.kit, self.settings.evaluation)
-        log = read_log(folder / "train" / "log.jsonl")
+        log = steps_of(folder / "train")
         cpu = sum(record["cpu_seconds"] for record in log)
         return {
             "run": run.to_dict(),
@@ -182,6 +182,15 @@ def tuned(
         if best not in beyond or factor == 1.0 or len(losses) == len(rates) + FURTHER:
             return best, dict(sorted(losses.items()))
         losses[beyond[best]] = loss_at(beyond[best])
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """The log of a training run that is at its end; ExperimentError if it is lost, TrainError if broken."""
+    path = folder / "log.jsonl"
+    records = read_log(path)
+    if not records:
+        raise ExperimentError(f"{path}: expected the steps of the run, found none; remove {folder}")
+    return records
 
 
 def thinned(points: list[tuple[int, float]], count: int) -> list[list[float]]:

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hope_model.errors import TrainError
+
 SMOOTHING = 0.98
 
 
@@ -79,12 +81,16 @@ class TrainLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of ``log.jsonl``, one a step; a last line that a kill has cut short is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
-        if line.endswith("\n"):
-            records.append(json.loads(line))
-    return records
+    """The records of ``log.jsonl``, one a step; a last line that a kill has cut short is left out.
+
+    Raises:
+        TrainError: other content than what a run has written there.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise TrainError(f"{path}: expected a record a line, found {error}; remove {path.parent}") from error
 
 
 def _keep_until(path: Path, done: int) -> None:

@@ -119,6 +119,14 @@ def test_a_rate_that_leaves_the_finite_numbers_is_not_taken(places: Places) -> N
         only._rate(ALL["retnet"])
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\xff{garbage\n" * 20])
+def test_a_log_that_is_lost_or_broken_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises((ExperimentError, TrainError), match=r"log\.jsonl: .*; remove "):
+        runner.steps_of(tmp_path)
+
+
 def test_a_run_that_another_process_has_in_hand_is_left_alone(places: Places) -> None:
     experiment = opened(places)
     with runner._locked(places.work / "runs/retnet/lock", wait=False) as free:
