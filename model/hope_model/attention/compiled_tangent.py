@@ -21,6 +21,7 @@ from hope_kernels.torch_threads import one_thread
 from hope_model.attention.alternatives import Alternatives
 from hope_model.attention.compiled import site_names
 from hope_model.attention.layered_tangent import layered_tangents
+from hope_model.attention.lesson import TEXT, gather_lesson
 from hope_model.attention.memory import Deltas
 from hope_model.attention.tangent import Lesson, Question, Tangent
 
@@ -31,7 +32,7 @@ OPERATION = "hope_tangent"
 """The kernel's name in logs and metrics."""
 MAX_ERROR = 0.1
 """By which slopes and margins may differ from those of the model's own layers, of their norm; rounding makes
-0.01.
+0.02.
 """
 TINY = torch.finfo(torch.float32).tiny
 TRIED, SEEN = 37, 64
@@ -181,31 +182,20 @@ def _tensors(tangent: Tangent) -> Iterator[Tensor]:
 
 
 def _random_question(model: "HopeAttention") -> Question:
+    """About random tokens as the model reads them, at a memory that has moved: what is random further in has
+    softmaxes so sharp that a slope's rounding decides between tokens.
+    """
     make = torch.Generator().manual_seed(0)
-    config, low = model.config.backbone, model.config.first_adapted
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=make)
-
     deltas = {}
     for site in model.memory.sites:
-        delta = normal(1, *site.shape)
+        delta = torch.randn(1, *site.shape, generator=make)
         deltas[site.name] = (0.1 * model.weight_norms[site.level.name] * delta / delta.norm()).bfloat16()
-    place = torch.arange(SEEN)
-    last = torch.arange(SEEN - TRIED, SEEN)
-    held = (1, config.kv_heads, SEEN, config.head_width)
-    hidden = model.backbone.embed(torch.randint(config.vocab_size, (1, TRIED), generator=make))
-    x = model.backbone.final(hidden[0])
-    targets = torch.randint(config.vocab_size, (TRIED,), generator=make)
+    tokens = torch.randint(model.config.vocab_size, (1, SEEN), generator=make)
+    cache = model.new_cache(1)
+    model.read(cache, [0], tokens, None)
+    lesson = gather_lesson(model, cache, 0, [(token, TEXT) for token in tokens[0].tolist()], TRIED)
+    assert lesson is not None
+    x = model.backbone.final(lesson.outputs[0])
     logits = model.backbone.head(x).float()
-    lesson = Lesson(
-        hidden=hidden,
-        outputs=hidden,
-        positions=last[None],
-        targets=targets[None],
-        bias=torch.zeros(1, TRIED, SEEN).masked_fill_(place > last[:, None], -torch.inf),
-        keys=[(normal(*held).bfloat16(), normal(*held).bfloat16()) for _ in range(low, config.layers)],
-        text=False,
-    )
-    alternatives = Alternatives.of(model, x, logits, targets, model.config.memory.shortlist)
+    alternatives = Alternatives.of(model, x, logits, lesson.targets[0], model.config.memory.shortlist)
     return Question(lesson, alternatives, deltas, model.memory.sites)

@@ -1,13 +1,16 @@
 """What a session is taught at the end of a period, taken from its cache."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import MemoryConfig
-from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Lesson
+
+if TYPE_CHECKING:
+    from hope_model.attention.model import HopeAttention
 
 NOTHING, WORDS, TEXT = range(3)
 """How a token teaches: not at all, as somebody's words in a chat, as plain text."""
@@ -32,7 +35,7 @@ def _teaches(recent: Sequence[tuple[int, int]], index: int) -> bool:
 
 @torch.no_grad()
 def gather_lesson(
-    model: HopeAttention, cache: WindowCache, row: int, recent: Sequence[tuple[int, int]], reach: int
+    model: "HopeAttention", cache: WindowCache, row: int, recent: Sequence[tuple[int, int]], reach: int
 ) -> Lesson | None:
     """The lesson of the last ``reach`` tokens, copied, since the ring goes on.
 
