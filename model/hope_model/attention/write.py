@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_kernels.torch_threads import one_thread
 from hope_model.attention.alternatives import Alternatives, Outlook
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
@@ -154,6 +155,7 @@ class Write:
             self._parts = []
 
     @torch.no_grad()
+    @one_thread()
     def _learn(self, tangent: Tangent) -> None:
         """Go where the margins, taken as linear, say that the lesson is learned."""
         pushes = Pushes(tangent, self._active, self._model.memory)
@@ -171,6 +173,7 @@ class Write:
             self._moved[name] = self._moved[name] + factor * change
 
     @torch.no_grad()
+    @one_thread()
     def propose(self) -> Deltas | None:
         """The last slice begins: what the memory would be, ``[1, r, out]`` in the weights' type, if the panel
         of canaries is to be asked about it.
