@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def load_checkpoint(directory: Path, *, device: torch.device = HOST) -> tuple[Ho
         CheckpointError: a file is missing or damaged, or weights and configuration do not belong together.
     """
     config = _read_config(directory / "config.json")
+    require_layers(directory / "model.safetensors", config.layers * (1 + len(config.levels)))
     try:
         with torch.device("meta"):
             model = Hope(config)
@@ -110,6 +112,20 @@ def _read_config(path: Path) -> HopeConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def require_layers(path: Path, layers: int) -> None:
+    """Raises CheckpointError for more layers than the file has tensors: no such model is ever spelled out."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = len(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if layers > found:
+        raise CheckpointError(
+            f"{path}: does not match its config: expected tensors of {layers} layers and levels, "
+            f"found {found} tensors"
+        )
+
+
 def read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tensor]:
     """Tensors by name in fp32, names and shapes compared with the model's before any is read.
 
@@ -126,6 +142,7 @@ def read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tenso
                     f"{path}: does not match its config at {len(wrong)} tensors, first {name!r}: "
                     f"expected {_shape(expected.get(name))}, found {_shape(found.get(name))}"
                 )
+            _require_floating(path, {name: file.get_slice(name).get_dtype() for name in expected})
             # Copied: what the library gives is the file's own memory. A writer of the file would change it,
             # and its alignment changes the last bits of products.
             weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in expected}
@@ -135,6 +152,13 @@ def read_weights(path: Path, expected: dict[str, torch.Size]) -> dict[str, Tenso
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {name!r} holds values that are not finite")
     return weights
+
+
+def _require_floating(path: Path, dtypes: Mapping[str, str]) -> None:
+    """Raises CheckpointError for weights that fp32 would change silently; token ids are integers."""
+    for name, dtype in dtypes.items():
+        if not dtype.startswith(("F", "BF")) and not name.startswith("memory."):
+            raise CheckpointError(f"{path}: {name!r}: expected floating point, found {dtype}")
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -111,6 +111,8 @@ class HopeConfig:
         """
         try:
             own = _known(cls, data)
+            if "rule" not in own:
+                raise ConfigError(f"rule: expected one of {', '.join(sorted(RULES))}, found none")
             if not isinstance(own["levels"], list | tuple):
                 raise ConfigError(f"levels: expected a list, found {own['levels']!r}")
             levels = tuple(LevelConfig(**_known(LevelConfig, level)) for level in own["levels"])

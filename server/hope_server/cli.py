@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         return status
     except (HopeError, HopeModelError) as error:
-        print(f"hope {args.command}: {error}", file=sys.stderr)
+        print(f"hope {args.command}: {_one_line(error)}", file=sys.stderr)
         return BAD_SETTING
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -85,6 +86,11 @@ def _discard_output() -> None:
     """At its end Python flushes what is left, which nobody takes either."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says: a name in it, of a file or of a setting, may hold line feeds."""
+    return re.sub(r"\s*[\r\n]\s*", " ", str(error))
 
 
 def _said(error: OSError) -> str:

@@ -142,7 +142,8 @@ def _check_repeatable(model: HopeAttention, threads: int) -> None:
     found, remedy, setting = "this device's kernels", f"{flag('device')} cpu", "device"
     if device.type == "cpu":
         found, setting = f"with {threads} threads, this machine's kernels", "threads"
-        remedy = f"{flag('threads')} 1, or ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment"
+        fewer = "" if threads == 1 else f"{flag('threads')} 1, or "
+        remedy = f"{fewer}ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment"
     raise StartupError(
         f"{found} sum a row in an order that depends on the rows beside it ({', '.join(products)}), so that "
         f"no session could be read again with the same bits: try {remedy}",

@@ -140,6 +140,8 @@ def test_every_cut_of_the_weights_is_noticed(folder: Path) -> None:
         (lambda data: data["model"].update(width=24), "does not match its config"),
         (lambda data: data["model"].update(layers=3), "expected .*, found no such tensor"),
         (lambda data: data["model"].update(layers=1), "expected no such tensor, found"),
+        (lambda data: data["model"].update(layers=1 << 24), "expected tensors of 50331648 layers and levels"),
+        (lambda data: data["model"].pop("rule"), "rule: expected one of comba, delta, .*, found none"),
         (lambda data: data["model"].update(rule="gated"), "does not match its config"),
         (lambda data: data["model"].update(vocab_size=300), "'embedding.weight'"),
     ],
@@ -174,6 +176,14 @@ def test_a_weight_that_is_not_finite_is_named(folder: Path, value: float) -> Non
         (lambda weights: weights.pop("norm.gain"), r"'norm\.gain': expected \[16\], found no such tensor"),
         (lambda weights: weights.update(extra=torch.zeros(2)), "'extra': expected no such tensor, found"),
         (lambda weights: weights.update({"norm.gain": torch.ones(15)}), r"expected \[16\], found \[15\]"),
+        (
+            lambda weights: weights.update({"norm.gain": torch.ones(16, dtype=torch.int8)}),
+            "'norm.gain': expected floating point, found I8",
+        ),
+        (
+            lambda weights: weights.update({"norm.gain": torch.ones(16, dtype=torch.complex64)}),
+            "'norm.gain': expected floating point, found C64",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.small import assert_close, assert_same_state, small_model
+from tests.model.small import assert_close, assert_same_state, build, small_config, small_model
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -122,3 +122,13 @@ def test_drift_is_measured_against_the_whole_map(rule: DeltaRule) -> None:
     maps[:, :8] += eye
     maps[:, 8:16] += eye
     assert_close(norms["projections"], maps.norm())
+
+
+def test_heads_may_be_of_one_feature() -> None:
+    model = build(small_config(heads=16))
+    tokens = torch.arange(20)[None] % model.config.vocab_size
+    logits, state = model(tokens, model.initial_state(1))
+    first, before = model(tokens[:, :-1], model.initial_state(1))
+    last, after = model.step(tokens[:, -1], before)
+    assert_close(torch.cat((first, last[:, None]), 1), logits)
+    assert_same_state(after, state)

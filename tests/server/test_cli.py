@@ -79,6 +79,7 @@ def test_every_setting_is_a_flag_with_its_variable_and_default(capsys: pytest.Ca
     [
         (StartupError("--port: taken", param="port"), "hope serve: --port: taken"),
         (CheckpointError("model.safetensors: damaged"), "hope serve: model.safetensors: damaged"),
+        (CheckpointError("no option a\r\n\tb\nc  d"), "hope serve: no option a b c  d"),
     ],
 )
 def test_an_error_on_purpose_is_one_line_and_status_2(

@@ -228,6 +228,9 @@ def test_kernels_that_cannot_repeat_a_session(monkeypatch: pytest.MonkeyPatch) -
     assert refused.value.param == "threads"
     assert f"with {threads + 1} threads" in str(refused.value)
     assert f"(down {threads + 1})" in str(refused.value)
+    assert "try --threads 1, or ONEDNN" in str(refused.value)
+    with pytest.raises(StartupError, match="try ONEDNN_MAX_CPU_ISA="):
+        models._check_repeatable(tiny_model(), 1)
     assert torch.get_num_threads() == threads
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.torch_threads import one_thread
 from hope_model.attention.memory import Deltas
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Canary:
         outputs = model.adapted_by_each(self.hidden, self.positions, self.bias, self.keys, deltas)
         return torch.stack([self._divergence(model, x) for x in outputs])
 
+    @one_thread()
     def _divergence(self, model: "HopeAttention", x: Tensor) -> Tensor:
         """From the last layer's outputs ``[C, n, D]``."""
         logits = torch.matmul(model.backbone.final(x), self.rows.mT).float()

@@ -14,7 +14,7 @@ from hope_model.attention.backbone import tensor_shapes
 from hope_model.attention.config import HopeAttentionConfig
 from hope_model.attention.memory import CANARY_START, CANARY_TOKENS, memory_shapes
 from hope_model.attention.model import HopeAttention
-from hope_model.checkpoint import FORMAT, HOST, read_config_file, read_weights
+from hope_model.checkpoint import FORMAT, HOST, read_config_file, read_weights, require_layers
 from hope_model.errors import CheckpointError, ConfigError, TokenizerError
 from hope_model.pretrained_tokenizer import PretrainedTokenizer
 
@@ -59,6 +59,7 @@ def load_attention_checkpoint(
         )
     except (ConfigError, TokenizerError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory}: {error}") from error
+    require_layers(directory / "model.safetensors", config.backbone.layers)
     expected = {
         name: torch.Size(shape)
         for name, shape in {**tensor_shapes(config.backbone), **memory_shapes(config)}.items()

@@ -50,7 +50,7 @@ class HopeAttention:
         dtype: of weights and activations; a session's deltas are fp32 in any case.
         device: where they go; constants are computed before, so that they are the same on every one.
         quantize: how the backbone's products keep their weights; None as they are.
-        compiled: whether the compiled kernel may read where it can, which is bf16 on a CPU.
+        compiled: whether the compiled kernels may read and learn where they can, which is bf16 on a CPU.
 
     Raises:
         QuantizeError: they cannot be quantised so.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hope_kernels.torch_threads import one_thread
 from hope_model.attention.alternatives import Alternatives, Outlook
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
@@ -76,17 +77,25 @@ class Write:
         """Slices that are left; before the survey's end, at most."""
         last = int(self._held is None)
         if self._left:
-            return len(self._left) + self._rounds * len(self._cut(self._lesson.targets.shape[1])) + last
-        return (self._rounds - self._round) * len(self._parts) - len(self._tangents) + last
+            most = len(self._cut(self._lesson.targets.shape[1])) + 1
+            return len(self._left) + self._rounds * most + last
+        each = len(self._parts) + 1 if self._parts else 0
+        return (self._rounds - self._round) * each - len(self._tangents) + last
 
     def step(self) -> None:
-        """One slice: a survey of some tokens, margins of some, or the last look at what has become of it."""
+        """One slice: a survey of some tokens, margins of some, what a round makes of all of them, or the last
+        look at what has become of it.
+        """
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
         elif self._left:
             self._look(self._left.pop(0))
             if not self._left:
                 self._choose()
+        elif self._tangents:
+            self._learn(Tangent.join(self._tangents))
+            self._tangents = []
+            self._round += 1
         else:
             proposal = self.propose()
             self.conclude(None if proposal is None else _divergences(self._model, [proposal])[0])
@@ -94,12 +103,13 @@ class Write:
     @property
     def concluding(self) -> bool:
         """Whether the next slice is the last one."""
-        return not self._left and self._held is None and self.question is None
+        return not (self._left or self._tangents) and self._held is None and self.question is None
 
     @property
     def question(self) -> Question | None:
         """What the next slice has to know, so that it can share a pass; None for a slice of another kind."""
-        if self._left or self._round >= self._rounds or not self._parts:
+        asked = len(self._tangents) == len(self._parts)
+        if self._left or self._round >= self._rounds or asked:
             return None
         part, alternatives = self._parts[len(self._tangents)]
         return Question(part, alternatives, self._deltas(), tuple(self._active))
@@ -107,10 +117,6 @@ class Write:
     def answer(self, tangent: Tangent) -> None:
         """The slice that :attr:`question` stands for."""
         self._tangents.append(tangent)
-        if len(self._tangents) == len(self._parts):
-            self._learn(Tangent.join(self._tangents))
-            self._tangents = []
-            self._round += 1
 
     def finish(self) -> Written:
         """Every slice that is left, then :meth:`result`."""
@@ -149,6 +155,7 @@ class Write:
             self._parts = []
 
     @torch.no_grad()
+    @one_thread()
     def _learn(self, tangent: Tangent) -> None:
         """Go where the margins, taken as linear, say that the lesson is learned."""
         pushes = Pushes(tangent, self._active, self._model.memory)
@@ -166,6 +173,7 @@ class Write:
             self._moved[name] = self._moved[name] + factor * change
 
     @torch.no_grad()
+    @one_thread()
     def propose(self) -> Deltas | None:
         """The last slice begins: what the memory would be, ``[1, r, out]`` in the weights' type, if the panel
         of canaries is to be asked about it.

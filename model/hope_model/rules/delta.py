@@ -235,7 +235,7 @@ class DeltaRule(MemoryRule):
     def _identity(self) -> Tensor:
         """``[2K + 2, K]``: the residual of the memories of keys and values; those of the rates have none."""
         eye = torch.eye(self.config.head_width, dtype=self.rate_bias.dtype, device=self.rate_bias.device)
-        return torch.cat((eye, eye, torch.zeros_like(eye[:2])))
+        return torch.cat((eye, eye, eye.new_zeros(2, len(eye))))
 
     def _projection_retention(self) -> Tensor:
         return torch.sigmoid(self.projection_retention)

@@ -152,7 +152,8 @@ async def _first_model(client: httpx.AsyncClient) -> str:
         return str(response.json()["data"][0]["id"])
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StartupError(
-            f"--url {client.base_url}: cannot ask for its models: {error}", param="url"
+            f"--url {client.base_url}: cannot ask for its models: {str(error) or type(error).__name__}",
+            param="url",
         ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise StartupError(
@@ -240,7 +241,7 @@ def _add_serve(kinds: Any) -> None:
     parser.add_argument("--timeout-s", type=_positive, default=600.0, help="of any wait (default: 600)")
     parser.add_argument("--seed", type=_count_or_zero, default=0, help="of all chance (default: 0)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw them here (needs the extra 'plot')")
+    parser.add_argument("--plot", type=_png, metavar="PNG", help="draw them here (needs the extra 'plot')")
     parser.set_defaults(run_command=run_serve)
 
 
@@ -263,6 +264,12 @@ def _number(text: str, least: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text!r}")
     return int(text)
+
+
+def _png(text: str) -> Path:
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, found {text!r}")
+    return Path(text)
 
 
 def _device(text: str) -> str:

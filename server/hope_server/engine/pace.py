@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-TOGETHER = 2
+TOGETHER = 3
 """Sessions that share a pass. More make it cheaper for each, and the step that it goes into longer."""
 
 

@@ -207,6 +207,10 @@ def test_a_template_that_cannot_be_one_is_named(folder: Path, damage: str) -> No
         (lambda data: data["model"]["memory"].update(levels=[]), "levels: expected one at least"),
         (lambda data: data["model"]["memory"].update(delay=1), "delay: expected a multiple of 64"),
         (lambda data: data["model"]["backbone"].update(layers=5), "found no such tensor"),
+        (
+            lambda data: data["model"]["backbone"].update(layers=1 << 24),
+            "expected tensors of 16777216 layers",
+        ),
         (lambda data: data["model"]["backbone"].update(tied_head=False), r"'lm_head\.weight'"),
         (lambda data: data["model"]["backbone"].update(qk_norm=True), "found no such tensor"),
         (lambda data: data["model"]["memory"]["levels"][0].update(rank=3), "does not match its config"),

@@ -374,7 +374,7 @@ def test_small_talk_takes_fewer_rounds() -> None:
             begun.step()
         parts = len(begun._parts)
         assert parts > 0
-        assert begun.slices == rounds * parts + 1
+        assert begun.slices == rounds * (parts + 1) + 1
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -438,7 +438,7 @@ def test_slices_are_counted_and_change_nothing_else(rows: int) -> None:
         model = without_canaries(configured)
         it = Write(model, configured.memory.levels, model.initial_state(1), lesson_of(model, taught(0)))
         parts = -(-PERIOD // configured.memory.rows)
-        assert it.slices == parts * 4 + 1
+        assert it.slices == parts + 3 * (parts + 1) + 1
         for _ in range(parts):
             it.step()
         for left in range(it.slices, 0, -1):

@@ -127,13 +127,14 @@ def test_other_lengths_are_refused(answer_tokens: int, every: int) -> None:
 
 @pytest.mark.slow
 def test_200_turns_leave_a_real_model_sane() -> None:
-    """Four chats; what they do by luck is compared in the mean.
+    """Eight chats; what they do by luck is compared in the mean.
 
     Left to its greedy answers the model falls into echoes without learning too, and one that repeats itself
-    may stay for tens of turns.
+    may stay for tens of turns: a rounding makes 0.49 of 0.73. Eight learning and as many others had 0.57 and
+    0.55 of echoes, 0.04 and 0.08 of repetition; the text rose by 0.27 at most in the mean, 0.36 at worst.
     """
     checkpoint, chat = load_talking(ensure_model("smollm2-135m", chat=ask_in_template), render_of)
-    scripts = [script(200, seed=seed) for seed in range(4)]
+    scripts = [script(200, seed=seed) for seed in range(8)]
     learned = chat_along(checkpoint.model, chat, scripts)
     frozen = chat_along(checkpoint.model, chat, scripts, learn=False)
     for start, *later in learned:

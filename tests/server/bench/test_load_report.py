@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hope_server.bench.answer import Sample
@@ -102,6 +103,19 @@ def test_a_server_that_is_not_there_is_named(
     assert said in capsys.readouterr().err
 
 
+def test_an_error_without_a_word_is_told_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As httpx has those of its time limits."""
+
+    async def late(*_: object, **__: object) -> None:
+        raise httpx.ReadTimeout("")
+
+    monkeypatch.setattr(httpx.AsyncClient, "get", late)
+    assert main(["bench", "serve"]) == BAD_SETTING
+    assert "cannot ask for its models: ReadTimeout\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -114,6 +128,7 @@ def test_a_server_that_is_not_there_is_named(
         ["--prompt-words", "0"],
         ["--answer-tokens", "many"],
         ["--seed", "x"],
+        ["--plot", "load.pgn"],
     ],
     ids=" ".join,
 )
