@@ -33,8 +33,8 @@ class WindowCache:
     GRID: products read dense tensors of few sizes.
 
     Args:
-        whole: have all slots from the beginning, on a CPU: what a row has lies in one piece, of which the
-            system gives what is touched, in large pages.
+        whole: have all slots from the beginning, on a CPU: what a row has lies in one piece, in large pages,
+            which the system gives when the row is first cleared: no token waits for them.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class WindowCache:
             self.hidden = torch.zeros(rows, self.size, backbone.width, device=device)
             self.outputs = torch.zeros_like(self.hidden)
         self.rows = [Row() for _ in range(rows)]
+        self._untouched = set(range(rows)) if whole else set()
 
     @staticmethod
     def capacity_of(config: HopeAttentionConfig) -> int:
@@ -79,7 +80,8 @@ class WindowCache:
 
     def clear(self, row: int) -> None:
         """Forget a row's tokens; nothing of them stays, since masked values still enter products."""
-        used = self._used(row)
+        used = self.size if row in self._untouched else self._used(row)
+        self._untouched.discard(row)
         for tensor in self.tensors():
             tensor[row, ..., :used, :].zero_()
         self.rows[row] = Row()

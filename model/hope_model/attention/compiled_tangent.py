@@ -56,7 +56,7 @@ def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequenc
     """See :func:`tangents_of`."""
     order = site_names(model)
     numbers = {order.index(site.name): site.name for site in questions[0].sites}
-    columns = [_column(question.lesson, question.deltas, order) for question in questions]
+    columns = [column_of(question.lesson, question.deltas, order) for question in questions]
     counts = [len(column.hidden) for column in columns]
     margins: list[Tensor] = []
 
@@ -122,7 +122,8 @@ def compiled_passes(model: "HopeAttention", reader: Reader) -> Passes | None:
     return passes
 
 
-def _column(lesson: Lesson, deltas: Deltas, order: Sequence[str]) -> Column:
+def column_of(lesson: Lesson, deltas: Deltas, order: Sequence[str]) -> Column:
+    """A lesson as the kernel reads it, with a memory; ``order`` is that of :func:`site_names`."""
     return Column(
         lesson.hidden[0],
         lesson.positions[0],
@@ -164,7 +165,7 @@ def _transposed(linear: FrozenLinear) -> FrozenWeights:
 
 def _error(model: "HopeAttention", passes: Passes) -> float:
     """Of some random question, the greatest one; 0 where the layers answer nothing finite."""
-    question = _random_question(model)
+    question = random_question(model)
     (expected,) = layered_tangents(model, [question])
     (found,) = compiled_tangents(model, passes, [question])
     errors = []
@@ -181,7 +182,8 @@ def _tensors(tangent: Tangent) -> Iterator[Tensor]:
         yield from (parts[name] for name in sorted(parts))
 
 
-def _random_question(model: "HopeAttention") -> Question:
+def random_question(model: "HopeAttention") -> Question:
+    """What a trial asks."""
     """About random tokens as the model reads them, at a memory that has moved: what is random further in has
     softmaxes so sharp that a slope's rounding decides between tokens.
     """

@@ -7,10 +7,14 @@ in an order that depends on them, its state would be another one, and would righ
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
+from hope_kernels.cpu.tangent import Column, Passes
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.row_invariance import product_holds, served_attention_holds, served_linear_holds
 from hope_model.attention.cache import WindowCache
+from hope_model.attention.compiled import site_names
+from hope_model.attention.compiled_tangent import column_of, random_question
 from hope_model.attention.config import GRID
 from hope_model.attention.model import HopeAttention
 
@@ -38,6 +42,8 @@ def unrepeatable_products(model: HopeAttention) -> list[str]:
         found.append(f"attention {sizes.heads}x{sizes.head_width}")
     if model.reader is not None and not _reading_holds(model):
         found.append("compiled reading")
+    if model.passes is not None and not _learning_holds(model, model.passes):
+        found.append("compiled learning")
     return found
 
 
@@ -51,6 +57,20 @@ def _reading_holds(model: HopeAttention) -> bool:
     runs = [(a.tolist(), b.tolist()) for a, b in zip(others, tokens[1].split(CUTS), strict=True)]
     parts = [model.read_runs(cache, [0, 1], pair, None)[-len(pair[1]) :] for pair in runs]
     return torch.equal(torch.cat(parts), model.read(whole, [0], tokens[1:], None)[0])
+
+
+@torch.no_grad()
+def _learning_holds(model: HopeAttention, passes: Passes) -> bool:
+    """Of a pass: a lesson beside a part of itself, against each of them alone."""
+    asked = random_question(model)
+    lessons = [asked.lesson, asked.lesson.only(slice(*CUTS[:2]))]
+    columns = [column_of(lesson, asked.deltas, site_names(model)) for lesson in lessons]
+    sites = range(len(model.memory.sites))
+
+    def slopes(*some: Column) -> Tensor:
+        return torch.cat(list(passes.tangent(some, lambda x: x, sites)[1].values()), 1)
+
+    return torch.equal(slopes(*columns), torch.cat([slopes(column) for column in columns]))
 
 
 def _distinct(model: HopeAttention) -> Iterator[tuple[str, FrozenLinear]]:

@@ -194,10 +194,16 @@ def test_a_row_is_copied_and_cleared_as_a_whole(whole: bool) -> None:
 @torch.inference_mode()
 @pytest.mark.compiler
 def test_a_whole_cache_holds_what_one_that_grows_does() -> None:
-    """Each row in one piece beside the others, and nothing where nothing was read."""
+    """Each row in one piece, and nothing where nothing was read. A row is first cleared from
+    end to end.
+    """
     model = tiny_model()
     whole, growing = model.new_cache(3, whole=True), model.new_cache(3)
     assert whole.size == whole.capacity > growing.size
+    for tensor in tensors(whole):
+        tensor.fill_(float("nan"))
+    for row in range(3):
+        whole.clear(row)
     found, expected = (
         read(model, tokens(), [70], prefix=9, cache=cache, row=1) for cache in (whole, growing)
     )

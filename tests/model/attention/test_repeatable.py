@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tests.model.attention.tiny import BOTH_WAYS, tiny_model
 from torch import Tensor
 
 from hope_kernels.cpu.reader import Places, Reader
+from hope_kernels.cpu.tangent import Column, Passes
 from hope_kernels.packed_linear import PackedLinear
 from hope_model.attention import repeatable
 from hope_model.attention.repeatable import unrepeatable_products
@@ -29,6 +31,18 @@ def test_a_kernel_that_knows_its_company_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Reader, "read", mixed)
     assert unrepeatable_products(model) == ["compiled reading"]
+
+
+@pytest.mark.compiler
+def test_so_is_one_by_which_lessons_know_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tangent = tiny_model(), Passes.tangent
+
+    def mixed(self: Passes, columns: Sequence[Column], *rest: Any) -> Any:
+        inputs, slopes = tangent(self, columns, *rest)
+        return inputs, {site: slope * len(columns) for site, slope in slopes.items()}
+
+    monkeypatch.setattr(Passes, "tangent", mixed)
+    assert unrepeatable_products(model) == ["compiled learning"]
 
 
 def test_a_product_that_knows_its_company_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

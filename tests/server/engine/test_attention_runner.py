@@ -95,7 +95,7 @@ def test_a_launch_reads_prompts_and_steps_as_each_alone(
 ) -> None:
     monkeypatch.setattr(tiny_model(), "reader", tiny_model().reader if compiled else None)
     own, lengths = runner(4), (70, 5, 2 * PERIOD - 9, 200)
-    assert own.prompt_tokens == (4 * GRID if compiled else 1)
+    assert own.prompt_tokens == (3 * GRID if compiled else 1)
     units = [
         Unit("step", (9,), ("model",)),
         Unit("run", tuple(range(40)), ("user",) * 40),
