@@ -173,14 +173,28 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list((tmp_path / "hope" / "kernels").glob("*.so"))
 
 
-def test_what_is_not_a_library_is_an_error(
-    compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("left", ["half", "nothing", "other bytes", "one bit"])
+def test_one_that_is_damaged_is_compiled_again(left: str, compiler: Path, tmp_path: Path) -> None:
     compiled(compiler)
-    broken = tmp_path / "other" / "hope" / "kernels" / kept(tmp_path).name
-    broken.parent.mkdir(mode=0o700, parents=True)
-    broken.write_bytes(b"half of it")
-    broken.chmod(0o700)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    with pytest.raises(BuildError, match=f"{broken.name}: .*too short"):
+    library = kept(tmp_path)
+    whole = library.read_bytes()
+    damaged = {
+        "half": whole[: len(whole) // 2],
+        "nothing": b"",
+        "other bytes": b"half of it",
+        "one bit": whole[:-1] + bytes([whole[-1] ^ 1]),
+    }
+    library.unlink()  # this process has the former one mapped
+    library.write_bytes(damaged[left])
+    library.chmod(0o700)
+    assert [compiled(compiler), compiled(compiler)] == [2, 2]
+    assert kept(tmp_path).read_bytes() == whole
+
+
+def test_a_compiler_that_makes_no_library_is_an_error(compiler: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.so"
+    nothing.write_bytes(b"half of it")
+    command = tmp_path / "own-cc"
+    command.write_text(COMPILER.format(calls=compiler, library=nothing))
+    with pytest.raises(BuildError, match=r"decode-.*\.so: .*too short"):
         compiled(compiler)

@@ -30,6 +30,7 @@ LIMIT_S = 60.0
 TYPED = {"decode": layout.typed, "attention": reader_layout.typed, "tangent": tangent_layout.typed}
 """By source, what gives its functions their types."""
 
+_DIGEST = sha256().digest_size
 _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 
@@ -59,7 +60,7 @@ def load(source: str = "decode") -> ctypes.CDLL:
         with library_dir() as folder:
             path = folder / name
             with _alone(folder):
-                if not is_private(path):
+                if not is_private(path) or not _is_whole(path):
                     _compile(compiler, source, path)
             library = TYPED[source](ctypes.CDLL(str(path)))
     except OSError as error:
@@ -108,15 +109,26 @@ def _cpu() -> str:
     return "\n".join(line for line in lines if line.split("\t")[0].split(":")[0].strip() in wanted)
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the library is followed by its digest: one cut short would end the process that touches it."""
+    held = path.read_bytes()
+    return sha256(held[:-_DIGEST]).digest() == held[-_DIGEST:]
+
+
 def _compile(compiler: Sequence[str], source: str, target: Path) -> None:
-    """``target`` appears whole or not at all, readable and executable by its owner alone."""
+    """``target`` appears whole or not at all, its digest at its end, readable and executable by its owner
+    alone.
+    """
     started = time.monotonic()
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=".so", dir=target.parent)
     os.close(handle)
     try:
         _run([*compiler, *FLAGS, "-o", name, str(_HERE / f"{source}.c"), "-lm"], "failed")
         os.chmod(name, 0o700)
-        with open(name, "rb") as file:
+        with open(name, "r+b") as file:
+            digest = sha256(file.read()).digest()
+            file.write(digest)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(name, target)
     finally:
