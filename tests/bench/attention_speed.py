@@ -14,6 +14,7 @@ process's CPU instead of the clock's: for a machine that others share, with ``--
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import resource
 import statistics
@@ -184,6 +185,8 @@ def main() -> None:
     clock = time.process_time if args.cpu_time else time.perf_counter
     kept = {kind: load_attention_checkpoint(folder, quantize=bits_of(kind)) for kind in args.quantize}
     reference = load_llama(folder, next(iter(kept.values())).model.config, torch.bfloat16)
+    gc.collect()
+    gc.freeze()  # as `hope serve` does
     print(
         "| sessions | transformers tokens/s | weights | learning off | learning on | longest gap / median "
         "| learning |"

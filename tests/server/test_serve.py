@@ -1,6 +1,7 @@
 """What stops a server at its start: an error that names the setting, and nothing left running."""
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -296,3 +297,12 @@ async def test_the_server_s_own_valkey_is_set_and_hears_of_deletions(
         await store.delete(session, fence)
         assert due.exists()
     assert not due.exists()
+
+
+def test_what_was_loaded_is_no_longer_collected() -> None:
+    before = gc.get_freeze_count()
+    try:
+        serve._keep_for_life()
+        assert gc.get_freeze_count() > before + 10_000
+    finally:
+        gc.unfreeze()

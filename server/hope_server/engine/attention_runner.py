@@ -14,9 +14,9 @@ from hope_server.engine.runner import Backlog, Counts, Output, Parked, Reading, 
 from hope_server.engine.sampling import finite_rows
 from hope_server.engine.units import TokenRun, Unit, cut_to_grid, learn_flags
 
-PROMPT_TOKENS = 3 * GRID
-"""Of a step: three units, 50 ms beside a step of 18. One alone would take as long as the step, for the
-weights that it reads again; with more, who decodes would wait five times as long as usual.
+PROMPT_TOKENS = 5 * GRID // 2
+"""Of a step: two units, or three short ones, 70 ms where a step takes 20. One alone would take as long as the
+step, for the weights that it reads again; more come near to five times a step.
 """
 
 

@@ -291,14 +291,15 @@ class Engine:
             if (backlog := self._runner.backlog(self._rows[session].slot)) is not None
         }
         advanced = dict.fromkeys(plan.sessions, 1)
-        for (
-            session,
-            tokens,
-        ) in prompts.items():  # one that has been read goes on in steps, and pays at their rate
+        for session, tokens in prompts.items():
             job = self._jobs.get(session)
+            # One that has been read goes on in steps, and pays at their rate.
             if job is not None and job.units and job.units[0].kind != "step":
                 advanced[session] = tokens
-        groups = self._pace.choose(backlogs, advanced) if plan else [[name] for name in list(backlogs)[:1]]
+        if plan:
+            groups = self._pace.choose(backlogs, advanced, beside_prompts=bool(prompts))
+        else:
+            groups = [[name] for name in list(backlogs)[:1]]
         for group in groups:
             self._work(group)
         return bool(groups)

@@ -1,10 +1,15 @@
 """How much learning goes into a step of decoding. Pure policy: no torch, no clock."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 TOGETHER = 3
 """Sessions that share a pass. More make it cheaper for each, and the step that it goes into longer."""
+EARLY = 4
+"""Who reads token by token pays as if due after one in so many of the tokens that are left: some of them may
+come at once, as the next turn's prompt.
+"""
 
 
 class Backlog(Protocol):
@@ -17,32 +22,37 @@ class Backlog(Protocol):
 
 
 class LearningPace:
-    """Spreads every session's slices evenly over the tokens that it still reads before they are due.
+    """Spreads every session's slices over the tokens that it still reads before they are due.
 
     Sessions that are in step would all be due at once; summing what they owe and paying it off in small
-    groups keeps each step about equally long.
+    groups, one a step as long as that is in time, keeps each step about equally long.
     """
 
     def __init__(self) -> None:
         self._owed = 0.0
 
-    def choose(self, backlogs: Mapping[str, Backlog], advanced: Mapping[str, int]) -> list[list[str]]:
+    def choose(
+        self, backlogs: Mapping[str, Backlog], advanced: Mapping[str, int], *, beside_prompts: bool = False
+    ) -> list[list[str]]:
         """Who computes a slice in this step: groups that share a pass, one after the other.
 
         Args:
             backlogs: sessions with work.
             advanced: tokens that sessions have read in this step.
+            beside_prompts: whether the step is a long one already; then only what cannot wait is computed.
         """
         for session, backlog in backlogs.items():
-            tokens = advanced.get(session, 0)
-            if tokens:  # of a run that ends at the deadline, its last token works off what is left
-                self._owed += backlog.slices * min(1.0, tokens / (backlog.tokens + tokens - 1))
+            if session in advanced:
+                self._owed += backlog.slices * min(1.0, _share(backlog, advanced[session]))
         left = {session: backlog.slices for session, backlog in backlogs.items()}
+        self._owed = min(self._owed, sum(left.values()))
         # One that stands still is not nearer to its deadline, and does not live on what the others pay.
         order = sorted(filter(backlogs.__contains__, advanced), key=lambda session: backlogs[session].tokens)
+        needed = _passes_a_step(order, backlogs, advanced)
+        most = math.ceil(needed) if needed >= 1 else int(not beside_prompts)
         groups: list[list[str]] = []
         credited: set[str] = set()
-        while group := self._next(order, left, backlogs, credited):
+        while group := self._next(order, left, backlogs, credited, may_pay=len(groups) < most):
             groups.append(group)
             self._owed -= len(group)
             for session in group:
@@ -58,6 +68,8 @@ class LearningPace:
         left: Mapping[str, int],
         backlogs: Mapping[str, Backlog],
         credited: set[str],
+        *,
+        may_pay: bool,
     ) -> list[str]:
         """Those whose last token this was, whatever is left; else the nearest, once a group is paid for.
 
@@ -66,9 +78,31 @@ class LearningPace:
         last = [session for session in order if backlogs[session].tokens <= 1]
         if last:
             return last[:TOGETHER]
-        if order and self._owed >= len(order[:TOGETHER]):
+        if may_pay and order and self._owed >= len(order[:TOGETHER]):
             return list(order[:TOGETHER])
         late = [session for session in order if left[session] >= backlogs[session].tokens]
         group = [session for session in late if session not in credited][:TOGETHER]
         credited.update(group)
         return group
+
+
+def _share(backlog: Backlog, tokens: int) -> float:
+    """Of a backlog's slices, what a session owes that has just read ``tokens``.
+
+    Of a run that ends at the deadline, the last token works off what is left.
+    """
+    share = tokens / (backlog.tokens + tokens - 1)
+    return share if tokens > 1 else EARLY * share
+
+
+def _passes_a_step(
+    order: Sequence[str], backlogs: Mapping[str, Backlog], advanced: Mapping[str, int]
+) -> float:
+    """As many as bring everybody in time at their present pace; ``order``: the nearest deadline first."""
+    needed, total, longest = 0.0, 0, 0
+    for session in order:
+        backlog, tokens = backlogs[session], advanced[session]
+        total, longest = total + backlog.slices, max(longest, backlog.slices)
+        steps = max(1.0, (backlog.tokens + tokens - 1) / tokens)
+        needed = max(needed, max(total / TOGETHER, longest) / steps)
+    return needed

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hope_model.attention.config import GRID
 from hope_model.attention.write import Write
-from hope_server.engine.attention_runner import AttentionRunner
+from hope_server.engine.attention_runner import PROMPT_TOKENS, AttentionRunner
 from hope_server.engine.request import EngineConfig
 from hope_server.engine.runner import Output, Reading, runner_for
 from hope_server.engine.state_runner import StateRunner
@@ -95,7 +95,7 @@ def test_a_launch_reads_prompts_and_steps_as_each_alone(
 ) -> None:
     monkeypatch.setattr(tiny_model(), "reader", tiny_model().reader if compiled else None)
     own, lengths = runner(4), (70, 5, 2 * PERIOD - 9, 200)
-    assert own.prompt_tokens == (3 * GRID if compiled else 1)
+    assert own.prompt_tokens == (PROMPT_TOKENS if compiled else 1)
     units = [
         Unit("step", (9,), ("model",)),
         Unit("run", tuple(range(40)), ("user",) * 40),

@@ -23,11 +23,17 @@ from hope_server.engine.request import (
     SamplingParams,
     TokenLogprob,
 )
-from hope_server.engine.runner import Runner, runner_for
+from hope_server.engine.runner import Output, Reading, Runner, runner_for
 from hope_server.engine.units import Unit
 from hope_server.sessions.session import JournalRecord
 
 Bench = Any
+
+
+def read(runner: Runner, unit: Unit, *, every: bool) -> Output:
+    (output,) = runner.launch([Reading(0, unit, every=every)])
+    assert isinstance(output, Output)
+    return output
 
 
 def scores(runner: Runner, tokens: tuple[int, ...], cuts: tuple[int, ...]) -> list[TokenLogprob]:
@@ -36,7 +42,7 @@ def scores(runner: Runner, tokens: tuple[int, ...], cuts: tuple[int, ...]) -> li
     for end in (*cuts, len(tokens)):
         record = JournalRecord(start + 1, "run", "user", tokens[start:end])
         for unit in runner.cut([record], position=start):
-            output = runner.run_every(0, unit)
+            output = read(runner, unit, every=True)
             assert output.every is not None
             found.append(scored.read(unit.tokens, output.every))
         start = end
@@ -73,7 +79,7 @@ def test_hope_scores_a_prompt_as_one_forward_does(cuts: tuple[int, ...]) -> None
     for end in (*cuts, len(tokens)):
         record = JournalRecord(start + 1, "run", "user", tokens[start:end])
         for unit in plain.cut([record], position=start):
-            plain.run(0, unit)
+            read(plain, unit, every=False)
         start = end
     for name, tensor in plain.live(0).items():
         assert torch.equal(tensor, runner.live(0)[name]), name
@@ -92,7 +98,7 @@ def test_hope_eval_task_goes_on_from_the_states_of_a_served_session() -> None:
         units = runner.cut([JournalRecord(1, "run", "user", tokens)], position=0)
         for before, unit in zip(found, units, strict=True):
             assert_identical(row_of(before, row), runner.live(0))
-            runner.run_every(0, unit)
+            read(runner, unit, every=True)
     differing = [name for name, tensor in found[-1].items() if not torch.equal(tensor, forward[name])]
     assert differing
 
