@@ -6,6 +6,8 @@ from typing import Protocol
 
 TOGETHER = 3
 """Sessions that share a pass. More make it cheaper for each, and the step that it goes into longer."""
+READERS = 4
+"""Sessions in a step for each that shares a pass: beside few a step is short, and so must be what it does."""
 EARLY = 4
 """Who reads token by token pays as if due after one in so many of the tokens that are left: some of them may
 come at once, as the next turn's prompt.
@@ -19,6 +21,11 @@ class Backlog(Protocol):
     def slices(self) -> int: ...
     @property
     def tokens(self) -> int: ...
+
+
+def together(sessions: int) -> int:
+    """How many may share a pass beside a step of so many."""
+    return max(1, min(TOGETHER, sessions // READERS))
 
 
 class LearningPace:
@@ -48,11 +55,12 @@ class LearningPace:
         self._owed = min(self._owed, sum(left.values()))
         # One that stands still is not nearer to its deadline, and does not live on what the others pay.
         order = sorted(filter(backlogs.__contains__, advanced), key=lambda session: backlogs[session].tokens)
-        needed = _passes_a_step(order, backlogs, advanced)
+        size = together(len(advanced))
+        needed = _passes_a_step(order, backlogs, advanced, size)
         most = math.ceil(needed) if needed >= 1 else int(not beside_prompts)
         groups: list[list[str]] = []
         credited: set[str] = set()
-        while group := self._next(order, left, backlogs, credited, may_pay=len(groups) < most):
+        while group := self._next(order, left, backlogs, credited, size, may_pay=len(groups) < most):
             groups.append(group)
             self._owed -= len(group)
             for session in group:
@@ -68,6 +76,7 @@ class LearningPace:
         left: Mapping[str, int],
         backlogs: Mapping[str, Backlog],
         credited: set[str],
+        size: int,
         *,
         may_pay: bool,
     ) -> list[str]:
@@ -77,11 +86,11 @@ class LearningPace:
         """
         last = [session for session in order if backlogs[session].tokens <= 1]
         if last:
-            return last[:TOGETHER]
-        if may_pay and order and self._owed >= len(order[:TOGETHER]):
-            return list(order[:TOGETHER])
+            return last[:size]
+        if may_pay and order and self._owed >= len(order[:size]):
+            return list(order[:size])
         late = [session for session in order if left[session] >= backlogs[session].tokens]
-        group = [session for session in late if session not in credited][:TOGETHER]
+        group = [session for session in late if session not in credited][:size]
         credited.update(group)
         return group
 
@@ -96,13 +105,15 @@ def _share(backlog: Backlog, tokens: int) -> float:
 
 
 def _passes_a_step(
-    order: Sequence[str], backlogs: Mapping[str, Backlog], advanced: Mapping[str, int]
+    order: Sequence[str], backlogs: Mapping[str, Backlog], advanced: Mapping[str, int], size: int
 ) -> float:
-    """As many as bring everybody in time at their present pace; ``order``: the nearest deadline first."""
+    """As many, of ``size`` sessions, as bring everybody in time at their present pace; ``order``: the nearest
+    deadline first.
+    """
     needed, total, longest = 0.0, 0, 0
     for session in order:
         backlog, tokens = backlogs[session], advanced[session]
         total, longest = total + backlog.slices, max(longest, backlog.slices)
         steps = max(1.0, (backlog.tokens + tokens - 1) / tokens)
-        needed = max(needed, max(total / TOGETHER, longest) / steps)
+        needed = max(needed, max(total / size, longest) / steps)
     return needed

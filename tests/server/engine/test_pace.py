@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hope_server.engine.pace import EARLY, TOGETHER, LearningPace
+from hope_server.engine.pace import EARLY, TOGETHER, LearningPace, together
 
 EPSILON = 1e-6
 
@@ -85,10 +85,11 @@ def test_no_step_does_more_than_it_must(sizes: dict[str, tuple[int, int]], besid
     """
     pace, works = LearningPace(), begin(sizes)
     while advanced := moving(works):
+        size = together(len(advanced))
         names = sorted(advanced, key=lambda name: works[name].tokens)
         needed = max(
             max(
-                sum(works[one].slices for one in names[:k]) / TOGETHER,
+                sum(works[one].slices for one in names[:k]) / size,
                 max(works[one].slices for one in names[:k]),
             )
             / (works[names[k - 1]].tokens - 1)
@@ -97,18 +98,19 @@ def test_no_step_does_more_than_it_must(sizes: dict[str, tuple[int, int]], besid
         pressed = sum(works[name].slices >= works[name].tokens - 1 for name in advanced)
         most = math.ceil(needed + EPSILON) if needed >= 1 - EPSILON else int(not beside_prompts)
         done = slices(step(pace, works, advanced, beside_prompts=beside_prompts))
-        assert done <= most * TOGETHER + pressed
+        assert done <= most * size + pressed
 
 
-@given(st.integers(2, 9), st.integers(1, 8), st.integers(20, 130))
+@given(st.integers(2, 20), st.integers(1, 8), st.integers(20, 130))
 def test_sessions_in_step_share_their_passes(sessions: int, slices_each: int, tokens: int) -> None:
     """As many as may; only a remainder is smaller."""
+    size = together(sessions)
     pace, works = LearningPace(), begin({str(number): (slices_each, tokens) for number in range(sessions)})
     groups: list[list[str]] = []
     while advanced := moving(works):
         groups += step(pace, works, advanced)
-    assert all(len(set(group)) == len(group) <= TOGETHER for group in groups)
-    assert len(groups) <= math.ceil(sessions / TOGETHER) * slices_each + TOGETHER
+    assert all(len(set(group)) == len(group) <= size for group in groups)
+    assert len(groups) <= math.ceil(sessions / size) * slices_each + size
 
 
 @given(st.integers(1, 40), st.integers(1, 130))
@@ -170,3 +172,7 @@ def test_what_was_owed_is_forgotten_with_the_work() -> None:
     assert pace.choose({"a": Work(9, 40)}, {"a": 1}) == []
     assert pace.choose({}, {"a": 1}) == []
     assert pace.choose({"b": Work(10, 100)}, {"b": 1}) == []
+
+
+def test_few_sessions_share_no_pass() -> None:
+    assert [together(sessions) for sessions in (0, 1, 4, 7, 8, 12, 64)] == [1, 1, 1, 1, 2, TOGETHER, TOGETHER]
