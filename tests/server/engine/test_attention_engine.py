@@ -28,6 +28,7 @@ from hope_model.attention.config import GRID
 from hope_model.attention.rows import SessionRows
 from hope_model.attention.write import Write
 from hope_model.state import State
+from hope_server.engine import pace
 from hope_server.engine.attention_runner import AttentionRunner
 from hope_server.engine.engine import Engine
 from hope_server.engine.events import Boundary, Done, Event, Failed, Sampled
@@ -429,6 +430,7 @@ def note_work(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> list[list[int]]:
 
 
 def test_a_pass_that_fails_costs_only_the_session_whose_fault_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "READERS", 1)  # two share a pass
     lonely = Steps()
     lonely.start("well", PERIOD - 1, 2 * PERIOD)
     lonely.run()
