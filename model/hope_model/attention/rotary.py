@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from hope_model.attention.config import BackboneConfig, RopeScaling
 class Rotary:
     """Cosines and sines of all positions up to a bound, in fp32.
 
-    Angles are computed in fp64, so that late positions are exact to fp32.
+    Angles are computed in fp64, so that late positions are exact to fp32, and by numpy: the first cosines
+    that torch computes in a process, on several threads, are now and then right to 27 bits only.
     """
 
     def __init__(self, config: BackboneConfig, positions: int, device: torch.device) -> None:
@@ -22,8 +24,9 @@ class Rotary:
         if config.rope_scaling is not None:
             frequencies = _scaled(frequencies, config.rope_scaling)
         angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
-        self.cosines = angles.cos().float().repeat(1, 2).to(device)
-        self.sines = torch.cat((-angles.sin(), angles.sin()), dim=1).float().to(device)
+        cosines, sines = (torch.from_numpy(of(angles.numpy())) for of in (np.cos, np.sin))
+        self.cosines = cosines.float().repeat(1, 2).to(device)
+        self.sines = torch.cat((-sines, sines), dim=1).float().to(device)
         scale = torch.ones(config.heads + config.kv_heads, 1)
         scale[: config.heads] = config.head_width**-0.5
         self._scale = scale.to(device)
