@@ -108,11 +108,14 @@ class Person:
         return page
 
     def _lengthen(self, route: Route, request: Request) -> None:
-        """The page asks for no length: a small model's answers would end anywhere."""
+        """The page asks for no length: a small model's answers would end anywhere.
+
+        Until then no token may end one: an end that is read over would still make an answer stopped there whole.
+        """
         body = json.loads(request.post_data or "{}")
         self.sent.append(body)
         self.keys.append(request.headers["idempotency-key"])
-        more = {"ignore_eos": True, "max_tokens": self.tokens, "seed": 7}
+        more = {"min_tokens": self.tokens, "max_tokens": self.tokens, "seed": 7}
         route.continue_(post_data=json.dumps({**body, **more}))
 
     def visit(self, path: str = "/", page: Page | None = None) -> Page:
