@@ -9,6 +9,7 @@
 #include "norms.h"
 #include "pack.h"
 #include "pool.h"
+#include "rows.h"
 #include "window.h"
 
 /* Tokens in sight, prefix first, as slots of the ring. */
@@ -164,47 +165,19 @@ static void gate(const void *context, long place) {
     }
 }
 
-/* item: a tile and some rows, enough of them to be worth making the tile. */
-static void product_item(const void *context, long item) {
-    const Place *at = context;
-    const Frozen *p = at->product;
-    const long count = at->launch->count, shares = (count + SHARING - 1) / SHARING;
-    const long tile = item / shares, first = item % shares * SHARING, rows = count - first < SHARING ? count - first : SHARING;
-    float sums[SHARING * WIDE] __attribute__((aligned(64)));
-    const Operands own = {
-        .x = (const uint32_t *)(const void *)(at->x + first * at->x_step),
-        .totals = p->kind == INT4 ? at->totals + first * at->totals_step : 0,
-        .step = at->x_step / 2,
-        .totals_step = at->totals_step,
-    };
-    frozen_tile(p, tile, rows, &own, sums);
-    for (long row = 0; row < rows; row++)
-        for (long c = 0; c < WIDE; c += LANES) {
-            const long out = tile * WIDE + c, left = p->outputs - out;
-            if (left <= 0) break;
-            float *y = at->y + (first + row) * at->y_step + out;
-            const vf found = finished(p, out, load(sums + row * WIDE + c));
-            put(y, at->add ? get(y, left) + found : found, left);
-        }
-}
-
-static void total(const void *context, long place) {
-    const Place *at = context;
-    total_groups(at->x + place * at->x_step, frozen_groups(at->product->inputs), at->totals + place * at->totals_step);
-}
-
-INLINE void multiply(Worker *w, Place *at, const Frozen *p, const uint16_t *x, float *y, long y_step, int add) {
-    at->product = p, at->x = x, at->x_step = OPERANDS(p->inputs), at->y = y, at->y_step = y_step, at->add = add;
-    if (p->kind == INT4) share(w, total, at, at->launch->count);
-    share(w, product_item, at, frozen_tiles(p) * ((at->launch->count + SHARING - 1) / SHARING));
+/* y = base + W x for all places; base null for zeros. */
+INLINE void multiply(Worker *w, const Place *at, const Frozen *p, const uint16_t *x, const float *base, float *y, long y_step) {
+    const Product product = {p, x, base, y, at->own.totals, at->launch->count, p->inputs, p->outputs, OPERANDS(p->inputs), y_step,
+                             totals_line(at->model)};
+    multiply_rows(w, &product);
 }
 
 /* c = A x of a site, if anything was learned there. */
-static int project(Worker *w, Place *at, int which, const uint16_t *x) {
+static int project(Worker *w, const Place *at, int which, const uint16_t *x) {
     const Site *site = &at->layer->sites[which];
     if (site->number < 0 || !at->launch->deltas) return 0;
     const long line = rank_line(at->model);
-    multiply(w, at, &site->subspace, x, at->own.coordinates + which * at->launch->lines * line, line, 0);
+    multiply(w, at, &site->subspace, x, 0, at->own.coordinates + which * at->launch->lines * line, line);
     return 1;
 }
 
@@ -214,16 +187,16 @@ static void read_layer(Worker *w, Place *at) {
     const long count = at->launch->count;
     share(w, enter_layer, at, count);
     at->pending = 0;
-    multiply(w, at, &layer->qkv, at->own.operands, at->own.heads, heads_line(m), 0);
+    multiply(w, at, &layer->qkv, at->own.operands, 0, at->own.heads, heads_line(m));
     share(w, turn, at, count);
     share(w, attend, at, count * m->groups);
-    multiply(w, at, &layer->output, at->own.mixed, at->launch->x, m->width, 1);
+    multiply(w, at, &layer->output, at->own.mixed, at->launch->x, at->launch->x, m->width);
     share(w, enter_mlp, at, count);
-    multiply(w, at, &layer->gate_up, at->own.operands, at->own.wide, wide_line(m), 0);
+    multiply(w, at, &layer->gate_up, at->own.operands, 0, at->own.wide, wide_line(m));
     project(w, at, GATE, at->own.operands);
     project(w, at, UP, at->own.operands);
     share(w, gate, at, count);
-    multiply(w, at, &layer->down, at->own.inner, at->launch->x, m->width, 1);
+    multiply(w, at, &layer->down, at->own.inner, at->launch->x, at->launch->x, m->width);
     if (project(w, at, DOWN, at->own.inner)) at->pending = &layer->sites[DOWN];
 }
 
@@ -253,22 +226,34 @@ EXPORT int64_t hope_reader_phases(const Reader *m) { return (int64_t)sizeof(Phas
 EXPORT void hope_read(const Reader *model, const Launch *launch, int32_t threads) {
     Place at = {.model = model, .launch = launch};
     at.own = scratch_at(model, launch->scratch, launch->lines, launch->capacity);
-    at.totals = at.own.totals, at.totals_step = totals_line(model);
     if (launch->phases) memset(launch->phases, 0, (size_t)hope_reader_phases(model));
     together(read_all, &at, launch->phases ? threads : 1);
 }
 
-/* Products alone: y [count, outputs] of operands [count, padded inputs]. */
+/* A product alone, of operands or of what a norm makes of rows. */
 typedef struct {
-    Place at;
+    Product product;
+    const float *rows, *gain; /* [count, inputs] fp32, and [inputs]; null for no norm */
+    uint16_t *operands;       /* of the norm: what the product is of */
+    float epsilon;
     Phase *phases;
 } Alone;
 
+static void normalise_alone(const void *context, long row) {
+    const Alone *o = context;
+    const long width = o->product.inputs;
+    normalised(o->rows + row * width, o->gain, width, o->epsilon, o->operands + row * o->product.x_step);
+}
+
 static void multiply_alone(void *data) {
-    Alone *call = data;
-    Place at = call->at;
-    Worker w = {call->phases, 0};
-    multiply(&w, &at, at.product, at.x, at.y, at.y_step, 0);
+    const Alone *o = data;
+    Worker w = {o->phases, 0};
+    if (o->rows) share(&w, normalise_alone, o, o->product.count);
+    multiply_rows(&w, &o->product);
+}
+
+INLINE Product product_alone(const Frozen *p, const uint16_t *x, int64_t count, float *y, float *totals) {
+    return (Product){p, x, 0, y, totals, count, p->inputs, p->outputs, OPERANDS(p->inputs), p->outputs, frozen_groups(p->inputs)};
 }
 
 /* y [count, outputs] fp32 = W x + b. x: bf16, lines of hope_frozen_line numbers, count filled up to sixteens. totals:
@@ -276,36 +261,16 @@ static void multiply_alone(void *data) {
  */
 EXPORT void hope_frozen_multiply(const Frozen *p, const uint16_t *x, int64_t count, float *y, float *totals, int32_t threads) {
     Phase phases[2] = {0};
-    const Launch launch = {.count = count};
-    Alone call = {{.product = p, .launch = &launch, .x = x, .y = y, .y_step = p->outputs}, threads > 1 ? phases : 0};
-    call.at.totals = totals, call.at.totals_step = frozen_groups(p->inputs);
+    Alone call = {.product = product_alone(p, x, count, y, totals), .phases = threads > 1 ? phases : 0};
     together(multiply_alone, &call, threads);
 }
 
-static void normalise_alone(const void *context, long place) {
-    const Place *at = context;
-    const long width = at->model->width;
-    normalised(at->launch->x + place * width, at->gain, width, at->model->epsilon, at->own.operands + place * OPERANDS(width));
-}
-
-static void multiply_normalised(void *data) {
-    Alone *call = data;
-    Place at = call->at;
-    Worker w = {call->phases, 0};
-    share(&w, normalise_alone, &at, at.launch->count);
-    multiply(&w, &at, at.product, at.own.operands, at.y, at.y_step, 0);
-}
-
 /* As hope_frozen_multiply, of the norm of x [count, inputs] fp32 with gain; operands: room for its lines. */
-EXPORT void hope_frozen_normed(const Frozen *p, float *x, const float *gain, float epsilon, int64_t count, uint16_t *operands,
+EXPORT void hope_frozen_normed(const Frozen *p, const float *x, const float *gain, float epsilon, int64_t count, uint16_t *operands,
                                float *y, float *totals, int32_t threads) {
     Phase phases[3] = {0};
-    const Launch launch = {.count = count, .x = x};
-    const Reader model = {.width = p->inputs, .epsilon = epsilon};
-    Alone call = {{.model = &model, .product = p, .launch = &launch, .gain = gain, .y = y, .y_step = p->outputs}, 0};
-    call.at.own.operands = operands, call.at.totals = totals, call.at.totals_step = frozen_groups(p->inputs);
-    call.phases = threads > 1 ? phases : 0;
-    together(multiply_normalised, &call, threads);
+    Alone call = {product_alone(p, operands, count, y, totals), x, gain, operands, epsilon, threads > 1 ? phases : 0};
+    together(multiply_alone, &call, threads);
 }
 
 EXPORT int64_t hope_frozen_line(const Frozen *p) { return OPERANDS(p->inputs); }

@@ -69,14 +69,9 @@ typedef struct {
     const Reader *model;
     const Launch *launch;
     const Layer *layer;
-    const Frozen *product;
     const Site *pending; /* whose delta is still to be added to x */
-    const float *gain;
     Scratch own;
-    const uint16_t *x; /* of the product */
-    float *y, *totals;
-    long x_step, y_step, totals_step, number;
-    int add, site;
+    long number; /* of the layer */
 } Place;
 
 INLINE long half_of(const Reader *m) { return PADDED(m->head_width / 2L); }
