@@ -110,7 +110,7 @@ class Person:
     def _lengthen(self, route: Route, request: Request) -> None:
         """The page asks for no length: a small model's answers would end anywhere.
 
-        Until then no token may end one: an end that is read over would still make an answer stopped there whole.
+        Until then no token may end one: stopped after an end that was read over, an answer would be whole.
         """
         body = json.loads(request.post_data or "{}")
         self.sent.append(body)
