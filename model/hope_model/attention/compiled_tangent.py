@@ -19,7 +19,7 @@ from hope_kernels.dispatch import declare, give_up
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.torch_threads import one_thread
 from hope_model.attention.alternatives import Alternatives
-from hope_model.attention.compiled import site_names
+from hope_model.attention.compiled import products_of, site_names
 from hope_model.attention.layered_tangent import layered_tangents
 from hope_model.attention.lesson import TEXT, gather_lesson
 from hope_model.attention.memory import Deltas
@@ -141,12 +141,7 @@ def _passes(model: "HopeAttention", reader: Reader) -> Passes:
         sites = {site.projection: site.name for site in model.memory.sites if site.layer == index}
         transposes.append(
             Transposes(
-                products={
-                    "qkv": _transposed(layer.qkv),
-                    "output": _transposed(layer.output),
-                    "gate_up": _transposed(layer.gate_up),
-                    "down": _transposed(layer.down),
-                },
+                products={name: _transposed(linear) for name, linear in products_of(layer).items()},
                 subspaces={
                     projection: _transposed(model.memory.geometry[name].subspace)
                     for projection, name in sites.items()
