@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from tests.model.attention.test_compiled import CONFIGS, both, deltas_for
 from tests.model.attention.tiny import VOCAB, backbone_config, build, config, random_weights, tiny_model
+from tests.model.instructions import WITHOUT_AMX, with_other_instructions
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -250,17 +250,7 @@ def test_slopes_of_margins_are_their_gradients() -> None:
     torch.testing.assert_close(model.backbone.final_back(x.detach(), slopes), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("-march=native", "-mno-amx-tile"),
-        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
-    ],
-    ids=" ".join,
-)
+@with_other_instructions(WITHOUT_AMX)
 def test_other_instructions_keep_the_rules(
     compiled_with: Callable[..., None], flags: tuple[str, ...]
 ) -> None:
