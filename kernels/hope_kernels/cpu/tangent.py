@@ -14,6 +14,7 @@ from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES, FrozenWeights
 from hope_kernels.cpu.reader import Reader
 from hope_kernels.cpu.reader_layout import PROJECTIONS, Frozen
+from hope_kernels.torch_threads import kernel_threads
 
 SLOTS = 64
 SlopeOf = Callable[[Tensor], Tensor]
@@ -143,7 +144,7 @@ class _Call:
     """What a pass is given, and what it points to."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self.threads = torch.get_num_threads()
+        self.threads = kernel_threads()
         self._held: list[Any] = []
         counts = [len(column.hidden) for column in columns]
         self.count = sum(counts)

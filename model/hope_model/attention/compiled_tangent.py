@@ -52,6 +52,8 @@ def tangents_of(model: "HopeAttention", questions: Sequence[Question]) -> list[T
     return compiled_tangents(model, model.passes, questions)
 
 
+@torch.no_grad()
+@one_thread()
 def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequence[Question]) -> list[Tangent]:
     """See :func:`tangents_of`."""
     order = site_names(model)
@@ -62,15 +64,13 @@ def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequenc
 
     def slope(x: Tensor) -> Tensor:
         rises = []
-        with one_thread():
-            for question, own in zip(questions, model.backbone.final(x).split(counts), strict=True):
-                margin, rise = question.alternatives.margins_and_slopes(own)
-                margins.append(margin)
-                rises.append(rise)
-            return model.backbone.final_back(x, torch.cat(rises))
+        for question, own in zip(questions, model.backbone.final(x).split(counts), strict=True):
+            margin, rise = question.alternatives.margins_and_slopes(own)
+            margins.append(margin)
+            rises.append(rise)
+        return model.backbone.final_back(x, torch.cat(rises))
 
-    with torch.no_grad():
-        inputs, slopes = passes.tangent(columns, slope, numbers)
+    inputs, slopes = passes.tangent(columns, slope, numbers)
     parts = [
         {name: values[number].split(counts) for number, name in numbers.items()}
         for values in (inputs, slopes)
@@ -82,6 +82,7 @@ def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequenc
 
 
 @torch.no_grad()
+@one_thread()
 def compiled_outputs(
     model: "HopeAttention",
     passes: Passes,
