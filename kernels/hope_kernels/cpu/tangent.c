@@ -6,6 +6,7 @@
  */
 #include "delta.h"
 #include "lookback.h"
+#include "moments.h"
 #include "pool.h"
 #include "rows.h"
 #include "survey.h"

@@ -41,6 +41,13 @@ class Rest(Structure):
     )
 
 
+class Moments(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("matrices", "x", "y", "operands")),
+        *((name, c_int64) for name in ("sites", "count", "width")),
+    )
+
+
 def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of its functions."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -49,8 +56,10 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.hope_tangent_scratch.restype = number
     for function in (library.hope_tangent_forward, library.hope_tangent_back):
         function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
-    for function in (library.hope_survey, library.hope_rest):
+    for function in (library.hope_survey, library.hope_rest, library.hope_moments):
         function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
     for function in (library.hope_rest_line, library.hope_rest_sums, library.hope_survey_phases):
         function.argtypes, function.restype = (number,), number
+    library.hope_moments_line.argtypes, library.hope_moments_line.restype = (number,), number
+    library.hope_moments_phases.argtypes, library.hope_moments_phases.restype = (), number
     return library

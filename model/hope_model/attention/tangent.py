@@ -106,7 +106,7 @@ class _Push:
         inputs = torch.stack([tangent.inputs[name] for name in stack.names])
         slopes = torch.stack([tangent.slopes[name] for name in stack.names])
         pushed_inputs = torch.bmm(inputs, stack.inputs_inverse) / stack.level.retention
-        return cls(stack.names, inputs, slopes, pushed_inputs, torch.bmm(slopes, stack.outputs_inverse))
+        return cls(stack.names, inputs, slopes, pushed_inputs, stack.times("outputs_inverse", slopes))
 
     def gram(self) -> Tensor:
         by_inputs = torch.bmm(self.pushed_inputs, self.inputs.mT)
