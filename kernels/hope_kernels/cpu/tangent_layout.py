@@ -35,9 +35,9 @@ class Survey(Structure):
 
 class Rest(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("logits", "totals", "listed", "embedding")),
+        *((name, c_void_p) for name in ("logits", "totals", "lists", "lengths", "embedding")),
         *((name, c_void_p) for name in ("shares", "means", "chances", "sums")),
-        *((name, c_int64) for name in ("count", "listed_count", "vocab", "width")),
+        *((name, c_int64) for name in ("count", "vocab", "width")),
     )
 
 

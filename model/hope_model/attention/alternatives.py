@@ -1,5 +1,6 @@
 """Against what a taught token is weighed: the likeliest others one by one, and all the rest as one (E27)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ class Alternatives:
 
 
 class Outlook:
-    """What the model says at the places of some taught tokens.
+    """What the model says at the places of some taught tokens, of one session or of several.
 
     Args:
         x: there, after the last norm, ``[T, D]``.
@@ -94,13 +95,31 @@ class Outlook:
             return self._surveyed.losses
         return F.cross_entropy(self._logits, self._targets, reduction="none")
 
-    def alternatives(self, places: Tensor) -> Alternatives:
-        """Those of some of the tokens."""
-        x, targets, surveyed = self._x[places], self._targets[places], self._surveyed
-        if surveyed is None:
-            return Alternatives.of(self._model, x, self._logits[places], targets, self._size)
+    def alternatives(self, places: Sequence[Tensor]) -> list[Alternatives]:
+        """Those of some of the tokens; tokens of one group share a shortlist. No group is empty."""
+        surveyed = self._surveyed
+        if surveyed is None or not places:
+            return [
+                Alternatives.of(self._model, self._x[own], self._logits[own], self._targets[own], self._size)
+                for own in places
+            ]
         rows = self._model.backbone.head_rows
-        ids = torch.cat((targets, surveyed.best[places].flatten())).unique()
+        targets = [self._targets[own] for own in places]
+        ids = [
+            torch.cat((taught, surveyed.best[own].flatten())).unique()
+            for taught, own in zip(targets, places, strict=True)
+        ]
         shares, means = rest(self._logits, places, surveyed.totals, ids, rows)
-        others = surveyed.totals[places] + shares.clamp_min(LEAST_SHARE).log()
-        return Alternatives(rows[ids], torch.searchsorted(ids, targets), x.float(), others, means)
+        logs, counts = shares.clamp_min(LEAST_SHARE).log(), [len(own) for own in places]
+        return [
+            Alternatives(
+                rows[listed],
+                torch.searchsorted(listed, taught),
+                self._x[own].float(),
+                surveyed.totals[own] + log,
+                mean,
+            )
+            for own, taught, listed, log, mean in zip(
+                places, targets, ids, logs.split(counts), means.split(counts), strict=True
+            )
+        ]

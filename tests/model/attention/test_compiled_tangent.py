@@ -336,7 +336,7 @@ def test_what_is_weighed_is_what_torch_makes_of_the_same_logits(size: int) -> No
     outlook = Outlook(model, x, targets)
     expected = F.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(outlook.losses(), expected, rtol=1e-5, atol=1e-5)
-    found = outlook.alternatives(places)
+    (found,) = outlook.alternatives([places])
     wanted = Alternatives.of(model, x[places], logits[places], targets[places], size)
     for name in ("rows", "place", "reference"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
@@ -357,16 +357,34 @@ def test_the_rest_is_a_mean_by_chances(vocab: int, width: int) -> None:
     expected = chances @ embedding.float() / chances.sum(-1, keepdim=True)
     totals = logits.logsumexp(-1)
     torch.set_num_threads(1)
-    shares, means = rest(logits, places, totals, listed, embedding)
+    shares, means = rest(logits, [places], totals, [listed], embedding)
     torch.testing.assert_close(shares, chances.sum(-1), rtol=1e-3, atol=1e-4)
     assert float((means - expected).norm() / expected.norm()) < 0.01
     for threads, part in ((1, slice(5, 9)), (2, slice(69)), (3, slice(40, 69)), (2, slice(68, 69))):
         torch.set_num_threads(threads)
-        few = rest(logits, places[part], totals, listed, embedding)
+        few = rest(logits, [places[part]], totals, [listed], embedding)
         assert torch.equal(few[0], shares[part])
         assert torch.equal(few[1], means[part])
         own = survey(logits[part], listed[:1].expand(len(logits[part])), 7)
         assert torch.equal(own.totals, survey(logits, listed[:1].expand(70), 7).totals[part])
+
+
+def test_each_group_leaves_out_what_it_lists() -> None:
+    """More rows than share a piece of embeddings; a group has the bits that it has alone."""
+    make = torch.Generator().manual_seed(0)
+    logits, embedding = torch.randn(150, 83, generator=make), torch.randn(83, 40, generator=make).bfloat16()
+    rows = [torch.arange(40), torch.tensor([77]), torch.arange(50, 150)]
+    listed = [torch.arange(0, 83, 3), torch.tensor([82]), torch.arange(60)]
+    totals = logits.logsumexp(-1)
+    shares, means = rest(logits, rows, totals, listed, embedding)
+    counts = [len(own) for own in rows]
+    groups = zip(rows, listed, shares.split(counts), means.split(counts), strict=True)
+    for own, ids, share, mean in groups:
+        alone = rest(logits, [own], totals, [ids], embedding)
+        assert torch.equal(alone[0], share)
+        assert torch.equal(alone[1], mean)
+        expected = logits.softmax(-1)[own].index_fill(-1, ids, 0.0).sum(-1)
+        torch.testing.assert_close(share, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_greatest_logits_are_found_wherever_they_stand() -> None:

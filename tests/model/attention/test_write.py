@@ -38,7 +38,8 @@ from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
-from hope_model.attention.write import DRAWN_BACK, GUARDED, Write, Written, step_together
+from hope_model.attention.together import step_together
+from hope_model.attention.write import DRAWN_BACK, GUARDED, Write, Written
 from hope_model.state import State
 from hope_model.streaks import Frozen
 
