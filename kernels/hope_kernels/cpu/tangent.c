@@ -10,6 +10,7 @@
 #include "pool.h"
 #include "rows.h"
 #include "survey.h"
+#include "weigh.h"
 
 static void embed(const void *context, long place) {
     const At *at = context;

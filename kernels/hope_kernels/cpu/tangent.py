@@ -94,12 +94,12 @@ class Passes:
         """What enters the sites, and gradients at the outputs of some of them, ``[N, outputs]`` by number.
 
         Args:
-            slope: outputs of the last layer ``[N, D]`` -> the gradient there.
+            slope: outputs of the last layer ``[N, D]`` -> the gradient there, which is lost.
         """
         with self._lock:
             call = self._call(columns)
             x, inputs = self._forward(call)
-            gradient = slope(x).clone()
+            gradient = slope(x)
             slopes = {site: torch.empty(call.count, self._sites[site][1]) for site in sites}
             places = call.addresses([slopes.get(site) for site in range(len(self._sites))])
             call.structure.x, call.structure.slopes = gradient.data_ptr(), places

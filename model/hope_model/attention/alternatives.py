@@ -58,17 +58,6 @@ class Alternatives:
         rest = logits.scatter(-1, place, -torch.inf).logsumexp(-1)
         return logits.gather(-1, place)[:, 0] - torch.logaddexp(rest, self._others_at(x))
 
-    @torch.no_grad()
-    def margins_and_slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`margins` and their gradients with regard to ``x``, ``[T, D]`` fp32."""
-        place = self.place[:, None]
-        logits, others = torch.matmul(x, self.rows.mT).float(), self._others_at(x)
-        own = logits.gather(-1, place)
-        rest = torch.logaddexp(logits.scatter_(-1, place, -torch.inf).logsumexp(-1), others)
-        pulls = logits.sub_(rest[:, None]).exp_().neg_().scatter_(-1, place, 1.0)
-        slopes = torch.matmul(pulls.to(x.dtype), self.rows).float()
-        return own[:, 0] - rest, slopes.sub_((others - rest).exp_()[:, None] * self.direction)
-
     def _others_at(self, x: Tensor) -> Tensor:
         return self.others + ((x.float() - self.reference) * self.direction).sum(-1)
 

@@ -15,6 +15,7 @@ from hope_kernels.cpu.build import BuildError
 from hope_kernels.cpu.frozen import FrozenWeights
 from hope_kernels.cpu.reader import Reader
 from hope_kernels.cpu.tangent import Column, Passes, Transposes
+from hope_kernels.cpu.weigh import weigh
 from hope_kernels.dispatch import declare, give_up
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.torch_threads import one_thread
@@ -60,15 +61,13 @@ def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequenc
     numbers = {order.index(site.name): site.name for site in questions[0].sites}
     columns = [column_of(question.lesson, question.deltas, order) for question in questions]
     counts = [len(column.hidden) for column in columns]
+    lists = [question.alternatives for question in questions]
     margins: list[Tensor] = []
 
     def slope(x: Tensor) -> Tensor:
-        rises = []
-        for question, own in zip(questions, model.backbone.final(x).split(counts), strict=True):
-            margin, rise = question.alternatives.margins_and_slopes(own)
-            margins.append(margin)
-            rises.append(rise)
-        return model.backbone.final_back(x, torch.cat(rises))
+        found, slopes = weigh(x, lists, model.backbone.norm, model.config.backbone.norm_epsilon)
+        margins.extend(found.split(counts))
+        return slopes
 
     inputs, slopes = passes.tangent(columns, slope, numbers)
     parts = [

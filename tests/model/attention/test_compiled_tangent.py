@@ -19,6 +19,7 @@ from hope_kernels import dispatch
 from hope_kernels.cpu.build import BuildError
 from hope_kernels.cpu.survey import rest, survey
 from hope_kernels.cpu.tangent import Passes
+from hope_kernels.cpu.weigh import weigh
 from hope_model.attention import compiled_tangent
 from hope_model.attention.alternatives import Alternatives, Outlook
 from hope_model.attention.checkpoint import load_attention_checkpoint
@@ -186,10 +187,7 @@ def test_a_token_has_the_bits_that_it_has_alone() -> None:
         )
         (cut,) = tangents_of(model, [replace(asked, lesson=lesson, alternatives=own)])
         for name, value in parts(cut).items():
-            if name != "margins" and "inputs" in name:
-                assert torch.equal(value, parts(whole)[name][part]), name
-            else:  # products with the shortlist are torch's
-                torch.testing.assert_close(value, parts(whole)[name][part], rtol=0.02, atol=0.02)
+            assert torch.equal(value, parts(whole)[name][part]), name
 
 
 @pytest.mark.parametrize("what", ["hidden", "delta", "key", "value"])
@@ -238,16 +236,37 @@ def test_outputs_are_those_of_layers_in_fp32(kind: str) -> None:
             assert torch.equal(single[0], found[row])
 
 
-def test_slopes_of_margins_are_their_gradients() -> None:
-    model = tiny_model(torch.float32)
-    asked = question(model, 23, 64)
-    x = torch.randn(23, model.config.backbone.width, generator=torch.Generator().manual_seed(1))
-    x.requires_grad_()
-    margins = asked.alternatives.margins(model.backbone.final(x))
+@pytest.mark.parametrize(("tokens", "size"), [(1, 1), (1, 8), (23, 8), (70, VOCAB)])
+def test_slopes_of_margins_are_their_gradients(tokens: int, size: int) -> None:
+    """Through the last norm, as autograd has them in fp32; in any company and with any number of threads."""
+    model, plain = tiny_model(), tiny_model(torch.float32)
+    make = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, model.config.backbone.width, generator=make, requires_grad=True)
+    targets = torch.randint(VOCAB, (tokens,), generator=make)
+    before = model.backbone.final(x.detach() + 0.1 * torch.randn(x.shape, generator=make))
+    own = Alternatives.of(model, before, model.backbone.head(before).float(), targets, size)
+    wide = replace(own, rows=own.rows.float())
+    margins = wide.margins(plain.backbone.final(x))
     (expected,) = torch.autograd.grad(margins.sum(), x)
-    found, slopes = asked.alternatives.margins_and_slopes(model.backbone.final(x.detach()))
-    torch.testing.assert_close(found, margins.detach())
-    torch.testing.assert_close(model.backbone.final_back(x.detach(), slopes), expected, rtol=1e-4, atol=1e-5)
+    gain, epsilon = model.backbone.norm, model.config.backbone.norm_epsilon
+    torch.set_num_threads(1)
+    found, slopes = weigh(x.detach(), [own], gain, epsilon)
+    torch.testing.assert_close(found, margins.detach(), rtol=0.01, atol=0.03)
+    assert float((slopes - expected).norm() / expected.norm()) < 0.02
+    other = question(model, 19, 64).alternatives
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        both = weigh(torch.cat((torch.ones(19, x.shape[1]), x.detach())), [other, own], gain, epsilon)
+        assert torch.equal(both[0][19:], found)
+        assert torch.equal(both[1][19:], slopes)
+
+
+def test_no_target_leads_out_of_its_list() -> None:
+    model = tiny_model()
+    asked = question(model, 5, 64)
+    asked.alternatives.place[2] = len(asked.alternatives.rows)
+    with pytest.raises(IndexError, match="expected targets among"):
+        tangents_of(model, [asked])
 
 
 @with_other_instructions(WITHOUT_AMX)
