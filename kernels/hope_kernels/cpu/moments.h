@@ -17,11 +17,6 @@ typedef struct {
     int64_t sites, count, width;
 } Moments;
 
-typedef struct {
-    const Moments *call;
-    long part; /* of the operands */
-} Half;
-
 INLINE uint16_t *moment_half(const Moments *m, long part, long site) {
     return m->operands + (part * m->sites + site) * PADDED(m->count) * step_of(m->width);
 }
@@ -40,23 +35,25 @@ static void halve_item(const void *context, long item) {
 
 INLINE long moment_tiles(const Moments *m) { return (m->width + WIDE - 1) / WIDE * shares_of(m->count); }
 
+/* Both halves by a tile while the caches hold it. */
 static void moment_item(const void *context, long item) {
-    const Half *half = context;
-    const Moments *m = half->call;
+    const Moments *m = context;
     const long site = item / moment_tiles(m);
     float *y = m->y + site * m->count * m->width;
-    const Product own = {
-        .weights = m->matrices + site,
-        .x = moment_half(m, half->part, site),
-        .base = half->part ? y : 0,
-        .y = y,
-        .count = m->count,
-        .inputs = m->width,
-        .outputs = m->width,
-        .x_step = step_of(m->width),
-        .y_step = m->width,
-    };
-    product_item(&own, item % moment_tiles(m));
+    for (int half = 0; half < 2; half++) {
+        const Product own = {
+            .weights = m->matrices + site,
+            .x = moment_half(m, half, site),
+            .base = half ? y : 0,
+            .y = y,
+            .count = m->count,
+            .inputs = m->width,
+            .outputs = m->width,
+            .x_step = step_of(m->width),
+            .y_step = m->width,
+        };
+        product_item(&own, item % moment_tiles(m));
+    }
 }
 
 typedef struct {
@@ -67,18 +64,17 @@ typedef struct {
 static void multiply_all(void *data) {
     const Multiplying *own = data;
     Worker w = {own->phases, 0};
-    const Half halves[] = {{own->call, 0}, {own->call, 1}};
     share(&w, halve_item, own->call, own->call->sites * own->call->count);
-    for (int part = 0; part < 2; part++) share(&w, moment_item, halves + part, own->call->sites * moment_tiles(own->call));
+    share(&w, moment_item, own->call, own->call->sites * moment_tiles(own->call));
 }
 
-/* phases: room for 3 of them, zeros; null for one thread. */
+/* phases: room for 2 of them, zeros; null for one thread. */
 EXPORT void hope_moments(const Moments *m, Phase *phases, int32_t threads) {
     Multiplying call = {m, phases};
     together(multiply_all, &call, phases ? threads : 1);
 }
 
 EXPORT int64_t hope_moments_line(int64_t width) { return step_of(width); }
-EXPORT int64_t hope_moments_phases(void) { return 3 * (int64_t)sizeof(Phase); }
+EXPORT int64_t hope_moments_phases(void) { return 2 * (int64_t)sizeof(Phase); }
 
 #endif

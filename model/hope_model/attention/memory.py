@@ -112,8 +112,10 @@ class Stack:
     @classmethod
     def of(cls, sites: Sequence[Site], geometry: Mapping[str, Geometry]) -> "Stack":
         own = [geometry[site.name] for site in sites]
-        moments = [torch.stack([getattr(each, name) for each in own]) for name in MOMENTS]
-        return cls(tuple(site.name for site in sites), sites[0].level, *moments)
+        inputs, outputs, first, second = (
+            torch.stack([getattr(each, name) for each in own]) for name in MOMENTS
+        )
+        return cls(tuple(site.name for site in sites), sites[0].level, inputs, outputs, first, second)
 
     def views(self, geometry: Mapping[str, Geometry]) -> dict[str, Geometry]:
         """The sites' geometry, without moments of its own."""
