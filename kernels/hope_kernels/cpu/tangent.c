@@ -9,6 +9,7 @@
 #include "moments.h"
 #include "pool.h"
 #include "rows.h"
+#include "solve.h"
 #include "survey.h"
 #include "weigh.h"
 

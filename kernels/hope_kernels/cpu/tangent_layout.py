@@ -64,6 +64,14 @@ class Moments(Structure):
     )
 
 
+class Solving(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("gram", "margins", "weights", "pull", "scratch")),
+        *((name, c_int64) for name in ("count", "steps", "halvings")),
+        ("converged", c_double),
+    )
+
+
 def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of its functions."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -79,6 +87,7 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.hope_moments_line.argtypes, library.hope_moments_line.restype = (number,), number
     for function in (library.hope_moments_phases, library.hope_weigh_phases):
         function.argtypes, function.restype = (), number
+    library.hope_solve.argtypes, library.hope_solve.restype = (pointer,), None
     library.hope_weigh_scratch.argtypes = (number, number, number)
     library.hope_weigh_scratch.restype = number
     return library

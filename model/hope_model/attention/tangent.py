@@ -76,7 +76,10 @@ class Pushes:
     """
 
     def __init__(self, tangent: Tangent, sites: Sequence[Site], memory: Memory) -> None:
-        self._parts = [_Push.of(tangent, stack) for stack in memory.stacks([site.name for site in sites])]
+        stacks = memory.stacks([site.name for site in sites])
+        self._parts = [_Push.of(tangent, stack) for stack in stacks]
+        self.compiled = all(stack.compiled is not None for stack in stacks)
+        """Whether the kernel multiplies."""
 
     def gram(self) -> Tensor:
         """``J M^-1 J'``: what one token's push does to another's margin, ``[n, n]``."""
