@@ -1,4 +1,4 @@
-"""Every test starts from the same seeds, and memory that nobody wrote reads as NaN."""
+"""Every test starts from the same seeds and threads, and memory that nobody wrote reads as NaN."""
 
 from __future__ import annotations
 
@@ -64,12 +64,17 @@ def poisoned_memory() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def seeds() -> None:
+def seeds_and_threads() -> Iterator[None]:
     random.seed(0)
-    if "torch" in sys.modules:
-        import torch
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
 
-        torch.manual_seed(0)
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from tests.bench import turn_cost
 
 
@@ -15,15 +14,11 @@ from tests.bench import turn_cost
 def test_a_turn_is_measured_beside_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
     files = ["--json", str(tmp_path / "found"), "--plot", str(tmp_path / "plot.png")]
     monkeypatch.setattr(
         sys, "argv", ["turn_cost", "--at", "1", "4", "--repeats", "1", "--reread", "1", *files]
     )
-    try:
-        turn_cost.main()
-    finally:
-        torch.set_num_threads(threads)
+    turn_cost.main()
     points = json.loads((tmp_path / "found").read_text())["points"]
     assert [point["turn"] for point in points] == [1, 4]
     assert ["reread_s" in point for point in points] == [True, False]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -19,13 +17,6 @@ SIZES = [(32, 1), (96, 150), (160, 64), (1056, 20)]
 """Columns and rows of the weight: parts of registers, of tiles, of pieces."""
 ODD = [(1, 5), (27, 33), (44, 16)]
 """Those that are no whole groups of 32."""
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -11,13 +9,6 @@ from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.moments import SiteProducts
 
 pytestmark = pytest.mark.compiler
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("sites", "count", "width"), [(1, 1, 20), (3, 17, 64), (2, 70, 100), (2, 130, 576)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -24,13 +24,6 @@ from hope_model.hope import Hope
 from hope_model.streaks import Frozen
 
 pytestmark = pytest.mark.compiler
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def run_of(model: Hope, rows: int, steps: int, threads: int) -> list[Tensor]:

@@ -23,6 +23,8 @@ HOPE = "tests/server/engine/test_hope.py"
 COMPILED = "tests/model/test_decoding_compiled.py"
 PRODUCTS, READING = "tests/kernels/test_cpu_frozen.py", "tests/model/attention/test_compiled.py"
 TANGENTS = "tests/model/attention/test_compiled_tangent.py"
+MOMENTS, THREADS = "tests/kernels/test_cpu_moments.py", "tests/kernels/test_torch_threads.py"
+WRITE, ROTARY = "tests/model/attention/test_write.py", "tests/model/attention/test_rotary.py"
 FROZEN = "tests/server/engine/test_frozen.py"
 ENGINE_TESTS = "tests/server/engine/test_engine.py"
 SAMPLING = "tests/server/engine/test_sampling.py"
@@ -338,6 +340,69 @@ MUTATIONS = (
         "some[list[next] - i] = 0;",
         "some[list[next] - i] *= 1;",
         (TANGENTS,),
+    ),
+    Mutation(
+        "what rounding leaves of a line is not multiplied",
+        "kernels/hope_kernels/cpu/moments.h",
+        "half < 2; half++",
+        "half < 1; half++",
+        (MOMENTS,),
+    ),
+    Mutation(
+        "all sites' moments are the first one's",
+        "kernels/hope_kernels/cpu/moments.h",
+        ".weights = m->matrices + site,",
+        ".weights = m->matrices,",
+        (MOMENTS,),
+    ),
+    Mutation(
+        "what is weighed by itself is among its alternatives, too",
+        "kernels/hope_kernels/cpu/weigh.h",
+        "    logits[place] = -INFINITY;\n",
+        "",
+        (TANGENTS,),
+    ),
+    Mutation(
+        "all that is not listed weighs as it did at the start",
+        "kernels/hope_kernels/cpu/weigh.h",
+        "const float others = l->others[at] + sum(moved),",
+        "const float others = l->others[at] + 0 * sum(moved),",
+        (TANGENTS,),
+    ),
+    Mutation(
+        "a margin's gradient is without all that is not listed",
+        "kernels/hope_kernels/cpu/weigh.h",
+        "all(-shares[row])",
+        "all(-0 * shares[row])",
+        (TANGENTS,),
+    ),
+    Mutation(
+        "a step of Newton's takes every token for as unknown as a fresh one",
+        "kernels/hope_kernels/cpu/solve.h",
+        "curvature = s->weights[i] * unknown * (1 - unknown);",
+        "curvature = s->weights[i] * 0.25;",
+        (WRITE,),
+    ),
+    Mutation(
+        "a step that leads uphill is taken",
+        "kernels/hope_kernels/cpu/solve.h",
+        "if (!(found <= best)) continue;",
+        "if (0) continue;",
+        (WRITE,),
+    ),
+    Mutation(
+        "a kernel takes one thread where torch has been told to",
+        "kernels/hope_kernels/torch_threads.py",
+        "return _outside.threads or torch.get_num_threads()",
+        "return torch.get_num_threads()",
+        (THREADS,),
+    ),
+    Mutation(
+        "angles of positions are rounded before their cosines",
+        "model/hope_model/attention/rotary.py",
+        "of(angles.numpy())",
+        "of(angles.float().numpy())",
+        (ROTARY,),
     ),
     Mutation(
         "a memory that two rows share is one row's alone",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from hope_kernels.cpu import tangent_layout as layout
+from hope_kernels.cpu import team
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES, FrozenWeights
 from hope_kernels.cpu.reader_layout import Frozen
-from hope_kernels.torch_threads import kernel_threads
 
 
 class SiteProducts:
@@ -28,14 +28,12 @@ class SiteProducts:
         self._held = [FrozenWeights(each.mT.bfloat16(), None, arena) for each in matrices]
         self._matrices = (Frozen * len(self._held))(*(each.structure for each in self._held))
         self._line = int(self._library.hope_moments_line(self._shape[2]))
-        self._phases = int(self._library.hope_moments_phases())
 
     def __call__(self, x: Tensor) -> Tensor:
         sites, count, width = x.shape
         assert (sites, width) == (self._shape[0], self._shape[2])
         x, y = x.contiguous(), torch.empty(sites, count, width)
         operands = torch.empty(2, sites, -(-count // LANES) * LANES, self._line, dtype=torch.bfloat16)
-        phases, threads = torch.zeros(self._phases, dtype=torch.uint8), kernel_threads()
         call = layout.Moments(
             matrices=ctypes.addressof(self._matrices),
             x=x.data_ptr(),
@@ -45,7 +43,5 @@ class SiteProducts:
             count=count,
             width=width,
         )
-        self._library.hope_moments(
-            ctypes.addressof(call), phases.data_ptr() if threads > 1 else None, threads
-        )
+        team.run(self._library.hope_moments, call, self._library.hope_moments_phases())
         return y

@@ -37,18 +37,9 @@ static double cost_of(const Solving *s, const double *pull, double *moved) {
     return cost + length / 2;
 }
 
-/* x = A^-1 x, by elimination with the greatest of a column first; A is lost. Not finite where there is no inverse. */
+/* x = A^-1 x by elimination, A is lost. Rows as they come: those of a positive definite matrix, each times a number. */
 static void eliminate(double *a, double *x, long n) {
     for (long k = 0; k < n; k++) {
-        long most = k;
-        for (long i = k + 1; i < n; i++)
-            if (fabs(a[i * n + k]) > fabs(a[most * n + k])) most = i;
-        for (long j = k; most != k && j < n; j++) {
-            const double other = a[most * n + j];
-            a[most * n + j] = a[k * n + j], a[k * n + j] = other;
-        }
-        const double held = x[most];
-        x[most] = x[k], x[k] = held;
         for (long i = k + 1; i < n; i++) {
             const double factor = a[i * n + k] / a[k * n + k];
             for (long j = k + 1; j < n; j++) a[i * n + j] -= factor * a[k * n + j];

@@ -2,18 +2,16 @@
 number of threads.
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hope_kernels.cpu import tangent_layout as layout
+from hope_kernels.cpu import team
 from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES
-from hope_kernels.torch_threads import kernel_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ def survey(logits: Tensor, targets: Tensor, size: int) -> Surveyed:
         size=size,
     )
     library = load("tangent")
-    _go(library, library.hope_survey, call, count)
+    team.run(library.hope_survey, call, library.hope_survey_phases(count))
     return found
 
 
@@ -97,11 +95,5 @@ def rest(
         vocab=vocab,
         width=width,
     )
-    _go(library, library.hope_rest, call, count)
+    team.run(library.hope_rest, call, library.hope_survey_phases(count))
     return shares, means
-
-
-def _go(library: ctypes.CDLL, function: Any, call: ctypes.Structure, count: int) -> None:
-    threads = kernel_threads()
-    phases = torch.zeros(library.hope_survey_phases(count), dtype=torch.uint8)
-    function(ctypes.addressof(call), phases.data_ptr() if threads > 1 else None, threads)

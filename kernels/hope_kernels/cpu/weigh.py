@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hope_kernels.cpu import tangent_layout as layout
+from hope_kernels.cpu import team
 from hope_kernels.cpu.build import load
-from hope_kernels.torch_threads import kernel_threads
 
 
 class Listed(Protocol):
@@ -72,7 +72,5 @@ def weigh(x: Tensor, lists: Sequence[Listed], gain: Tensor, epsilon: float) -> t
         width=width,
         epsilon=epsilon,
     )
-    threads = kernel_threads()
-    phases = torch.zeros(library.hope_weigh_phases(), dtype=torch.uint8)
-    library.hope_weigh(ctypes.addressof(call), phases.data_ptr() if threads > 1 else None, threads)
+    team.run(library.hope_weigh, call, library.hope_weigh_phases())
     return margins, slopes

@@ -11,7 +11,7 @@ HALVINGS = 12
 CONVERGED = 1e-9
 
 
-def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor, *, compiled: bool = False) -> Tensor:
+def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
     """``c`` that minimises ``sum w log(1 + exp(-(z + K c))) + c' K c / 2``.
 
     At the minimum ``c = w (1 - p)``, with ``p`` the chances at margins ``z + K c``: a token pulls as much as
@@ -21,15 +21,10 @@ def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor, *, compiled: b
         gram: ``K [n, n]``, what a unit of pull of one token does to another's margin.
         margins: ``z [n]`` where nothing has moved.
         weights: ``w [n]``.
-        compiled: by the kernel.
 
     Returns:
         ``c [n]`` in fp32.
     """
-    if compiled:
-        return solve(
-            gram, margins, weights, steps=NEWTON_STEPS, halvings=HALVINGS, converged=CONVERGED
-        ).float()
     gram, margins, weights = gram.double(), margins.double(), weights.double()
     pull = torch.zeros_like(margins)
     identity = torch.eye(len(margins), dtype=gram.dtype, device=gram.device)
@@ -49,6 +44,12 @@ def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor, *, compiled: b
         if not bool(best < before - CONVERGED * before.abs()):
             break
     return pull.float()
+
+
+def solve_margins_by_kernel(gram: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
+    """As :func:`solve_margins`, by the compiled kernel. Raises BuildError if there is none."""
+    limits = {"steps": NEWTON_STEPS, "halvings": HALVINGS}
+    return solve(gram, margins, weights, **limits, converged=CONVERGED).float()
 
 
 def _objective(gram: Tensor, margins: Tensor, weights: Tensor, pull: Tensor) -> Tensor:

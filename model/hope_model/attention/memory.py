@@ -12,6 +12,7 @@ from hope_kernels.low_rank_read import low_rank_product, low_rank_read
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.torch_threads import one_thread
 from hope_model.attention.config import BackboneConfig, HopeAttentionConfig, MemoryLevel
+from hope_model.attention.margins import solve_margins, solve_margins_by_kernel
 
 TEXTS, TOKENS = 8, 128
 """Canary texts of a checkpoint, and the longest one."""
@@ -152,6 +153,7 @@ class Memory:
         self._stacks = [Stack.of(each, geometry) for each in alike]
         self.geometry = {name: own for stack in self._stacks for name, own in stack.views(geometry).items()}
         self._by_place = {(site.layer, site.projection): site.name for site in sites}
+        self.solve_margins = solve_margins
 
     def read(
         self, layer: int, projection: str, x: Tensor, deltas: Deltas, slots: Tensor | None = None
@@ -173,8 +175,12 @@ class Memory:
         return low_rank_read(single, deltas[name], own).view(rows, tokens, -1)
 
     def by_kernel(self, arena: Arena) -> None:
-        """From now on products with moments of outputs are the compiled kernel's. Raises BuildError."""
+        """From now on the compiled kernel multiplies with moments of outputs and solves margins.
+
+        Raises BuildError.
+        """
         self._stacks = [stack.by_kernel(arena) for stack in self._stacks]
+        self.solve_margins = solve_margins_by_kernel
 
     def squared_norm(self, deltas: Deltas, names: Collection[str]) -> Tensor:
         """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +42,7 @@ def survey_lessons(
         outlook = Outlook(model, x, torch.cat([lesson.targets[0] for lesson in lessons]))
         losses = outlook.losses().split(counts)
         news = [teaching.news(own) for teaching, own in zip(teachings, losses, strict=True)]
-        starts = [sum(counts[:number]) for number in range(len(counts))]
+        starts = accumulate(counts[:-1], initial=0)
         found = iter(
             outlook.alternatives([own + start for own, start in zip(news, starts, strict=True) if len(own)])
         )

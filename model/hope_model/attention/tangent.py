@@ -76,14 +76,16 @@ class Pushes:
     """
 
     def __init__(self, tangent: Tangent, sites: Sequence[Site], memory: Memory) -> None:
-        stacks = memory.stacks([site.name for site in sites])
-        self._parts = [_Push.of(tangent, stack) for stack in stacks]
-        self.compiled = all(stack.compiled is not None for stack in stacks)
-        """Whether the kernel multiplies."""
+        self._parts = [_Push.of(tangent, stack) for stack in memory.stacks([site.name for site in sites])]
+        self._solve = memory.solve_margins
 
     def gram(self) -> Tensor:
         """``J M^-1 J'``: what one token's push does to another's margin, ``[n, n]``."""
         return _total(part.gram() for part in self._parts)
+
+    def pull(self, margins: Tensor, weights: Tensor) -> Tensor:
+        """How much each token has to pull from where its margin is, ``[n]``; see :func:`solve_margins`."""
+        return self._solve(self.gram(), margins, weights)
 
     def change(self, pull: Tensor) -> dict[str, Tensor]:
         """All pushes together, ``pull [n]`` of each: ``[r, out]`` by site."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hope_model.attention.config import MemoryConfig, MemoryLevel
-from hope_model.attention.margins import solve_margins
 from hope_model.attention.tangent import Lesson, Pushes, Tangent
 
 NEWS_NATS = (2.0, 6.0)
@@ -80,7 +79,7 @@ class Words:
         self, pushes: Pushes, tangent: Tangent, moved: Mapping[str, Tensor], weights: Tensor
     ) -> dict[str, Tensor]:
         unmoved = tangent.margins - tangent.along(moved)
-        return pushes.change(solve_margins(pushes.gram(), unmoved, weights, compiled=pushes.compiled))
+        return pushes.change(pushes.pull(unmoved, weights))
 
     def factor(self, level: MemoryLevel, length: Tensor) -> Tensor:
         return (level.round_length / length).clamp_max(1.0)

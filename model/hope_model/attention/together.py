@@ -7,7 +7,7 @@ from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.memory import Site
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.survey import survey_lessons
-from hope_model.attention.tangent import Question
+from hope_model.attention.tangent import Lesson, Question
 from hope_model.attention.write import Write
 
 
@@ -15,19 +15,20 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
     """One slice of each. Questions about the same sites share a pass where an answer's bits do not depend on
     the others (see :func:`tangents_of`), and so do those to the panel; surveys share a product with the head.
     """
-    compiled = model.passes is not None
-    concluding = [write for write in writes if compiled and write.concluding]
-    surveying = [write for write in writes if compiled and write.unseen is not None]
+    shares = model.passes is not None
+    surveying: list[tuple[Write, Lesson]] = []
     asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
+    concluding: list[Write] = []
     others: list[Write] = []
     for write in writes:
-        if write in concluding or write in surveying:
-            continue
-        question = write.question
-        if question is None:
-            others.append(write)
-        else:
+        if (question := write.question) is not None:
             asking.setdefault(question.sites, []).append((write, question))
+        elif shares and (part := write.unseen) is not None:
+            surveying.append((write, part))
+        elif shares and write.concluding:
+            concluding.append(write)
+        else:
+            others.append(write)
     _survey_together(model, surveying)
     _conclude_together(model, concluding)
     for write in others:
@@ -41,14 +42,12 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
             write.answer(tangent)
 
 
-def _survey_together(model: HopeAttention, writes: Sequence[Write]) -> None:
-    asked = [(write, part) for write in writes if (part := write.unseen) is not None]
+def _survey_together(model: HopeAttention, asked: Sequence[tuple[Write, Lesson]]) -> None:
     if not asked:
         return
-    teachings = [write.teaching for write, _ in asked]
-    found = survey_lessons(model, [part for _, part in asked], teachings)
-    for (write, _), surveyed in zip(asked, found, strict=True):
-        write.look(surveyed)
+    found = survey_lessons(model, [part for _, part in asked], [write.teaching for write, _ in asked])
+    for (write, part), surveyed in zip(asked, found, strict=True):
+        write.look(part, surveyed)
 
 
 def _conclude_together(model: HopeAttention, writes: Sequence[Write]) -> None:

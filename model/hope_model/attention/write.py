@@ -91,7 +91,7 @@ class Write:
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
         elif (part := self.unseen) is not None:
-            self.look(*survey_lessons(self._model, [part], [self.teaching]))
+            self.look(part, *survey_lessons(self._model, [part], [self.teaching]))
         elif self._tangents:
             self._learn(Tangent.join(self._tangents))
             self._tangents = []
@@ -141,9 +141,9 @@ class Write:
         """Of what the next slice surveys, if it is a survey."""
         return self._lesson.only(self._left[0]) if self._left else None
 
-    def look(self, surveyed: Surveyed) -> None:
-        """The slice that :attr:`unseen` stands for."""
-        part = self._lesson.only(self._left.pop(0))
+    def look(self, part: Lesson, surveyed: Surveyed) -> None:
+        """The slice that ``part``, from :attr:`unseen`, stands for."""
+        self._left.pop(0)
         if surveyed.alternatives is not None:
             self._parts.append((part.only(surveyed.news), surveyed.alternatives))
         self._survey.append(surveyed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,13 +35,6 @@ from hope_model.convert.convert import ensure_model
 pytestmark = pytest.mark.compiler
 SHORTLIST = 8
 QUANTIZABLE = replace(config(), backbone=backbone_config(head_width=16, mlp_width=96))
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @torch.no_grad()

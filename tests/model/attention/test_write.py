@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from hope_model.attention.cache import WindowCache
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import GRID, HopeAttentionConfig
 from hope_model.attention.lesson import NOTHING, TEXT, WORDS, gather_lesson
-from hope_model.attention.margins import solve_margins
+from hope_model.attention.margins import solve_margins, solve_margins_by_kernel
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
@@ -185,7 +186,9 @@ def test_pushes_are_the_cheapest_changes() -> None:
     )
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.compiler)])
+@pytest.mark.parametrize(
+    "solve", [solve_margins, pytest.param(solve_margins_by_kernel, marks=pytest.mark.compiler)]
+)
 @given(
     tokens=st.integers(1, 12),
     seed=st.integers(0, 1000),
@@ -193,14 +196,14 @@ def test_pushes_are_the_cheapest_changes() -> None:
     spread=st.sampled_from([0.1, 3.0, 30.0]),
 )
 def test_a_token_pulls_as_much_as_it_is_still_unknown(
-    compiled: bool, tokens: int, seed: int, scale: float, spread: float
+    solve: Callable[..., Tensor], tokens: int, seed: int, scale: float, spread: float
 ) -> None:
     make = torch.Generator().manual_seed(seed)
     factor = torch.randn(tokens, max(1, tokens - 2), generator=make)
     gram = scale * factor @ factor.T
     margins = spread * torch.randn(tokens, generator=make)
     weights = torch.rand(tokens, generator=make)
-    pull = solve_margins(gram, margins, weights, compiled=compiled)
+    pull = solve(gram, margins, weights)
     unknown = torch.sigmoid(-(margins.double() + gram.double() @ pull.double())).float()
     tolerance = 1e-4 * max(1.0, float(gram.diagonal().max()))
     torch.testing.assert_close(gram @ pull, gram @ (weights * unknown), rtol=0, atol=tolerance)
