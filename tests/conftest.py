@@ -20,11 +20,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads of one wou
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile(  # a busy machine is not a failure; a fixture for all examples is meant
-    "hope",
+    "search",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.load_profile("hope")
+settings.register_profile("hope", settings.get_profile("search"), derandomize=True)
+settings.load_profile("hope")  # a commit fails for what is in it, not for the examples of the day
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -130,12 +130,12 @@ async def _answer(
     """Answer requests until `stop`, then drain. Returns the exit status."""
     server = HttpServer(runtime.config, create_app(runtime))
     runtime.metrics.watch_connections(server.connections)
+    _keep_for_life()
     http = asyncio.create_task(server.serve(sockets=[listener]))
     stopped = asyncio.create_task(stop.wait())
     started = asyncio.create_task(server.answering.wait())
     await asyncio.wait({http, started}, return_when=asyncio.FIRST_COMPLETED)
     if server.answering.is_set():
-        _keep_for_life()
         _announce(runtime, listener)
     await asyncio.wait({http, stopped}, return_when=asyncio.FIRST_COMPLETED)
     status = 0 if stop.is_set() else FAILED

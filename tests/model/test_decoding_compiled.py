@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from tests.model.instructions import PLAIN, WITHOUT_AMX, with_other_instructions
 from tests.model.small import build, small_config
 from tests.model.test_decoding import assert_close, config, decode, stepped, tokens_of
 from torch import Tensor
@@ -139,17 +139,7 @@ def test_what_is_read_at_once_leaves_other_rows_alone() -> None:
     )
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("-march=x86-64",),
-        ("-march=native", "-mno-amx-tile"),
-        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
-    ],
-    ids=" ".join,
-)
+@with_other_instructions(PLAIN, WITHOUT_AMX)
 def test_other_instructions_keep_the_rules(
     compiled_with: Callable[..., None], flags: tuple[str, ...]
 ) -> None:

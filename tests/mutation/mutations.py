@@ -335,8 +335,8 @@ MUTATIONS = (
     Mutation(
         "a token that is weighed by itself is among the rest, too",
         "kernels/hope_kernels/cpu/survey.h",
-        "some[r->listed[next] - i] = 0;",
-        "some[r->listed[next] - i] *= 1;",
+        "some[list[next] - i] = 0;",
+        "some[list[next] - i] *= 1;",
         (TANGENTS,),
     ),
     Mutation(
@@ -484,7 +484,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a GPU's writes share a backward pass",
-        "model/hope_model/attention/write.py",
+        "model/hope_model/attention/together.py",
         'model.backbone.device.type == "cuda"',
         "len(groups) > 1",
         (GPU,),

@@ -12,6 +12,7 @@ from torch import Tensor
 from hope_kernels.cpu import layout
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import load
+from hope_kernels.torch_threads import kernel_threads
 
 Weight = tuple[Tensor, Tensor | None]
 """``[N, K]`` and a bias ``[N]``, fp32."""
@@ -124,7 +125,7 @@ class Decoder:
         if not (0 <= min(rows) <= max(rows) < self._rows and 0 <= min(tokens) <= max(tokens) < self._vocab):
             raise IndexError(f"expected rows below {self._rows} and tokens below {self._vocab}")
         # No large operation of torch here: its threads look out for more work on the cores that ours need.
-        count, threads = len(rows), torch.get_num_threads()
+        count, threads = len(rows), kernel_threads()
         if len(self._scratch) < count:
             self._scratch = torch.zeros(count, self._scratch.shape[1])
         numbers = torch.tensor([*rows, *tokens, *runs, *chunks, *chain.from_iterable(kept)])
@@ -151,12 +152,12 @@ class Decoder:
     def end_runs(self, ends: Sequence[Behind]) -> None:
         """The rows' matrix memories take up the tokens that they are behind."""
         rows, tokens = _columns(ends)
-        self._library.hope_end_runs(self._at, rows, tokens, len(ends), torch.get_num_threads())
+        self._library.hope_end_runs(self._at, rows, tokens, len(ends), kernel_threads())
 
     def sum_gradients(self, level: int, ends: Sequence[Behind]) -> None:
         """The rows' gradients of a level take up the tokens that they are behind."""
         rows, tokens = _columns(ends)
-        self._library.hope_sum_gradients(self._at, level, rows, tokens, len(ends), torch.get_num_threads())
+        self._library.hope_sum_gradients(self._at, level, rows, tokens, len(ends), kernel_threads())
 
     def end_chunks(self, ends: Sequence[Behind]) -> list[bool]:
         """The rows' projections take up the tokens of their chunk, in all blocks; whether all that a row
@@ -164,7 +165,7 @@ class Decoder:
         """
         rows, tokens = _columns(ends)
         applied = torch.zeros(len(ends), self._wrote, dtype=torch.uint8)
-        threads = torch.get_num_threads()
+        threads = kernel_threads()
         self._library.hope_end_chunks(self._at, rows, tokens, len(ends), applied.data_ptr(), threads)
         return applied.all(1).tolist()
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from hope_kernels.cpu import reader_layout as layout
 from hope_kernels.cpu.arena import Arena
 from hope_kernels.cpu.build import load
+from hope_kernels.torch_threads import kernel_threads
 
 LANES = 16
 GROUP = 32
@@ -89,7 +90,7 @@ class FrozenWeights:
             operands.data_ptr(),
             y.data_ptr(),
             totals.data_ptr(),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         return y.view(*x.shape[:-1], self.rows)
 
@@ -107,7 +108,7 @@ class FrozenWeights:
             count,
             y.data_ptr(),
             totals.data_ptr(),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         return y.view(*x.shape[:-1], self.rows)
 

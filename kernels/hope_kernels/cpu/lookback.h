@@ -67,7 +67,11 @@ static void pack_group_item(const void *context, long item) {
 typedef struct {
     const Lesson *lesson;
     long group, first, rows; /* first: of the lesson's rows */
-    long row, place;         /* its place among all rows, and that of the packs */
+    float *scores, *scales;  /* theirs; a line of scores is `wide` numbers, one of weights `line` */
+    uint16_t *weights;
+    const uint16_t *queries;
+    const uint32_t *first_pack, *second_pack;
+    long wide, line;
 } Some;
 
 INLINE long chunks_of(const At *at, const Lesson *l) { return (l->count * share_of(at->model) + SHARING - 1) / SHARING; }
@@ -85,9 +89,23 @@ static Some some_at(const At *at, long item) {
     Some some = {.lesson = l, .group = item % at->model->groups, .first = item / at->model->groups * SHARING};
     const long left = l->count * share_of(at->model) - some.first;
     some.rows = left < SHARING ? left : SHARING;
-    some.row = row_of(at, some.group, l->first) + some.first;
-    some.place = (lesson * at->model->groups + some.group) * pack_size(at->model, at->call->most_span);
+    const long row = row_of(at, some.group, l->first) + some.first, kept = at->number * all_rows(at) + row;
+    const long pack = (lesson * at->model->groups + some.group) * pack_size(at->model, at->call->most_span);
+    some.wide = floats_step(at->call->most_span), some.line = step_of(at->call->most_span);
+    some.scores = at->own.scores + row * some.wide, some.scales = at->own.scales + kept;
+    some.weights = at->own.weights + kept * some.line;
+    some.queries = at->own.queries + row * step_of(at->model->head_width);
+    some.first_pack = at->own.first_packs + pack, some.second_pack = at->own.second_packs + pack;
     return some;
+}
+
+/* Whose token a row is, and where its head begins in a line of all heads. */
+INLINE long place_of(const At *at, const Some *some, long row) {
+    return some->lesson->first + (some->first + row) / share_of(at->model);
+}
+INLINE long head_of(const At *at, const Some *some, long row) {
+    const long share = share_of(at->model);
+    return (some->group * share + (some->first + row) % share) * at->model->head_width;
 }
 
 /* to [rows] = x W^T, lines `step` apart, filled up with zeros to whole tiles. */
@@ -132,25 +150,28 @@ static float soften_row(float *scores, const float *bias, long n, uint16_t *weig
     return 1.f / sum(total);
 }
 
+/* scores = queries of the rows, or their gradients, times the first pack. */
+INLINE void score_rows(const At *at, const Some *some) {
+    const long k = at->model->head_width;
+    lines_times(some->first_pack, some->lesson->span, k, some->queries, step_of(k), some->rows, some->scores, some->wide);
+}
+
+/* Numbers of a head that lines_times fills up. */
+INLINE long heads_step(long k) { return WIDE * ((k + WIDE - 1) / WIDE); }
+
 static void lookback_item(const void *context, long item) {
     const At *at = context;
-    const Reader *m = at->model;
     const Some some = some_at(at, item);
-    const long k = m->head_width, n = some.lesson->span, line = step_of(at->call->most_span), share = share_of(m);
-    const long wide = floats_step(at->call->most_span);
-    float *scores = at->own.scores + some.row * wide, *scales = at->own.scales + at->number * all_rows(at) + some.row;
-    uint16_t *weights = at->own.weights + (at->number * all_rows(at) + some.row) * line;
-    lines_times(at->own.first_packs + some.place, n, k, at->own.queries + some.row * step_of(k), step_of(k), some.rows, scores,
-                wide);
+    const long k = at->model->head_width, n = some.lesson->span, step = heads_step(k), share = share_of(at->model);
+    score_rows(at, &some);
     for (long row = 0; row < some.rows; row++)
-        scales[row] = soften_row(scores + row * wide, some.lesson->bias + (some.first + row) / share * n, n, weights + row * line);
-    float mixed[SHARING * WIDE * ((k + WIDE - 1) / WIDE)];
-    const long step = WIDE * ((k + WIDE - 1) / WIDE);
-    lines_times(at->own.second_packs + some.place, k, n, weights, line, some.rows, mixed, step);
+        some.scales[row] = soften_row(some.scores + row * some.wide, some.lesson->bias + (some.first + row) / share * n, n,
+                                      some.weights + row * some.line);
+    float mixed[SHARING * step];
+    lines_times(some.second_pack, k, n, some.weights, some.line, some.rows, mixed, step);
     for (long row = 0; row < some.rows; row++) {
-        const long place = some.lesson->first + (some.first + row) / share, head = some.group * share + (some.first + row) % share;
-        uint16_t *to = at->own.mixed + place * step_of(mixed_width(m)) + head * k;
-        for (long i = 0; i < k; i += LANES) put_rounded(to + i, load(mixed + row * step + i) * all(scales[row]), k - i);
+        uint16_t *to = at->own.mixed + place_of(at, &some, row) * step_of(mixed_width(at->model)) + head_of(at, &some, row);
+        for (long i = 0; i < k; i += LANES) put_rounded(to + i, load(mixed + row * step + i) * all(some.scales[row]), k - i);
     }
 }
 
@@ -168,21 +189,16 @@ static void harden_row(const float *found, float scale, long n, uint16_t *weight
 
 static void lookback_back_item(const void *context, long item) {
     const At *at = context;
-    const Reader *m = at->model;
     const Some some = some_at(at, item);
-    const long k = m->head_width, n = some.lesson->span, line = step_of(at->call->most_span), share = share_of(m);
-    const long wide = floats_step(at->call->most_span);
-    float *scores = at->own.scores + some.row * wide, *scales = at->own.scales + at->number * all_rows(at) + some.row;
-    uint16_t *weights = at->own.weights + (at->number * all_rows(at) + some.row) * line;
-    lines_times(at->own.first_packs + some.place, n, k, at->own.queries + some.row * step_of(k), step_of(k), some.rows, scores,
-                wide);
-    for (long row = 0; row < some.rows; row++) harden_row(scores + row * wide, scales[row], n, weights + row * line);
-    float found[SHARING * WIDE * ((k + WIDE - 1) / WIDE)];
-    const long step = WIDE * ((k + WIDE - 1) / WIDE);
-    lines_times(at->own.second_packs + some.place, k, n, weights, line, some.rows, found, step);
+    const long k = at->model->head_width, n = some.lesson->span, step = heads_step(k);
+    score_rows(at, &some);
+    for (long row = 0; row < some.rows; row++)
+        harden_row(some.scores + row * some.wide, some.scales[row], n, some.weights + row * some.line);
+    float found[SHARING * step];
+    lines_times(some.second_pack, k, n, some.weights, some.line, some.rows, found, step);
     for (long row = 0; row < some.rows; row++) {
-        const long place = some.lesson->first + (some.first + row) / share, head = some.group * share + (some.first + row) % share;
-        memcpy(at->own.heads + place * floats_step(mixed_width(m)) + head * k, found + row * step, (size_t)k * 4);
+        float *to = at->own.heads + place_of(at, &some, row) * floats_step(mixed_width(at->model)) + head_of(at, &some, row);
+        memcpy(to, found + row * step, (size_t)k * 4);
     }
 }
 

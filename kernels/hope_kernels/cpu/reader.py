@@ -12,6 +12,7 @@ from torch import Tensor
 from hope_kernels.cpu import reader_layout as layout
 from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES, FrozenWeights
+from hope_kernels.torch_threads import kernel_threads
 
 MOST_SEEN = 1 << 16
 """Tokens in sight that a thread's stack has room for."""
@@ -122,7 +123,7 @@ class Reader:
         )
         slabs = torch.tensor([tensor.data_ptr() for tensor in (*rings.keys, *rings.values, *(deltas or ()))])
         at, line, address = numbers.data_ptr(), 8 * count, slabs.data_ptr()
-        layers, threads = 8 * len(rings.keys), torch.get_num_threads()
+        layers, threads = 8 * len(rings.keys), kernel_threads()
         x = torch.empty(count, self._width)
         with self._lock:
             self._reserve(count, rings.capacity)

@@ -9,6 +9,7 @@
 #include "work.h"
 
 #define PARTS 16 /* of the vocabulary, summed one by one */
+#define MOST_MEANS 128 /* that share a piece of embeddings, made into weights for them */
 
 /* N rows of V logits. */
 typedef struct {
@@ -19,17 +20,18 @@ typedef struct {
     int64_t count, vocab, size;
 } Survey;
 
-/* Of `count` rows the chances of all tokens that are not listed. */
+/* Of `count` rows the chances of all tokens that a row's list has not. */
 typedef struct {
     const float *const *logits;  /* [count] rows of V */
     const float *totals;         /* [count] */
-    const int64_t *listed;       /* [listed_count], ascending */
+    const int64_t *const *lists; /* [count], each ascending */
+    const int64_t *lengths;      /* [count], theirs */
     const uint16_t *embedding;   /* [V, D] bf16 */
     float *shares;               /* [count]: sums of their chances */
     float *means;                /* [count, D]: means of their embeddings, as if the share were no less than 1e-9 */
     uint16_t *chances;           /* [count in sixteens, hope_rest_line] */
-    float *sums;                 /* [PARTS, tiles of D, SHARING, WIDE] */
-    int64_t count, listed_count, vocab, width;
+    float *sums;                 /* [PARTS, tiles of D, MOST_MEANS, WIDE] */
+    int64_t count, vocab, width;
 } Rest;
 
 INLINE int any(vi where) {
@@ -94,13 +96,14 @@ static void chances_item(const void *context, long row) {
     const float *x = r->logits[row];
     uint16_t *to = r->chances + row * CHANCES(r->vocab);
     const vf whole = all(r->totals[row]);
-    const long n = r->vocab;
+    const int64_t *list = r->lists[row];
+    const long n = r->vocab, listed = r->lengths[row];
     vf share = all(0);
     for (long i = 0, next = 0; i < n; i += 2 * LANES) {
         float some[2 * LANES] = {0};
         put(some, exp_(get(x + i, n - i) - whole), n - i);
         if (n - i > LANES) put(some + LANES, exp_(get(x + i + LANES, n - i - LANES) - whole), n - i - LANES);
-        for (; next < r->listed_count && r->listed[next] < i + 2 * LANES; next++) some[r->listed[next] - i] = 0;
+        for (; next < listed && list[next] < i + 2 * LANES; next++) some[list[next] - i] = 0;
         share = share + load(some) + load(some + LANES);
         put_pairs(to + i, load(some), load(some + LANES));
     }
@@ -141,6 +144,9 @@ typedef struct {
 
 INLINE long width_tiles(const Rest *r) { return (r->width + WIDE - 1) / WIDE; }
 
+/* Numbers of a tile's sums of a part of the vocabulary. */
+INLINE long sums_step(const Chunk *some) { return PADDED(some->rows) * WIDE; }
+
 /* item: a part of the vocabulary. */
 static void mean_item(const void *context, long part) {
     const Chunk *some = context;
@@ -148,10 +154,10 @@ static void mean_item(const void *context, long part) {
     const long step = CHANCES(r->vocab) / 2, depth = OPERANDS_OF(r->vocab) / 2, tiles = width_tiles(r);
     const long each = PADDED((depth + PARTS - 1) / PARTS), end = (part + 1) * each < depth ? (part + 1) * each : depth;
     const uint32_t *x = (const uint32_t *)(const void *)(r->chances + some->first * CHANCES(r->vocab));
-    float *sums = r->sums + part * tiles * SHARING * WIDE;
+    float *sums = r->sums + part * tiles * sums_step(some);
     uint32_t made[PIECE * WIDE] __attribute__((aligned(64)));
     const Group none = {0};
-    memset(sums, 0, (size_t)(tiles * SHARING * WIDE) * sizeof *sums);
+    memset(sums, 0, (size_t)(tiles * sums_step(some)) * sizeof *sums);
 #ifdef HOPE_AMX
     const int by_tiles = amx_allowed();
     if (by_tiles) shape_tiles(some->rows < LANES ? some->rows : LANES);
@@ -162,7 +168,7 @@ static void mean_item(const void *context, long part) {
             const long left = (r->width - tile * WIDE + LANES - 1) / LANES, wide = left < TILE ? left : TILE;
             if (at + PIECE < end) fetch_embeddings(r, at + PIECE, end, tile, tiles);
             pack_embeddings(r, at, pairs, tile * WIDE, wide, made);
-            float *to = sums + tile * SHARING * WIDE;
+            float *to = sums + tile * sums_step(some);
 #ifdef HOPE_AMX
             if (by_tiles) {
                 add_rows(made, wide, pairs, some->rows, x + at, step, &none, to);
@@ -185,8 +191,8 @@ static void gather_item(const void *context, long row) {
     const vf scale = all(1.f / (share < 1e-9f ? 1e-9f : share));
     for (long i = 0; i < r->width; i += LANES) {
         vf s = all(0);
-        const float *own = r->sums + (i / WIDE * SHARING + row) * WIDE + i % WIDE;
-        for (long part = 0; part < PARTS; part++, own += tiles * SHARING * WIDE) s = s + load(own);
+        const float *own = r->sums + i / WIDE * sums_step(some) + row * WIDE + i % WIDE;
+        for (long part = 0; part < PARTS; part++, own += tiles * sums_step(some)) s = s + load(own);
         put(r->means + (some->first + row) * r->width + i, s * scale, r->width - i);
     }
 }
@@ -207,14 +213,14 @@ static void rest_all(void *data) {
     const Rest *r = s->call;
     Worker w = {s->phases, 0};
     share(&w, chances_item, r, r->count);
-    for (long first = 0; first < r->count; first += SHARING) {
-        const Chunk some = {r, first, r->count - first < SHARING ? r->count - first : SHARING};
+    for (long first = 0; first < r->count; first += MOST_MEANS) {
+        const Chunk some = {r, first, r->count - first < MOST_MEANS ? r->count - first : MOST_MEANS};
         share(&w, mean_item, &some, PARTS);
         share(&w, gather_item, &some, some.rows);
     }
 }
 
-/* phases: room for 3 + 2 count / 64 of them, zeros; null for one thread. */
+/* phases: hope_survey_phases bytes of zeros; null for one thread. */
 EXPORT void hope_survey(const Survey *s, Phase *phases, int32_t threads) {
     Surveying call = {s, phases};
     together(survey_all, &call, phases ? threads : 1);
@@ -226,7 +232,7 @@ EXPORT void hope_rest(const Rest *r, Phase *phases, int32_t threads) {
 }
 
 EXPORT int64_t hope_rest_line(int64_t vocab) { return CHANCES(vocab); }
-EXPORT int64_t hope_rest_sums(int64_t width) { return PARTS * ((width + WIDE - 1) / WIDE) * SHARING * WIDE; }
-EXPORT int64_t hope_survey_phases(int64_t count) { return (int64_t)sizeof(Phase) * (3 + 2 * (count / SHARING + 1)); }
+EXPORT int64_t hope_rest_sums(int64_t width) { return PARTS * ((width + WIDE - 1) / WIDE) * MOST_MEANS * WIDE; }
+EXPORT int64_t hope_survey_phases(int64_t count) { return (int64_t)sizeof(Phase) * (3 + 2 * (count / MOST_MEANS + 1)); }
 
 #endif

@@ -3,6 +3,7 @@ number of threads.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from hope_kernels.cpu import tangent_layout as layout
 from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES
+from hope_kernels.torch_threads import kernel_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +54,31 @@ def survey(logits: Tensor, targets: Tensor, size: int) -> Surveyed:
 
 
 def rest(
-    logits: Tensor, rows: Tensor, totals: Tensor, listed: Tensor, embedding: Tensor
+    logits: Tensor,
+    rows: Sequence[Tensor],
+    totals: Tensor,
+    listed: Sequence[Tensor],
+    embedding: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The chance of all tokens that are not listed, ``[n]``, and the mean of their embeddings by their
-    chances, ``[n, D]``.
+    """The chance of all tokens that a row's group has not listed, ``[n]``, and the mean of their embeddings
+    by their chances, ``[n, D]``; group after group.
 
     Args:
         logits: ``[N, V]`` fp32.
-        rows: which of them, ``[n]``.
+        rows: which of them, by group.
         totals: ``[N]``, as :func:`survey` gives them.
-        listed: token ids, ascending.
+        listed: token ids of each group, ascending.
         embedding: ``[V, D]`` bf16.
     """
-    library, (_, vocab), width, count = load("tangent"), logits.shape, embedding.shape[1], len(rows)
+    library, (_, vocab), width = load("tangent"), logits.shape, embedding.shape[1]
+    counts, places = torch.tensor([len(own) for own in rows]), torch.cat(list(rows))
+    count = len(places)
     assert logits.is_contiguous()
     assert embedding.is_contiguous()
-    pointers = logits.data_ptr() + rows * (4 * vocab)
-    own = totals[rows]
+    pointers = logits.data_ptr() + places * (4 * vocab)
+    own = totals[places]
+    lists = torch.tensor([ids.data_ptr() for ids in listed]).repeat_interleave(counts)
+    lengths = torch.tensor([len(ids) for ids in listed]).repeat_interleave(counts)
     line = library.hope_rest_line(vocab)
     chances = torch.empty(-(-count // LANES) * LANES * line, dtype=torch.bfloat16)
     sums = torch.empty(library.hope_rest_sums(width))
@@ -76,14 +86,14 @@ def rest(
     call = layout.Rest(
         logits=pointers.data_ptr(),
         totals=own.data_ptr(),
-        listed=listed.data_ptr(),
+        lists=lists.data_ptr(),
+        lengths=lengths.data_ptr(),
         embedding=embedding.data_ptr(),
         shares=shares.data_ptr(),
         means=means.data_ptr(),
         chances=chances.data_ptr(),
         sums=sums.data_ptr(),
         count=count,
-        listed_count=len(listed),
         vocab=vocab,
         width=width,
     )
@@ -92,6 +102,6 @@ def rest(
 
 
 def _go(library: ctypes.CDLL, function: Any, call: ctypes.Structure, count: int) -> None:
-    threads = torch.get_num_threads()
+    threads = kernel_threads()
     phases = torch.zeros(library.hope_survey_phases(count), dtype=torch.uint8)
     function(ctypes.addressof(call), phases.data_ptr() if threads > 1 else None, threads)

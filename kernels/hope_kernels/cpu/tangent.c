@@ -6,9 +6,12 @@
  */
 #include "delta.h"
 #include "lookback.h"
+#include "moments.h"
 #include "pool.h"
 #include "rows.h"
+#include "solve.h"
 #include "survey.h"
+#include "weigh.h"
 
 static void embed(const void *context, long place) {
     const At *at = context;

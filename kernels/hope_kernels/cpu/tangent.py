@@ -14,6 +14,7 @@ from hope_kernels.cpu.build import load
 from hope_kernels.cpu.frozen import LANES, FrozenWeights
 from hope_kernels.cpu.reader import Reader
 from hope_kernels.cpu.reader_layout import PROJECTIONS, Frozen
+from hope_kernels.torch_threads import kernel_threads
 
 SLOTS = 64
 SlopeOf = Callable[[Tensor], Tensor]
@@ -93,12 +94,12 @@ class Passes:
         """What enters the sites, and gradients at the outputs of some of them, ``[N, outputs]`` by number.
 
         Args:
-            slope: outputs of the last layer ``[N, D]`` -> the gradient there.
+            slope: outputs of the last layer ``[N, D]`` -> the gradient there, which is lost.
         """
         with self._lock:
             call = self._call(columns)
             x, inputs = self._forward(call)
-            gradient = slope(x).clone()
+            gradient = slope(x)
             slopes = {site: torch.empty(call.count, self._sites[site][1]) for site in sites}
             places = call.addresses([slopes.get(site) for site in range(len(self._sites))])
             call.structure.x, call.structure.slopes = gradient.data_ptr(), places
@@ -143,7 +144,7 @@ class _Call:
     """What a pass is given, and what it points to."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self.threads = torch.get_num_threads()
+        self.threads = kernel_threads()
         self._held: list[Any] = []
         counts = [len(column.hidden) for column in columns]
         self.count = sum(counts)

@@ -1,7 +1,7 @@
 """The structures of ``tangent.h``, field by field, and the functions that take them."""
 
 import ctypes
-from ctypes import Structure, c_int64, c_void_p
+from ctypes import Structure, c_double, c_int64, c_void_p
 
 from hope_kernels.cpu.reader_layout import PROJECTIONS, Frozen
 
@@ -35,9 +35,40 @@ class Survey(Structure):
 
 class Rest(Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("logits", "totals", "listed", "embedding")),
+        *((name, c_void_p) for name in ("logits", "totals", "lists", "lengths", "embedding")),
         *((name, c_void_p) for name in ("shares", "means", "chances", "sums")),
-        *((name, c_int64) for name in ("count", "listed_count", "vocab", "width")),
+        *((name, c_int64) for name in ("count", "vocab", "width")),
+    )
+
+
+class Shortlist(Structure):
+    TENSORS = ("rows", "place", "reference", "others", "direction")
+    _fields_ = (
+        *((name, c_void_p) for name in (*TENSORS, "scratch")),
+        *((name, c_int64) for name in ("first", "count", "listed")),
+    )
+
+
+class Weighing(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("lists", "x", "gain", "margins", "slopes")),
+        *((name, c_int64) for name in ("count", "asked", "width")),
+        ("epsilon", c_double),
+    )
+
+
+class Moments(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("matrices", "x", "y", "operands")),
+        *((name, c_int64) for name in ("sites", "count", "width")),
+    )
+
+
+class Solving(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("gram", "margins", "weights", "pull", "scratch")),
+        *((name, c_int64) for name in ("count", "steps", "halvings")),
+        ("converged", c_double),
     )
 
 
@@ -49,8 +80,14 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.hope_tangent_scratch.restype = number
     for function in (library.hope_tangent_forward, library.hope_tangent_back):
         function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
-    for function in (library.hope_survey, library.hope_rest):
+    for function in (library.hope_survey, library.hope_rest, library.hope_moments, library.hope_weigh):
         function.argtypes, function.restype = (pointer, pointer, ctypes.c_int32), None
     for function in (library.hope_rest_line, library.hope_rest_sums, library.hope_survey_phases):
         function.argtypes, function.restype = (number,), number
+    library.hope_moments_line.argtypes, library.hope_moments_line.restype = (number,), number
+    for function in (library.hope_moments_phases, library.hope_weigh_phases):
+        function.argtypes, function.restype = (), number
+    library.hope_solve.argtypes, library.hope_solve.restype = (pointer,), None
+    library.hope_weigh_scratch.argtypes = (number, number, number)
+    library.hope_weigh_scratch.restype = number
     return library

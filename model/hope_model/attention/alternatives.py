@@ -1,5 +1,6 @@
 """Against what a taught token is weighed: the likeliest others one by one, and all the rest as one (E27)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,23 +58,12 @@ class Alternatives:
         rest = logits.scatter(-1, place, -torch.inf).logsumexp(-1)
         return logits.gather(-1, place)[:, 0] - torch.logaddexp(rest, self._others_at(x))
 
-    @torch.no_grad()
-    def margins_and_slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`margins` and their gradients with regard to ``x``, ``[T, D]`` fp32."""
-        place = self.place[:, None]
-        logits, others = torch.matmul(x, self.rows.mT).float(), self._others_at(x)
-        own = logits.gather(-1, place)
-        rest = torch.logaddexp(logits.scatter_(-1, place, -torch.inf).logsumexp(-1), others)
-        pulls = logits.sub_(rest[:, None]).exp_().neg_().scatter_(-1, place, 1.0)
-        slopes = torch.matmul(pulls.to(x.dtype), self.rows).float()
-        return own[:, 0] - rest, slopes.sub_((others - rest).exp_()[:, None] * self.direction)
-
     def _others_at(self, x: Tensor) -> Tensor:
         return self.others + ((x.float() - self.reference) * self.direction).sum(-1)
 
 
 class Outlook:
-    """What the model says at the places of some taught tokens.
+    """What the model says at the places of some taught tokens, of one session or of several.
 
     Args:
         x: there, after the last norm, ``[T, D]``.
@@ -94,13 +84,31 @@ class Outlook:
             return self._surveyed.losses
         return F.cross_entropy(self._logits, self._targets, reduction="none")
 
-    def alternatives(self, places: Tensor) -> Alternatives:
-        """Those of some of the tokens."""
-        x, targets, surveyed = self._x[places], self._targets[places], self._surveyed
-        if surveyed is None:
-            return Alternatives.of(self._model, x, self._logits[places], targets, self._size)
+    def alternatives(self, places: Sequence[Tensor]) -> list[Alternatives]:
+        """Those of some of the tokens; tokens of one group share a shortlist. No group is empty."""
+        surveyed = self._surveyed
+        if surveyed is None or not places:
+            return [
+                Alternatives.of(self._model, self._x[own], self._logits[own], self._targets[own], self._size)
+                for own in places
+            ]
         rows = self._model.backbone.head_rows
-        ids = torch.cat((targets, surveyed.best[places].flatten())).unique()
+        targets = [self._targets[own] for own in places]
+        ids = [
+            torch.cat((taught, surveyed.best[own].flatten())).unique()
+            for taught, own in zip(targets, places, strict=True)
+        ]
         shares, means = rest(self._logits, places, surveyed.totals, ids, rows)
-        others = surveyed.totals[places] + shares.clamp_min(LEAST_SHARE).log()
-        return Alternatives(rows[ids], torch.searchsorted(ids, targets), x.float(), others, means)
+        logs, counts = shares.clamp_min(LEAST_SHARE).log(), [len(own) for own in places]
+        return [
+            Alternatives(
+                rows[listed],
+                torch.searchsorted(listed, taught),
+                self._x[own].float(),
+                surveyed.totals[own] + log,
+                mean,
+            )
+            for own, taught, listed, log, mean in zip(
+                places, targets, ids, logs.split(counts), means.split(counts), strict=True
+            )
+        ]

@@ -141,12 +141,6 @@ class Backbone:
         """The last norm alone, what the head's rows are multiplied with; in the weights' type."""
         return self._normed(x, self.norm)
 
-    def final_back(self, x: Tensor, slope: Tensor) -> Tensor:
-        """The gradient of ``x [..., D]`` for that of :meth:`final`, ``slope``; fp32."""
-        x, slope = x.float(), slope.float() * self.norm
-        scale = (x.square().mean(-1, keepdim=True) + self.config.norm_epsilon).rsqrt()
-        return scale * (slope - x * scale.square() * (slope * x).mean(-1, keepdim=True))
-
     def _mlp(self, layer: Layer, h: Tensor, adapt: Adapter | None) -> Tensor:
         gate, up = layer.gate_up(h).chunk(2, dim=-1)
         if adapt is None:

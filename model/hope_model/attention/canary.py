@@ -134,3 +134,12 @@ class Canary:
         found = torch.cat((listed, self.others), dim=-1).log_softmax(-1)
         gap = self.chances * (self.chances.clamp_min(1e-9).log() - found)
         return gap.sum(-1).mean()
+
+
+@torch.no_grad()
+def panel_divergences(model: "HopeAttention", proposals: Sequence[Deltas]) -> list[float]:
+    """What the panel answers to each; nothing where there is none."""
+    if model.panel is None or not proposals:
+        return []
+    deltas = {name: torch.cat([own[name] for own in proposals]) for name in proposals[0]}
+    return model.panel.divergence(model, deltas).tolist()

@@ -20,6 +20,7 @@ from hope_kernels.cpu.reader import LayerTensors, Places, Reader, Rings
 from hope_kernels.cpu.reader_layout import PROJECTIONS
 from hope_kernels.dispatch import declare, give_up
 from hope_kernels.frozen_linear import FrozenLinear
+from hope_model.attention.backbone import Layer
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.memory import Deltas
 
@@ -115,12 +116,7 @@ def _reader(model: "HopeAttention") -> Reader:
         sites = {site.projection: site.name for site in model.memory.sites if site.layer == index}
         layers.append(
             LayerTensors(
-                products={
-                    "qkv": _kept(layer.qkv),
-                    "output": _kept(layer.output),
-                    "gate_up": _kept(layer.gate_up),
-                    "down": _kept(layer.down),
-                },
+                products={name: _kept(linear) for name, linear in products_of(layer).items()},
                 gains={
                     "input_gain": layer.input_norm,
                     "mlp_gain": layer.mlp_norm,
@@ -186,6 +182,11 @@ def site_names(model: "HopeAttention") -> list[str]:
     order = {projection: number for number, projection in enumerate(PROJECTIONS)}
     sites = sorted(model.memory.sites, key=lambda site: (site.layer, order[site.projection]))
     return [site.name for site in sites]
+
+
+def products_of(layer: Layer) -> dict[str, FrozenLinear]:
+    """By the names that the kernels give them."""
+    return {"qkv": layer.qkv, "output": layer.output, "gate_up": layer.gate_up, "down": layer.down}
 
 
 def _kept(linear: FrozenLinear) -> FrozenWeights:

@@ -15,11 +15,12 @@ from hope_kernels.cpu.build import BuildError
 from hope_kernels.cpu.frozen import FrozenWeights
 from hope_kernels.cpu.reader import Reader
 from hope_kernels.cpu.tangent import Column, Passes, Transposes
+from hope_kernels.cpu.weigh import weigh
 from hope_kernels.dispatch import declare, give_up
 from hope_kernels.frozen_linear import FrozenLinear
 from hope_kernels.torch_threads import one_thread
 from hope_model.attention.alternatives import Alternatives
-from hope_model.attention.compiled import site_names
+from hope_model.attention.compiled import products_of, site_names
 from hope_model.attention.layered_tangent import layered_tangents
 from hope_model.attention.lesson import TEXT, gather_lesson
 from hope_model.attention.memory import Deltas
@@ -52,25 +53,23 @@ def tangents_of(model: "HopeAttention", questions: Sequence[Question]) -> list[T
     return compiled_tangents(model, model.passes, questions)
 
 
+@torch.no_grad()
+@one_thread()
 def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequence[Question]) -> list[Tangent]:
     """See :func:`tangents_of`."""
     order = site_names(model)
     numbers = {order.index(site.name): site.name for site in questions[0].sites}
     columns = [column_of(question.lesson, question.deltas, order) for question in questions]
     counts = [len(column.hidden) for column in columns]
+    lists = [question.alternatives for question in questions]
     margins: list[Tensor] = []
 
     def slope(x: Tensor) -> Tensor:
-        rises = []
-        with one_thread():
-            for question, own in zip(questions, model.backbone.final(x).split(counts), strict=True):
-                margin, rise = question.alternatives.margins_and_slopes(own)
-                margins.append(margin)
-                rises.append(rise)
-            return model.backbone.final_back(x, torch.cat(rises))
+        found, slopes = weigh(x, lists, model.backbone.norm, model.config.backbone.norm_epsilon)
+        margins.extend(found.split(counts))
+        return slopes
 
-    with torch.no_grad():
-        inputs, slopes = passes.tangent(columns, slope, numbers)
+    inputs, slopes = passes.tangent(columns, slope, numbers)
     parts = [
         {name: values[number].split(counts) for number, name in numbers.items()}
         for values in (inputs, slopes)
@@ -82,6 +81,7 @@ def compiled_tangents(model: "HopeAttention", passes: Passes, questions: Sequenc
 
 
 @torch.no_grad()
+@one_thread()
 def compiled_outputs(
     model: "HopeAttention",
     passes: Passes,
@@ -141,12 +141,7 @@ def _passes(model: "HopeAttention", reader: Reader) -> Passes:
         sites = {site.projection: site.name for site in model.memory.sites if site.layer == index}
         transposes.append(
             Transposes(
-                products={
-                    "qkv": _transposed(layer.qkv),
-                    "output": _transposed(layer.output),
-                    "gate_up": _transposed(layer.gate_up),
-                    "down": _transposed(layer.down),
-                },
+                products={name: _transposed(linear) for name, linear in products_of(layer).items()},
                 subspaces={
                     projection: _transposed(model.memory.geometry[name].subspace)
                     for projection, name in sites.items()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hope_kernels.torch_threads import one_thread
 from hope_model.attention.cache import WindowCache
 from hope_model.attention.config import MemoryConfig
 from hope_model.attention.tangent import Lesson
@@ -34,6 +35,7 @@ def _teaches(recent: Sequence[tuple[int, int]], index: int) -> bool:
 
 
 @torch.no_grad()
+@one_thread()
 def gather_lesson(
     model: "HopeAttention", cache: WindowCache, row: int, recent: Sequence[tuple[int, int]], reach: int
 ) -> Lesson | None:

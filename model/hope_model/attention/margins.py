@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hope_kernels.cpu.solve import solve
+
 NEWTON_STEPS = 40
 HALVINGS = 12
 CONVERGED = 1e-9
 
 
-def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
+def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor, *, compiled: bool = False) -> Tensor:
     """``c`` that minimises ``sum w log(1 + exp(-(z + K c))) + c' K c / 2``.
 
     At the minimum ``c = w (1 - p)``, with ``p`` the chances at margins ``z + K c``: a token pulls as much as
@@ -19,10 +21,15 @@ def solve_margins(gram: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
         gram: ``K [n, n]``, what a unit of pull of one token does to another's margin.
         margins: ``z [n]`` where nothing has moved.
         weights: ``w [n]``.
+        compiled: by the kernel.
 
     Returns:
         ``c [n]`` in fp32.
     """
+    if compiled:
+        return solve(
+            gram, margins, weights, steps=NEWTON_STEPS, halvings=HALVINGS, converged=CONVERGED
+        ).float()
     gram, margins, weights = gram.double(), margins.double(), weights.double()
     pull = torch.zeros_like(margins)
     identity = torch.eye(len(margins), dtype=gram.dtype, device=gram.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hope_kernels.cpu.arena import Arena
+from hope_kernels.cpu.moments import SiteProducts
 from hope_kernels.low_rank_read import low_rank_product, low_rank_read
 from hope_kernels.packed_linear import PackedLinear
 from hope_kernels.torch_threads import one_thread
@@ -96,7 +97,8 @@ def output_width(config: BackboneConfig, projection: str) -> int:
 @dataclass(frozen=True)
 class Stack:
     """Constants of the ``s`` sites of a level that are of one shape, side by side: products with all of them
-    are one. inputs, inputs_inverse: ``[s, r, r]``. outputs, outputs_inverse: ``[s, out, out]``.
+    are one. inputs, inputs_inverse: ``[s, r, r]``. outputs, outputs_inverse: ``[s, out, out]``. compiled:
+    what multiplies with these two by a kernel.
     """
 
     names: tuple[str, ...]
@@ -105,12 +107,15 @@ class Stack:
     outputs: Tensor
     inputs_inverse: Tensor
     outputs_inverse: Tensor
+    compiled: Mapping[str, SiteProducts] | None = None
 
     @classmethod
     def of(cls, sites: Sequence[Site], geometry: Mapping[str, Geometry]) -> "Stack":
         own = [geometry[site.name] for site in sites]
-        moments = [torch.stack([getattr(each, name) for each in own]) for name in MOMENTS]
-        return cls(tuple(site.name for site in sites), sites[0].level, *moments)
+        inputs, outputs, first, second = (
+            torch.stack([getattr(each, name) for each in own]) for name in MOMENTS
+        )
+        return cls(tuple(site.name for site in sites), sites[0].level, inputs, outputs, first, second)
 
     def views(self, geometry: Mapping[str, Geometry]) -> dict[str, Geometry]:
         """The sites' geometry, without moments of its own."""
@@ -119,10 +124,21 @@ class Stack:
             for place, name in enumerate(self.names)
         }
 
+    def by_kernel(self, arena: Arena) -> "Stack":
+        """The same with products of outputs by the compiled kernel, moments in bf16."""
+        names = ("outputs", "outputs_inverse")
+        return replace(self, compiled={name: SiteProducts(getattr(self, name), arena) for name in names})
+
+    def times(self, moment: str, x: Tensor) -> Tensor:
+        """``x [s, n, out]`` times a moment of outputs."""
+        if self.compiled is not None:
+            return self.compiled[moment](x)
+        return torch.bmm(x, getattr(self, moment))
+
     def squared_norms(self, deltas: Deltas) -> Tensor:
         """``U . (S U G)`` summed over the sites, ``[B]``."""
         own = torch.stack([deltas[name] for name in self.names])  # [s, B, r, out]
-        pulled = torch.bmm(own.flatten(1, 2), self.outputs).view_as(own)
+        pulled = self.times("outputs", own.flatten(1, 2)).view_as(own)
         return (own * torch.matmul(self.inputs[:, None], pulled)).sum((0, 2, 3))
 
 
@@ -155,6 +171,10 @@ class Memory:
         own = slots if tokens == 1 else slots.repeat_interleave(tokens)
         single = coordinates.reshape(rows * tokens, 1, -1)
         return low_rank_read(single, deltas[name], own).view(rows, tokens, -1)
+
+    def by_kernel(self, arena: Arena) -> None:
+        """From now on products with moments of outputs are the compiled kernel's. Raises BuildError."""
+        self._stacks = [stack.by_kernel(arena) for stack in self._stacks]
 
     def squared_norm(self, deltas: Deltas, names: Collection[str]) -> Tensor:
         """``sum U . (S U G)``, about twice the change of the output distribution in nats: ``[B]``."""

@@ -113,8 +113,10 @@ class HopeAttention:
         self.passes: Passes | None = None
         if arena is not None:
             self.reader = compiled_reader(self)
-        if self.reader is not None:
+        if arena is not None and self.reader is not None:
             self.passes = compiled_passes(self, self.reader)
+        if arena is not None and self.passes is not None:
+            self.memory.by_kernel(arena)
         self._canary_tokens, self._canary_start = (
             weights[name].long() for name in (CANARY_TOKENS, CANARY_START)
         )

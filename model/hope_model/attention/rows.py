@@ -19,7 +19,8 @@ from hope_model.attention.encoding import Encoding
 from hope_model.attention.lesson import NOTHING, gather_lesson, teaching
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.slabs import ParkedSlabs, RowSlabs
-from hope_model.attention.write import Write, step_together
+from hope_model.attention.together import step_together
+from hope_model.attention.write import Write
 from hope_model.errors import StateError
 from hope_model.state import State
 from hope_model.streaks import Frozen

@@ -76,7 +76,10 @@ class Pushes:
     """
 
     def __init__(self, tangent: Tangent, sites: Sequence[Site], memory: Memory) -> None:
-        self._parts = [_Push.of(tangent, stack) for stack in memory.stacks([site.name for site in sites])]
+        stacks = memory.stacks([site.name for site in sites])
+        self._parts = [_Push.of(tangent, stack) for stack in stacks]
+        self.compiled = all(stack.compiled is not None for stack in stacks)
+        """Whether the kernel multiplies."""
 
     def gram(self) -> Tensor:
         """``J M^-1 J'``: what one token's push does to another's margin, ``[n, n]``."""
@@ -106,7 +109,7 @@ class _Push:
         inputs = torch.stack([tangent.inputs[name] for name in stack.names])
         slopes = torch.stack([tangent.slopes[name] for name in stack.names])
         pushed_inputs = torch.bmm(inputs, stack.inputs_inverse) / stack.level.retention
-        return cls(stack.names, inputs, slopes, pushed_inputs, torch.bmm(slopes, stack.outputs_inverse))
+        return cls(stack.names, inputs, slopes, pushed_inputs, stack.times("outputs_inverse", slopes))
 
     def gram(self) -> Tensor:
         by_inputs = torch.bmm(self.pushed_inputs, self.inputs.mT)

@@ -80,7 +80,7 @@ class Words:
         self, pushes: Pushes, tangent: Tangent, moved: Mapping[str, Tensor], weights: Tensor
     ) -> dict[str, Tensor]:
         unmoved = tangent.margins - tangent.along(moved)
-        return pushes.change(solve_margins(pushes.gram(), unmoved, weights))
+        return pushes.change(solve_margins(pushes.gram(), unmoved, weights, compiled=pushes.compiled))
 
     def factor(self, level: MemoryLevel, length: Tensor) -> Tensor:
         return (level.round_length / length).clamp_max(1.0)

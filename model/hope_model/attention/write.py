@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from hope_kernels.torch_threads import one_thread
-from hope_model.attention.alternatives import Alternatives, Outlook
+from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.canary import panel_divergences
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
+from hope_model.attention.survey import Surveyed, survey_lessons
 from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
 from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
@@ -57,17 +59,17 @@ class Write:
         self, model: HopeAttention, levels: Sequence[MemoryLevel], state: State, lesson: Lesson
     ) -> None:
         self._model, self._levels, self._lesson = model, tuple(levels), lesson
-        self._teaching = teaching_of(lesson)
+        self.teaching = teaching_of(lesson)
         self._sites = [site for site in model.memory.sites if site.level in self._levels]
         self._before = state
         self._moved = {site.name: torch.zeros_like(state[f"{site.name}.delta"][0]) for site in self._sites}
-        self._survey: list[_Surveyed] = []
+        self._survey: list[Surveyed] = []
         self._left = self._cut(lesson.targets.shape[1])
         self._weights = torch.zeros(0)
         self._parts: list[tuple[Lesson, Alternatives]] = []
         self._tangents: list[Tangent] = []
         self._round = 0
-        self._rounds = max(map(self._teaching.rounds, self._levels))
+        self._rounds = max(map(self.teaching.rounds, self._levels))
         self._held: dict[str, Tensor] | None = None
         self._refusal = Frozen.NO
         self._divergence: float | None = None
@@ -88,28 +90,30 @@ class Write:
         """
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
-        elif self._left:
-            self._look(self._left.pop(0))
-            if not self._left:
-                self._choose()
+        elif (part := self.unseen) is not None:
+            self.look(*survey_lessons(self._model, [part], [self.teaching]))
         elif self._tangents:
             self._learn(Tangent.join(self._tangents))
             self._tangents = []
             self._round += 1
         else:
             proposal = self.propose()
-            self.conclude(None if proposal is None else _divergences(self._model, [proposal])[0])
+            self.conclude(None if proposal is None else panel_divergences(self._model, [proposal])[0])
 
     @property
     def concluding(self) -> bool:
         """Whether the next slice is the last one."""
-        return not (self._left or self._tangents) and self._held is None and self.question is None
+        return not (self._left or self._tangents or self._asks) and self._held is None
+
+    @property
+    def _asks(self) -> bool:
+        asked = len(self._tangents) == len(self._parts)
+        return not (self._left or self._round >= self._rounds or asked)
 
     @property
     def question(self) -> Question | None:
         """What the next slice has to know, so that it can share a pass; None for a slice of another kind."""
-        asked = len(self._tangents) == len(self._parts)
-        if self._left or self._round >= self._rounds or asked:
+        if not self._asks:
             return None
         part, alternatives = self._parts[len(self._tangents)]
         return Question(part, alternatives, self._deltas(), tuple(self._active))
@@ -132,24 +136,27 @@ class Write:
         applied = {level.name: fine for level in self._levels}
         return Written(state, applied, self._refusal, self._divergence)
 
-    @torch.no_grad()
-    def _look(self, where: slice) -> None:
-        lesson, model = self._lesson.only(where), self._model
-        x = model.backbone.final(lesson.outputs)[0]
-        outlook = Outlook(model, x, lesson.targets[0])
-        losses = outlook.losses()
-        news = self._teaching.news(losses)
-        if len(news):
-            self._parts.append((lesson.only(news), outlook.alternatives(news)))
-        self._survey.append(_Surveyed(losses, news))
+    @property
+    def unseen(self) -> Lesson | None:
+        """Of what the next slice surveys, if it is a survey."""
+        return self._lesson.only(self._left[0]) if self._left else None
+
+    def look(self, surveyed: Surveyed) -> None:
+        """The slice that :attr:`unseen` stands for."""
+        part = self._lesson.only(self._left.pop(0))
+        if surveyed.alternatives is not None:
+            self._parts.append((part.only(surveyed.news), surveyed.alternatives))
+        self._survey.append(surveyed)
+        if not self._left:
+            self._choose()
 
     def _choose(self) -> None:
         """Weigh what was news against the whole lesson."""
         losses = torch.cat([part.losses for part in self._survey])
         news = torch.cat([part.losses[part.news] for part in self._survey])
         fine = self._require_finite([losses])
-        worth = self._teaching.worth(losses) if fine else 0.0
-        self._weights = self._teaching.weights(news, worth)
+        worth = self.teaching.worth(losses) if fine else 0.0
+        self._weights = self.teaching.weights(news, worth)
         self._rounds = math.ceil(self._rounds * worth)
         if not bool(self._weights.any()):
             self._parts = []
@@ -159,7 +166,7 @@ class Write:
     def _learn(self, tangent: Tangent) -> None:
         """Go where the margins, taken as linear, say that the lesson is learned."""
         pushes = Pushes(tangent, self._active, self._model.memory)
-        wanted = self._teaching.wanted(pushes, tangent, self._moved, self._weights)
+        wanted = self.teaching.wanted(pushes, tangent, self._moved, self._weights)
         for level in self._levels:
             names = [site.name for site in self._active if site.level == level]
             self._go(level, {name: wanted[name] for name in names})
@@ -168,7 +175,7 @@ class Write:
         if not wanted:
             return
         step = {name: change - self._moved[name] for name, change in wanted.items()}
-        factor = self._teaching.factor(level, self._norm(step).clamp_min(TINY))
+        factor = self.teaching.factor(level, self._norm(step).clamp_min(TINY))
         for name, change in step.items():
             self._moved[name] = self._moved[name] + factor * change
 
@@ -217,13 +224,16 @@ class Write:
 
     def _bounded(self, level: MemoryLevel, held: dict[str, Tensor]) -> dict[str, Tensor]:
         """Within the level's norm, or within what it had before if that was more."""
+        norm, limit = self._norm(held).clamp_min(TINY), self.teaching.limit(level)
+        if bool(norm <= limit):
+            return held
         before = self._norm({name: self._before[f"{name}.delta"][0] for name in held})
-        factor = before.clamp_min(self._teaching.limit(level)) / self._norm(held).clamp_min(TINY)
+        factor = before.clamp_min(limit) / norm
         return held if bool(factor >= 1) else {name: delta * factor for name, delta in held.items()}
 
     @property
     def _most_divergence(self) -> float:
-        return self._teaching.max_divergence(self._model.config.memory)
+        return self.teaching.max_divergence(self._model.config.memory)
 
     def _drawn_back(self, held: dict[str, Tensor], moved: float) -> dict[str, Tensor]:
         """Nearer to theta when the answers of all canaries have moved too far (E28).
@@ -246,7 +256,7 @@ class Write:
     @property
     def _active(self) -> list[Site]:
         """Sites that this round may change."""
-        return [site for site in self._sites if self._round < self._teaching.rounds(site.level)]
+        return [site for site in self._sites if self._round < self.teaching.rounds(site.level)]
 
     def _deltas(self) -> Deltas:
         """The memory as it stands, ``[1, r, out]`` in the weights' type."""
@@ -262,52 +272,3 @@ class Write:
     def _cut(self, tokens: int) -> list[slice]:
         rows = self._model.config.memory.rows
         return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
-
-
-def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
-    """One slice of each; questions about the same sites share a pass where an answer's bits do not depend on
-    the others (see :func:`tangents_of`), and so do those to the panel.
-    """
-    asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
-    concluding = [write for write in writes if write.concluding and model.passes is not None]
-    _conclude_together(model, concluding)
-    for write in (write for write in writes if write not in concluding):
-        question = write.question
-        if question is None:
-            write.step()
-        else:
-            asking.setdefault(question.sites, []).append((write, question))
-    groups = list(asking.values())
-    if model.backbone.device.type == "cuda":
-        groups = [[one] for together in groups for one in together]
-    for group in groups:
-        tangents = tangents_of(model, [question for _, question in group])
-        for (write, _), tangent in zip(group, tangents, strict=True):
-            write.answer(tangent)
-
-
-def _conclude_together(model: HopeAttention, writes: Sequence[Write]) -> None:
-    proposals = [(write, write.propose()) for write in writes]
-    asked = [(write, proposal) for write, proposal in proposals if proposal is not None]
-    moved = _divergences(model, [proposal for _, proposal in asked])
-    for write, divergence in zip((write for write, _ in asked), moved, strict=True):
-        write.conclude(divergence)
-    for write in (write for write, proposal in proposals if proposal is None):
-        write.conclude(None)
-
-
-@torch.no_grad()
-def _divergences(model: HopeAttention, proposals: Sequence[Deltas]) -> list[float]:
-    """What the panel answers to each."""
-    if model.panel is None or not proposals:
-        return []
-    deltas = {name: torch.cat([own[name] for own in proposals]) for name in proposals[0]}
-    return model.panel.divergence(model, deltas).tolist()
-
-
-@dataclass(frozen=True)
-class _Surveyed:
-    """Nats of some tokens, and which of them were news."""
-
-    losses: Tensor
-    news: Tensor

@@ -14,7 +14,7 @@ def main() -> int:
     args = parser.parse_args(["experiment", *sys.argv[1:]])
     try:
         status: int = args.run_command(args)
-    except HopeModelError as error:
+    except (HopeModelError, OSError) as error:  # a full disk, say: one line, as `hope` tells it
         print(f"hope experiment: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -110,7 +110,7 @@ class Experiment:
             if "finite" not in str(error):
                 raise
             return None
-        losses = [record["loss"] for record in steps_of(folder)]
+        losses = [record["loss"] for record in steps_of(folder, settings.steps(processes=1))]
         last = losses[-max(1, len(losses) // 4) :]
         loss: float = sum(last) / len(last)
         self._say(f"{run.name}: {rate:g} gives {loss:.4f}")
@@ -124,7 +124,7 @@ class Experiment:
             self._heldout = heldout_rows(self.data, self.tokenizer, self.settings)
         started = time.process_time()
         figures = evaluate(model, self.tokenizer, self._heldout, self.places.kit, self.settings.evaluation)
-        log = steps_of(folder / "train")
+        log = steps_of(folder / "train", settings.steps(processes=1))
         cpu = sum(record["cpu_seconds"] for record in log)
         return {
             "run": run.to_dict(),
@@ -184,12 +184,17 @@ def tuned(
         losses[beyond[best]] = loss_at(beyond[best])
 
 
-def steps_of(folder: Path) -> list[dict[str, Any]]:
-    """The log of a training run that is at its end; ExperimentError if it is lost, TrainError if broken."""
+def steps_of(folder: Path, steps: int) -> list[dict[str, Any]]:
+    """The log of a training run that is at its end, after so many steps.
+
+    Raises ExperimentError if any of them is lost, TrainError if the log is broken.
+    """
     path = folder / "log.jsonl"
     records = read_log(path)
-    if not records:
-        raise ExperimentError(f"{path}: expected the steps of the run, found none; remove {folder}")
+    if [record["step"] for record in records] != list(range(1, steps + 1)):
+        raise ExperimentError(
+            f"{path}: expected {steps} steps in order, found {len(records)} records; remove {folder}"
+        )
     return records
 
 

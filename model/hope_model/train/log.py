@@ -88,7 +88,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        records = [json.loads(line) for line in lines if line.endswith("\n")]
+        if not all(isinstance(record, dict) and "step" in record for record in records):
+            raise ValueError("a record without a step")
+        return records
     except ValueError as error:
         raise TrainError(f"{path}: expected a record a line, found {error}; remove {path.parent}") from error
 

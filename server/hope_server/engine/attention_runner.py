@@ -70,11 +70,9 @@ class AttentionRunner:
         """One launch, where the kernel reads runs and steps together."""
         if not self._rows.reads_together:
             return launch_singly(self, readings)
+        units = [(reading.slot, reading.unit, reading.every) for reading in readings]
         found = self._rows.read_runs(
-            [
-                Run(reading.slot, unit.tokens, unit.origins, unit.learn, reading.every)
-                for reading, unit in ((reading, reading.unit) for reading in readings)
-            ]
+            [Run(slot, unit.tokens, unit.origins, unit.learn, every) for slot, unit, every in units]
         )
         return [
             logits if isinstance(logits, Exception) else self._launched(reading, logits)

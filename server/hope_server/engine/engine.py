@@ -271,13 +271,13 @@ class Engine:
         try:
             outputs = self._runner.launch(list(map(self._reading, sessions))) if sessions else []
         except Exception as error:
-            return self._break(sessions, error)
-        for session, output in zip(sessions, outputs, strict=True):
-            if isinstance(output, Exception):
-                self._break((session,), output)
-            else:
-                self._advance(session, output)
-        return None
+            self._break(sessions, error)
+        else:
+            for session, output in zip(sessions, outputs, strict=True):
+                if isinstance(output, Exception):
+                    self._break((session,), output)
+                else:
+                    self._advance(session, output)
 
     def _reading(self, session: str) -> Reading:
         job = self._jobs[session]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from tests.model.attention.tiny import (
     text,
     tiny_model,
 )
+from tests.model.instructions import WITHOUT_AMX, with_other_instructions
 from torch import Tensor
 
 from hope_kernels import dispatch
@@ -194,17 +194,7 @@ def test_what_was_in_the_rings_is_not_seen() -> None:
     assert torch.equal(*(model.read(cache, [0], ids, None) for cache in caches))
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("-march=native", "-mno-amx-tile"),
-        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
-    ],
-    ids=" ".join,
-)
+@with_other_instructions(WITHOUT_AMX)
 def test_other_instructions_keep_the_rules(
     compiled_with: Callable[..., None], flags: tuple[str, ...]
 ) -> None:

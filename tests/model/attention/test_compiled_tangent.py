@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from tests.model.attention.test_compiled import CONFIGS, both, deltas_for
 from tests.model.attention.tiny import VOCAB, backbone_config, build, config, random_weights, tiny_model
+from tests.model.instructions import WITHOUT_AMX, with_other_instructions
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +19,7 @@ from hope_kernels import dispatch
 from hope_kernels.cpu.build import BuildError
 from hope_kernels.cpu.survey import rest, survey
 from hope_kernels.cpu.tangent import Passes
+from hope_kernels.cpu.weigh import weigh
 from hope_model.attention import compiled_tangent
 from hope_model.attention.alternatives import Alternatives, Outlook
 from hope_model.attention.checkpoint import load_attention_checkpoint
@@ -186,10 +187,7 @@ def test_a_token_has_the_bits_that_it_has_alone() -> None:
         )
         (cut,) = tangents_of(model, [replace(asked, lesson=lesson, alternatives=own)])
         for name, value in parts(cut).items():
-            if name != "margins" and "inputs" in name:
-                assert torch.equal(value, parts(whole)[name][part]), name
-            else:  # products with the shortlist are torch's
-                torch.testing.assert_close(value, parts(whole)[name][part], rtol=0.02, atol=0.02)
+            assert torch.equal(value, parts(whole)[name][part]), name
 
 
 @pytest.mark.parametrize("what", ["hidden", "delta", "key", "value"])
@@ -238,29 +236,40 @@ def test_outputs_are_those_of_layers_in_fp32(kind: str) -> None:
             assert torch.equal(single[0], found[row])
 
 
-def test_slopes_of_margins_are_their_gradients() -> None:
-    model = tiny_model(torch.float32)
-    asked = question(model, 23, 64)
-    x = torch.randn(23, model.config.backbone.width, generator=torch.Generator().manual_seed(1))
-    x.requires_grad_()
-    margins = asked.alternatives.margins(model.backbone.final(x))
+@pytest.mark.parametrize(("tokens", "size"), [(1, 1), (1, 8), (23, 8), (70, VOCAB)])
+def test_slopes_of_margins_are_their_gradients(tokens: int, size: int) -> None:
+    """Through the last norm, as autograd has them in fp32; in any company and with any number of threads."""
+    model, plain = tiny_model(), tiny_model(torch.float32)
+    make = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, model.config.backbone.width, generator=make, requires_grad=True)
+    targets = torch.randint(VOCAB, (tokens,), generator=make)
+    before = model.backbone.final(x.detach() + 0.1 * torch.randn(x.shape, generator=make))
+    own = Alternatives.of(model, before, model.backbone.head(before).float(), targets, size)
+    wide = replace(own, rows=own.rows.float())
+    margins = wide.margins(plain.backbone.final(x))
     (expected,) = torch.autograd.grad(margins.sum(), x)
-    found, slopes = asked.alternatives.margins_and_slopes(model.backbone.final(x.detach()))
-    torch.testing.assert_close(found, margins.detach())
-    torch.testing.assert_close(model.backbone.final_back(x.detach(), slopes), expected, rtol=1e-4, atol=1e-5)
+    gain, epsilon = model.backbone.norm, model.config.backbone.norm_epsilon
+    torch.set_num_threads(1)
+    found, slopes = weigh(x.detach(), [own], gain, epsilon)
+    torch.testing.assert_close(found, margins.detach(), rtol=0.01, atol=0.03)
+    assert float((slopes - expected).norm() / expected.norm()) < 0.02
+    other = question(model, 19, 64).alternatives
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        both = weigh(torch.cat((torch.ones(19, x.shape[1]), x.detach())), [other, own], gain, epsilon)
+        assert torch.equal(both[0][19:], found)
+        assert torch.equal(both[1][19:], slopes)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names flags of x86-64")
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("-march=native", "-mno-amx-tile"),
-        pytest.param(("-march=x86-64-v3",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64",), marks=pytest.mark.slow),
-        pytest.param(("-march=x86-64-v4",), marks=pytest.mark.slow),
-    ],
-    ids=" ".join,
-)
+def test_no_target_leads_out_of_its_list() -> None:
+    model = tiny_model()
+    asked = question(model, 5, 64)
+    asked.alternatives.place[2] = len(asked.alternatives.rows)
+    with pytest.raises(IndexError, match="expected targets among"):
+        tangents_of(model, [asked])
+
+
+@with_other_instructions(WITHOUT_AMX)
 def test_other_instructions_keep_the_rules(
     compiled_with: Callable[..., None], flags: tuple[str, ...]
 ) -> None:
@@ -346,7 +355,7 @@ def test_what_is_weighed_is_what_torch_makes_of_the_same_logits(size: int) -> No
     outlook = Outlook(model, x, targets)
     expected = F.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(outlook.losses(), expected, rtol=1e-5, atol=1e-5)
-    found = outlook.alternatives(places)
+    (found,) = outlook.alternatives([places])
     wanted = Alternatives.of(model, x[places], logits[places], targets[places], size)
     for name in ("rows", "place", "reference"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
@@ -367,16 +376,34 @@ def test_the_rest_is_a_mean_by_chances(vocab: int, width: int) -> None:
     expected = chances @ embedding.float() / chances.sum(-1, keepdim=True)
     totals = logits.logsumexp(-1)
     torch.set_num_threads(1)
-    shares, means = rest(logits, places, totals, listed, embedding)
+    shares, means = rest(logits, [places], totals, [listed], embedding)
     torch.testing.assert_close(shares, chances.sum(-1), rtol=1e-3, atol=1e-4)
     assert float((means - expected).norm() / expected.norm()) < 0.01
     for threads, part in ((1, slice(5, 9)), (2, slice(69)), (3, slice(40, 69)), (2, slice(68, 69))):
         torch.set_num_threads(threads)
-        few = rest(logits, places[part], totals, listed, embedding)
+        few = rest(logits, [places[part]], totals, [listed], embedding)
         assert torch.equal(few[0], shares[part])
         assert torch.equal(few[1], means[part])
         own = survey(logits[part], listed[:1].expand(len(logits[part])), 7)
         assert torch.equal(own.totals, survey(logits, listed[:1].expand(70), 7).totals[part])
+
+
+def test_each_group_leaves_out_what_it_lists() -> None:
+    """More rows than share a piece of embeddings; a group has the bits that it has alone."""
+    make = torch.Generator().manual_seed(0)
+    logits, embedding = torch.randn(150, 83, generator=make), torch.randn(83, 40, generator=make).bfloat16()
+    rows = [torch.arange(40), torch.tensor([77]), torch.arange(50, 150)]
+    listed = [torch.arange(0, 83, 3), torch.tensor([82]), torch.arange(60)]
+    totals = logits.logsumexp(-1)
+    shares, means = rest(logits, rows, totals, listed, embedding)
+    counts = [len(own) for own in rows]
+    groups = zip(rows, listed, shares.split(counts), means.split(counts), strict=True)
+    for own, ids, share, mean in groups:
+        alone = rest(logits, [own], totals, [ids], embedding)
+        assert torch.equal(alone[0], share)
+        assert torch.equal(alone[1], mean)
+        expected = logits.softmax(-1)[own].index_fill(-1, ids, 0.0).sum(-1)
+        torch.testing.assert_close(share, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_greatest_logits_are_found_wherever_they_stand() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from hope_kernels.fixed_calls import CALL_ROWS, in_fixed_calls
 from hope_kernels.packed_linear import PackedLinear
-from hope_model.attention import write
+from hope_model.attention import together
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.repeatable import unrepeatable_products
@@ -95,7 +95,7 @@ def test_each_write_asks_alone(model: HopeAttention, monkeypatch: pytest.MonkeyP
         asked.append(len(questions))
         return tangents_of(of, questions)
 
-    monkeypatch.setattr(write, "tangents_of", noted)
+    monkeypatch.setattr(together, "tangents_of", noted)
     texts = [text(PERIOD, seed).with_origins("user") for seed in range(2)]
     sessions = Sessions(model, *texts)
     for row in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.model.attention.tiny import (
     Sessions,
     Text,
     alone,
+    backbone_config,
     build,
     config,
     deltas_of,
@@ -101,6 +103,24 @@ def test_no_bit_depends_on_how_tokens_arrive_one_by_one() -> None:
     while sessions.left(0):
         sessions.decode([0])
     same(sessions, 0, expected(LENGTHS[0]))
+
+
+@pytest.mark.compiler
+def test_no_bit_depends_on_how_many_threads_there_are() -> None:
+    """Of a model that is wide enough for torch to share its operations out."""
+    wide = backbone_config(width=192, heads=6, head_width=32, mlp_width=512, vocab_size=4099)
+    model = build(replace(config(level(rank=16)), backbone=wide))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(alone(model, text(USABLE + 70, 0)))
+    finally:
+        torch.set_num_threads(before)
+    assert any(deltas.any() for deltas in deltas_of(found[0].rows.state(0)).values())
+    for it in found[1:]:
+        same(it, 0, found[0])
 
 
 def test_boundaries_are_given_once_usable() -> None:

@@ -38,7 +38,8 @@ from hope_model.attention.margins import solve_margins
 from hope_model.attention.memory import CANARY_TOKENS, DAMPING
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
-from hope_model.attention.write import DRAWN_BACK, GUARDED, Write, Written, step_together
+from hope_model.attention.together import step_together
+from hope_model.attention.write import DRAWN_BACK, GUARDED, Write, Written
 from hope_model.state import State
 from hope_model.streaks import Frozen
 
@@ -184,6 +185,7 @@ def test_pushes_are_the_cheapest_changes() -> None:
     )
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.compiler)])
 @given(
     tokens=st.integers(1, 12),
     seed=st.integers(0, 1000),
@@ -191,14 +193,14 @@ def test_pushes_are_the_cheapest_changes() -> None:
     spread=st.sampled_from([0.1, 3.0, 30.0]),
 )
 def test_a_token_pulls_as_much_as_it_is_still_unknown(
-    tokens: int, seed: int, scale: float, spread: float
+    compiled: bool, tokens: int, seed: int, scale: float, spread: float
 ) -> None:
     make = torch.Generator().manual_seed(seed)
     factor = torch.randn(tokens, max(1, tokens - 2), generator=make)
     gram = scale * factor @ factor.T
     margins = spread * torch.randn(tokens, generator=make)
     weights = torch.rand(tokens, generator=make)
-    pull = solve_margins(gram, margins, weights)
+    pull = solve_margins(gram, margins, weights, compiled=compiled)
     unknown = torch.sigmoid(-(margins.double() + gram.double() @ pull.double())).float()
     tolerance = 1e-4 * max(1.0, float(gram.diagonal().max()))
     torch.testing.assert_close(gram @ pull, gram @ (weights * unknown), rtol=0, atol=tolerance)

@@ -6,6 +6,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_the_command_makes_runs_until_its_time_is_up(
     assert _run("run", *given, "--threads", str(torch.get_num_threads()), "--only", "retnet") == 0
     assert [path.name for path in places.results.iterdir()] == ["retnet.json"]
     capsys.readouterr()
+    monkeypatch.setattr(runner, "Experiment", lambda *arguments, **named: None)
+    monkeypatch.setattr(cli, "make_all", lambda experiment, only: threading.Event().wait(60))
     assert _run("run", *given, "--threads", str(torch.get_num_threads()), "--minutes", "1e-5") == 130
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on"
     assert [path.name for path in places.results.iterdir()] == ["retnet.json"]
@@ -162,3 +165,7 @@ def test_a_module_of_its_own_says_errors_in_a_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"hope experiment: {tmp_path / 'hope.json'}: expected JSON")
+    (tmp_path / "hope.json").unlink()
+    command = [*command[:3], "report", "--results", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -119,12 +119,22 @@ def test_a_rate_that_leaves_the_finite_numbers_is_not_taken(places: Places) -> N
         only._rate(ALL["retnet"])
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff{garbage\n" * 20])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"\xff{garbage\n" * 20,
+        b"[2]\n",
+        b'{"step": 1, "loss": 2.0}\n',
+        b'{"step": 2, "loss": 2.0}\n' * 2,
+    ],
+)
 def test_a_log_that_is_lost_or_broken_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "log.jsonl").write_bytes(content)
     with pytest.raises((ExperimentError, TrainError), match=r"log\.jsonl: .*; remove "):
-        runner.steps_of(tmp_path)
+        runner.steps_of(tmp_path, 2)
 
 
 def test_a_run_that_another_process_has_in_hand_is_left_alone(places: Places) -> None:
@@ -228,7 +238,7 @@ def test_the_rate_is_not_an_end_of_those_tried(best: float, count: int, finite_u
     rate, losses = runner.tuned(rates, loss_at)
     assert set(rates) <= losses.keys()
     finite = {rate: loss for rate, loss in losses.items() if loss is not None}
-    assert rate == min(finite, key=lambda rate: finite[rate], default=None)
+    assert (None if rate is None else finite[rate]) == min(finite.values(), default=None)
     assert len(losses) <= count + runner.FURTHER
     if rate in (min(losses), max(losses)):
         assert count == 1 or len(losses) == count + runner.FURTHER
