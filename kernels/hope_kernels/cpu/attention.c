@@ -166,19 +166,40 @@ static void gate(const void *context, long place) {
 }
 
 /* y = base + W x for all places; base null for zeros. */
+INLINE Product product_of(const Place *at, const Frozen *p, const uint16_t *x, const float *base, float *y, long y_step) {
+    return (Product){p, x, base, y, at->own.totals, at->launch->count, p->inputs, p->outputs, OPERANDS(p->inputs), y_step,
+                     totals_line(at->model)};
+}
+
 INLINE void multiply(Worker *w, const Place *at, const Frozen *p, const uint16_t *x, const float *base, float *y, long y_step) {
-    const Product product = {p, x, base, y, at->own.totals, at->launch->count, p->inputs, p->outputs, OPERANDS(p->inputs), y_step,
-                             totals_line(at->model)};
+    const Product product = product_of(at, p, x, base, y, y_step);
     multiply_rows(w, &product);
 }
+
+INLINE int adds(const Place *at, int which) { return at->layer->sites[which].number >= 0 && at->launch->deltas; }
 
 /* c = A x of a site, if anything was learned there. */
 static int project(Worker *w, const Place *at, int which, const uint16_t *x) {
     const Site *site = &at->layer->sites[which];
-    if (site->number < 0 || !at->launch->deltas) return 0;
+    if (!adds(at, which)) return 0;
     const long line = rank_line(at->model);
     multiply(w, at, &site->subspace, x, 0, at->own.coordinates + which * at->launch->lines * line, line);
     return 1;
+}
+
+/* inner = silu(gates) ups; at once where nothing is added to either and tiles are of one of them. */
+static void read_gates(Worker *w, const Place *at) {
+    const Reader *m = at->model;
+    const Frozen *p = &at->layer->gate_up;
+    if (m->mlp % WIDE == 0 && !adds(at, GATE) && !adds(at, UP)) {
+        const Gated gated = {product_of(at, p, at->own.operands, 0, 0, 0), at->own.inner, OPERANDS(m->mlp)};
+        multiply_gated(w, &gated);
+        return;
+    }
+    multiply(w, at, p, at->own.operands, 0, at->own.wide, wide_line(m));
+    project(w, at, GATE, at->own.operands);
+    project(w, at, UP, at->own.operands);
+    share(w, gate, at, at->launch->count);
 }
 
 static void read_layer(Worker *w, Place *at) {
@@ -192,10 +213,7 @@ static void read_layer(Worker *w, Place *at) {
     share(w, attend, at, count * m->groups);
     multiply(w, at, &layer->output, at->own.mixed, at->launch->x, at->launch->x, m->width);
     share(w, enter_mlp, at, count);
-    multiply(w, at, &layer->gate_up, at->own.operands, 0, at->own.wide, wide_line(m));
-    project(w, at, GATE, at->own.operands);
-    project(w, at, UP, at->own.operands);
-    share(w, gate, at, count);
+    read_gates(w, at);
     multiply(w, at, &layer->down, at->own.inner, at->launch->x, at->launch->x, m->width);
     if (project(w, at, DOWN, at->own.inner)) at->pending = &layer->sites[DOWN];
 }

@@ -145,6 +145,23 @@ def test_bits_do_not_depend_on_the_number_of_threads(kind: str) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_gates_that_are_taken_at_once_have_the_bits_of_those_that_wait(kind: str) -> None:
+    """Nothing learned, and deltas of zeros: gates wait for these. Runs of one share of rows, and of two."""
+    backbone = backbone_config(head_width=16, mlp_width=128, mlp_bias=True)
+    config = replace(CONFIGS["memory everywhere"], backbone=backbone)
+    with torch.inference_mode(False):
+        model = HopeAttention(config, random_weights(config), quantize=bits_of(kind))
+    zeros = {name: torch.zeros_like(delta) for name, delta in deltas_for(model, 3).items()}
+    ids = torch.tensor([text(70, row).tokens for row in range(3)])
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for part in (ids[:, :1], ids[:, :17], ids):
+            at_once, waiting = (model.read(model.new_cache(3), range(3), part, own) for own in (None, zeros))
+            assert torch.equal(at_once, waiting)
+
+
+@torch.inference_mode()
 def test_a_row_that_is_not_finite_is_so_alone() -> None:
     model = tiny_model()
     deltas = deltas_for(model, 3)
