@@ -115,17 +115,15 @@ static void turn(const void *context, long place) {
     const Place *at = context;
     const Reader *m = at->model;
     const Launch *l = at->launch;
-    const long k = m->head_width, half = half_of(m);
+    const long k = m->head_width;
     const float *heads = at->own.heads + place * heads_line(m), scale = 1.f / sqrtf((float)k);
-    float *queries = at->own.queries + place * queries_line(m), own[PADDED(k) + LANES];
+    uint16_t *queries = at->own.queries + place * queries_line(m);
+    float own[PADDED(k) + LANES];
     memset(own, 0, sizeof own);
-    for (long h = 0; h < m->heads; h++, heads += k, queries += 2 * half) {
+    for (long h = 0; h < m->heads; h++, heads += k, queries += OPERANDS(k)) {
         turned(at, place, heads, at->layer->query_gain, own);
-        for (long i = 0; i < half; i += LANES) {
-            const vf a = load(own + 2 * i) * all(scale), b = load(own + 2 * i + LANES) * all(scale);
-            store(queries + i, __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
-            store(queries + half + i, __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
-        }
+        for (long i = 0; i < k; i += 2 * LANES)
+            put_pairs(queries + i, load(own + i) * all(scale), load(own + i + LANES) * all(scale));
     }
     const long slot = slot_of(l, place);
     for (long g = 0; g < 2 * m->groups; g++, heads += k) {
@@ -146,7 +144,7 @@ static void attend(const void *context, long item) {
     const long place = item / m->groups, group = item % m->groups, k = m->head_width, share = m->heads / m->groups;
     const long ring = l->rows[place] * l->ring_step + group * l->size * k;
     attend_group(l->keys[at->number] + ring, l->values[at->number] + ring, at->own.seen + place * l->capacity,
-                 at->own.sight[place], k, share, at->own.queries + place * queries_line(m) + group * share * 2 * half_of(m),
+                 at->own.sight[place], k, share, at->own.queries + place * queries_line(m) + group * share * OPERANDS(k),
                  at->own.mixed + place * OPERANDS((long)m->heads * k) + group * share * k);
 }
 

@@ -53,7 +53,7 @@ typedef struct {
     uint16_t *mixed;    /* [N, H K]: of attention */
     uint16_t *inner;    /* [N, M]: of the MLP */
     float *heads;       /* [N, (H + 2 G) K] */
-    float *queries;     /* [N, H, 2, K / 2]: turned, even and odd places apart */
+    uint16_t *queries;  /* [N, H, K]: turned */
     float *wide;        /* [N, 2 M] */
     float *totals;      /* [N, groups]: of a product's operands, in 4 bits */
     float *coordinates; /* [SITES, N, rank] */
@@ -74,9 +74,8 @@ typedef struct {
     long number; /* of the layer */
 } Place;
 
-INLINE long half_of(const Reader *m) { return PADDED(m->head_width / 2L); }
 INLINE long heads_line(const Reader *m) { return PADDED((m->heads + 2L * m->groups) * m->head_width); }
-INLINE long queries_line(const Reader *m) { return m->heads * 2 * half_of(m); }
+INLINE long queries_line(const Reader *m) { return m->heads * OPERANDS((long)m->head_width); }
 INLINE long wide_line(const Reader *m) { return PADDED(2L * m->mlp); }
 INLINE long rank_line(const Reader *m) { return PADDED((long)m->rank); }
 
@@ -98,7 +97,7 @@ INLINE Scratch scratch_at(const Reader *m, char *at, long lines, long capacity) 
     own.mixed = part(&at, lines * OPERANDS((long)m->heads * m->head_width) * 2);
     own.inner = part(&at, lines * OPERANDS(m->mlp) * 2);
     own.heads = part(&at, lines * heads_line(m) * 4);
-    own.queries = part(&at, lines * queries_line(m) * 4);
+    own.queries = part(&at, lines * queries_line(m) * 2);
     own.wide = part(&at, lines * wide_line(m) * 4);
     own.totals = part(&at, lines * totals_line(m) * 4);
     own.coordinates = part(&at, SITES * lines * rank_line(m) * 4);

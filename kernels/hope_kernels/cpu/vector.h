@@ -143,4 +143,13 @@ INLINE vf add_pair(vf sum, vu w, uint32_t x) {
 #endif
 }
 
+/* sum + a b, for pairs of bf16 of each lane. */
+INLINE vf add_pairs(vf sum, vu a, vu b) {
+#ifdef __AVX512BF16__
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+    return fma_((vf)(a & 0xffff0000u), (vf)(b & 0xffff0000u), fma_((vf)(a << 16), (vf)(b << 16), sum));
+#endif
+}
+
 #endif

@@ -1,4 +1,4 @@
-/* Grouped-query attention of one token over what is in sight, in fp32; keys and values are bf16. */
+/* Grouped-query attention of one token over what is in sight: operands of products in bf16, all else in fp32. */
 #ifndef HOPE_WINDOW_H
 #define HOPE_WINDOW_H
 
@@ -15,16 +15,12 @@ INLINE void fetch_line(const uint16_t *p, long n) {
 /* Pairs of bf16, `left` of them. */
 INLINE vu pairs_at(const uint16_t *p, long left) { return (vu)get((const float *)(const void *)p, left); }
 
-INLINE vf evens(vu pairs) { return (vf)(pairs << 16); }
-INLINE vf odds(vu pairs) { return (vf)(pairs & 0xffff0000u); }
-
-/* to[h][j] = q_h . k_j for what is in sight, sixteen by sixteen, minus infinity beyond; q [heads, 2, padded half]. Values
+/* to[h][j] = q_h . k_j for what is in sight, sixteen by sixteen, minus infinity beyond; q [heads, OPERANDS(K)]. Values
  * are fetched meanwhile, into the second cache.
  */
 INLINE void scores_of(const uint16_t *keys, const uint16_t *values, const int32_t *seen, long n, long k, int heads,
-                      const float *q, float *to, long step) {
+                      const uint16_t *q, float *to, long step) {
     const vi place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const long half = k / 2, padded = PADDED(half);
     for (long j = 0; j < n; j += LANES) {
         vf s[MOST_SHARE][LANES];
         const long some = n - j < LANES ? n - j : LANES;
@@ -36,13 +32,10 @@ INLINE void scores_of(const uint16_t *keys, const uint16_t *values, const int32_
             for (long v = 0; v < k; v += 32) __builtin_prefetch(values + seen[j + i] * k + v, 0, 2);
             vf own[MOST_SHARE];
             UNROLLED for (int h = 0; h < heads; h++) own[h] = all(0);
-            for (long v = 0; v < half; v += LANES) {
-                const vu pairs = pairs_at(key + 2 * v, half - v);
-                const vf even = evens(pairs), odd = odds(pairs);
-                UNROLLED for (int h = 0; h < heads; h++) {
-                    const float *mine = q + 2 * h * padded + v;
-                    own[h] = fma_(odd, load(mine + padded), fma_(even, load(mine), own[h]));
-                }
+            for (long v = 0; v < k; v += 2 * LANES) {
+                const vu pairs = pairs_at(key + v, (k - v) / 2);
+                UNROLLED for (int h = 0; h < heads; h++)
+                    own[h] = add_pairs(own[h], pairs, pairs_at(q + h * OPERANDS(k) + v, LANES));
             }
             UNROLLED for (int h = 0; h < heads; h++) s[h][i] = own[h];
         }
@@ -51,8 +44,8 @@ INLINE void scores_of(const uint16_t *keys, const uint16_t *values, const int32_
     }
 }
 
-/* w = softmax(s) but for the division, in place; n is filled up to sixteens. Returns what to divide by. */
-INLINE float soften(float *s, long n) {
+/* w [n] bf16 = softmax(s) but for the division, s [n] in sixteens; zeros up to thirty-two. Returns what to divide by. */
+INLINE float soften(const float *s, long n, uint16_t *w) {
     vf best = load(s), total = all(0);
     for (long j = LANES; j < n; j += LANES) {
         const vf v = load(s + j);
@@ -60,32 +53,35 @@ INLINE float soften(float *s, long n) {
     }
     float most = best[0];
     for (int i = 1; i < LANES; i++) most = best[i] > most ? best[i] : most;
-    for (long j = 0; j < n; j += LANES) {
-        const vf w = exp_(load(s + j) - all(most));
-        total += w;
-        store(s + j, w);
+    for (long j = 0; j < n; j += 2 * LANES) {
+        const vf low = exp_(load(s + j) - all(most)), high = j + LANES < n ? exp_(load(s + j + LANES) - all(most)) : all(0);
+        put_pairs(w + j, low, high);
+        total += widened(w + j) + widened(w + j + LANES);
     }
     return sum(total);
 }
 
-/* to[h] [K] bf16 = sum of w_j v_j / total. */
-INLINE void mix_of(const uint16_t *values, const int32_t *seen, long n, long k, int heads, const float *w, long step,
+/* to[h] [K] bf16 = sum of w_j v_j / total, two by two; w [heads, step] bf16, a zero behind an odd one. */
+INLINE void mix_of(const uint16_t *values, const int32_t *seen, long n, long k, int heads, const uint16_t *w, long step,
                    const float *totals, uint16_t *to, int parts) {
     const long half = k / 2;
     for (long first = 0; first < half; first += parts * LANES) {
         vf even[MOST_SHARE][2], odd[MOST_SHARE][2];
         UNROLLED for (int h = 0; h < heads; h++)
             UNROLLED for (int v = 0; v < parts; v++) even[h][v] = odd[h][v] = all(0);
-        for (long j = 0; j < n; j++) {
-            const uint16_t *value = values + seen[j] * k + 2 * first;
-            if (j + AHEAD < n) fetch_line(values + seen[j + AHEAD] * k, k);
+        for (long j = 0; j < n; j += 2) {
+            const uint16_t *one = values + seen[j] * k + 2 * first;
+            const uint16_t *two = values + seen[j + 1 < n ? j + 1 : j] * k + 2 * first;
+            for (long i = j + AHEAD; i < n && i < j + AHEAD + 2; i++) fetch_line(values + seen[i] * k, k);
             UNROLLED for (int v = 0; v < parts; v++) {
-                const vu pairs = pairs_at(value + 2 * v * LANES, half - first - v * LANES);
-                const vf a = evens(pairs), b = odds(pairs);
+                const long left = half - first - v * LANES;
+                const vu a = pairs_at(one + 2 * v * LANES, left), b = pairs_at(two + 2 * v * LANES, left);
+                const vu low = (a & 0xffffu) | (b << 16), high = (a >> 16) | (b & 0xffff0000u);
                 UNROLLED for (int h = 0; h < heads; h++) {
-                    const vf weight = all(w[h * step + j]);
-                    even[h][v] = fma_(weight, a, even[h][v]);
-                    odd[h][v] = fma_(weight, b, odd[h][v]);
+                    uint32_t weights;
+                    memcpy(&weights, w + h * step + j, sizeof weights);
+                    even[h][v] = add_pair(even[h][v], low, weights);
+                    odd[h][v] = add_pair(odd[h][v], high, weights);
                 }
             }
         }
@@ -100,12 +96,13 @@ INLINE void mix_of(const uint16_t *values, const int32_t *seen, long n, long k, 
 }
 
 INLINE void some_heads(const uint16_t *keys, const uint16_t *values, const int32_t *seen, long n, long k, int heads,
-                       const float *q, uint16_t *to) {
-    const long step = PADDED(n);
-    float weights[heads * step] __attribute__((aligned(64)));
+                       const uint16_t *q, uint16_t *to) {
+    const long step = OPERANDS(n);
+    float scores[heads * step] __attribute__((aligned(64)));
+    uint16_t weights[heads * step] __attribute__((aligned(64)));
     float totals[MOST_SHARE];
-    scores_of(keys, values, seen, n, k, heads, q, weights, step);
-    for (int h = 0; h < heads; h++) totals[h] = soften(weights + h * step, step);
+    scores_of(keys, values, seen, n, k, heads, q, scores, step);
+    for (int h = 0; h < heads; h++) totals[h] = soften(scores + h * step, PADDED(n), weights + h * step);
     if (k % (4 * LANES)) mix_of(values, seen, n, k, heads, weights, step, totals, to, 1);
     else mix_of(values, seen, n, k, heads, weights, step, totals, to, 2);
 }
@@ -118,9 +115,9 @@ INLINE void some_heads(const uint16_t *keys, const uint16_t *values, const int32
 
 /* The query heads that share a key head; to [share, K]. */
 static void attend_group(const uint16_t *keys, const uint16_t *values, const int32_t *seen, long n, long k, long share,
-                         const float *q, uint16_t *to) {
+                         const uint16_t *q, uint16_t *to) {
     for (long j = 0; j < n && j < AHEAD; j++) fetch_line(keys + seen[j] * k, k); /* before the first ones are waited for */
-    for (long h = 0, some; h < share; h += some, q += some * 2 * PADDED(k / 2), to += some * k) {
+    for (long h = 0, some; h < share; h += some, q += some * OPERANDS(k), to += some * k) {
         some = share - h < MOST_SHARE ? share - h : MOST_SHARE;
         switch (some) {
             SOME_HEADS(1)
