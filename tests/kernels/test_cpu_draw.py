@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hope_kernels.cpu import build
-from hope_kernels.cpu.draw import best, draw, finite
+from hope_kernels.cpu.draw import best, draw, look
 
 pytestmark = pytest.mark.compiler
 
@@ -52,20 +52,24 @@ def test_the_best_is_the_first_of_the_largest(vocab: int) -> None:
 @pytest.mark.parametrize("vocab", [1, 2, 15, 16, 17, 511])
 def test_infinity_and_nan_are_found_wherever_they_are(vocab: int) -> None:
     most = torch.finfo(torch.float32).max
-    values = torch.tensor([most, -most, 0.0] * vocab)[:vocab]
-    assert finite(values) is True
+    values = torch.tensor([-most, most, 0.0] * vocab)[:vocab]
+    first = min(1, vocab - 1)
     for place in range(vocab):
+        rows = [values]
         for bad in (torch.inf, -torch.inf, torch.nan):
-            spoiled = values.clone()
-            spoiled[place] = bad
-            assert finite(spoiled) is False
+            rows += [values.clone(), values]
+            rows[-2][place] = bad
+        torch.set_num_threads(1 + place % 3)
+        assert look(rows) == [first, -1, first, -1, first, -1, first]
+    assert look([values]) == [first]
 
 
 def test_other_types_and_steps_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(64)
-    for function in (best, finite):
-        assert function(values) is not None
-        assert function(values.double()) is None
-        assert function(values[::2]) is None
+    assert look([values, values]) == [best(values)] * 2
+    for other in (values.double(), values[::2]):
+        assert best(other) is None
+        assert look([other]) is None
+    assert look([values, values.double()]) is None
     monkeypatch.setattr(build, "_loaded", [])
-    assert best(values) is finite(values) is None
+    assert best(values) is look([values]) is None

@@ -1,8 +1,8 @@
-/* A token by chance, or the best one. */
+/* A token by chance, or the best one; and whether logits are numbers. */
 #ifndef HOPE_DRAW_H
 #define HOPE_DRAW_H
 
-#include "vector.h"
+#include "pool.h"
 
 #define STRETCH 512 /* tokens that are summed before one looks */
 
@@ -46,7 +46,7 @@ INLINE float largest_of(const float *x, int64_t n) {
 }
 
 /* Whether none of x is infinite or NaN. */
-EXPORT int32_t hope_finite(const float *x, int64_t n) {
+INLINE int all_finite(const float *x, int64_t n) {
     vi odd = {0};
     for (int64_t i = 0; i < n; i += LANES) {
         __builtin_prefetch(x + i + 1024, 0, 3);
@@ -80,6 +80,36 @@ EXPORT int64_t hope_best(const float *x, int64_t n) {
     }
     return first;
 }
+
+typedef struct {
+    const float *const *rows; /* of n numbers each */
+    int64_t *best;            /* of each the first of its largest; -1 where one is infinite or NaN */
+    int64_t count, n;
+} Looks;
+
+typedef struct {
+    const Looks *call;
+    Phase *phases;
+} Looking;
+
+static void look_item(const void *context, long row) {
+    const Looks *l = context;
+    l->best[row] = all_finite(l->rows[row], l->n) ? hope_best(l->rows[row], l->n) : -1;
+}
+
+static void look_all(void *data) {
+    const Looking *own = data;
+    Worker w = {own->phases, 0};
+    share(&w, look_item, own->call, own->call->count);
+}
+
+/* phases: hope_look_phases bytes of zeros; null for one thread. */
+EXPORT void hope_look(const Looks *l, Phase *phases, int32_t threads) {
+    Looking call = {l, phases};
+    together(look_all, &call, phases ? threads : 1);
+}
+
+EXPORT int64_t hope_look_phases(void) { return sizeof(Phase); }
 
 /* The token at which the weights e^(x / temperature), summed in order, pass u of their sum; u in [0, 1), x
  * finite. Weights in fp32, sums in fp64.

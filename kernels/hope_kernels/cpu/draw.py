@@ -1,11 +1,14 @@
 """A token by chance, or the best one, by the compiled kernel."""
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hope_kernels.cpu import team
 from hope_kernels.cpu.build import loaded
+from hope_kernels.cpu.layout import Looks
 
 
 def draw(logits: Tensor, temperature: float, u: float) -> int | None:
@@ -28,10 +31,18 @@ def best(logits: Tensor) -> int | None:
     return token
 
 
-def finite(values: Tensor) -> bool | None:
-    """Whether ``values [n]`` (on a CPU) hold no infinity and no NaN. None as :func:`draw`."""
-    library = _library_for(values)
-    return None if library is None else bool(library.hope_finite(values.data_ptr(), len(values)))
+def look(rows: Sequence[Tensor]) -> list[int] | None:
+    """Of each of some ``[vocab]`` of one size, on a CPU: the first token of its largest; -1 where it holds an
+    infinity or a NaN. None as :func:`draw`.
+    """
+    libraries = [_library_for(row) for row in rows]
+    if not libraries or (library := libraries[0]) is None or None in libraries:
+        return None
+    best = (ctypes.c_int64 * len(rows))()
+    pointers = (ctypes.c_void_p * len(rows))(*(row.data_ptr() for row in rows))
+    call = Looks(ctypes.addressof(pointers), ctypes.addressof(best), len(rows), len(rows[0]))
+    team.run(library.hope_look, call, library.hope_look_phases())
+    return list(best)
 
 
 def _library_for(values: Tensor) -> ctypes.CDLL | None:

@@ -69,10 +69,23 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     return with_draw(library)
 
 
+class Looks(ctypes.Structure):
+    """See ``draw.h``."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("rows", "best")),
+        *((name, ctypes.c_int64) for name in ("count", "n")),
+    )
+
+
 def with_draw(library: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of the functions that every library has."""
     library.hope_draw.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_double)
-    library.hope_best.argtypes = library.hope_finite.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    library.hope_best.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     library.hope_draw.restype = library.hope_best.restype = ctypes.c_int64
-    library.hope_finite.restype = ctypes.c_int32
+    library.hope_look.argtypes, library.hope_look.restype = (
+        (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32),
+        None,
+    )
+    library.hope_look_phases.argtypes, library.hope_look_phases.restype = (), ctypes.c_int64
     return library

@@ -118,11 +118,12 @@ class Reader:
         _require_below(size, [min(position, rings.capacity - 1) for position in places.positions])
         if deltas is not None:
             _require_below(len(deltas[0]), [max(own, 0) for own in places.memories])
-        numbers = torch.tensor(
-            [*places.tokens, *places.rows, *places.positions, *places.prefixes, *places.memories]
+        numbers = (ctypes.c_int64 * (5 * count))(
+            *places.tokens, *places.rows, *places.positions, *places.prefixes, *places.memories
         )
-        slabs = torch.tensor([tensor.data_ptr() for tensor in (*rings.keys, *rings.values, *(deltas or ()))])
-        at, line, address = numbers.data_ptr(), 8 * count, slabs.data_ptr()
+        pointers = [tensor.data_ptr() for tensor in (*rings.keys, *rings.values, *(deltas or ()))]
+        slabs = (ctypes.c_void_p * len(pointers))(*pointers)
+        at, line, address = ctypes.addressof(numbers), 8 * count, ctypes.addressof(slabs)
         layers, threads = 8 * len(rings.keys), kernel_threads()
         x = torch.empty(count, self._width)
         with self._lock:

@@ -9,6 +9,7 @@ decoding or when its position comes, whichever is first: the result is the same.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,17 @@ class _Session:
     boundary: State | None = None
     update_norms: dict[str, float] | None = None
     divergence: float | None = None
+
+
+class Counters(NamedTuple):
+    """writes, refused: per level, those that were applied and those that were not. frozen: whether the row
+    learns, and why it does not. good: the last boundary at which no streak of refused writes was open.
+    """
+
+    writes: tuple[int, ...]
+    refused: tuple[int, ...]
+    frozen: Frozen
+    good: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +247,7 @@ class SessionRows:
     def state(self, row: int) -> State:
         """A copy of the row's state as it stands, ``[1, ...]``; durable only at a boundary."""
         session = self._sessions[row]
-        self._slabs.put_window(row, session.recent, session.prefix)
+        self._slabs.put_read(row, session.position, session.recent, session.prefix)
         return self._slabs.own_state(row)
 
     @torch.inference_mode()
@@ -268,18 +280,14 @@ class SessionRows:
     def position(self, row: int) -> int:
         return self._sessions[row].position
 
-    def counts(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Writes applied and refused, per level."""
-        state = self._slabs.state
-        return tuple(state["writes"][row].tolist()), tuple(state["refused"][row].tolist())
-
-    def frozen(self, row: int) -> Frozen:
-        """Whether the row learns, and why it does not."""
-        return Frozen(int(self._slabs.state["frozen"][row]))
-
-    def good(self, row: int) -> int:
-        """The last boundary at which no streak of refused writes was open."""
-        return int(self._slabs.state["good"][row])
+    def counters(self, rows: Sequence[int]) -> list[Counters]:
+        """Of each of ``rows``."""
+        chosen = torch.tensor(rows)
+        columns = (self._slabs.state[name][chosen].tolist() for name in Counters._fields)
+        return [
+            Counters(tuple(writes), tuple(refused), Frozen(frozen), good)
+            for writes, refused, frozen, good in zip(*columns, strict=True)
+        ]
 
     def take_divergence(self, row: int) -> float | None:
         """Nats by which a canary's answers moved, once after a write that was judged."""
@@ -331,7 +339,6 @@ class SessionRows:
         del session.recent[: -memory.window]
         if session.encoding is not None:
             session.encoding.offer(tokens)
-        self._slabs.state["position"][row] = session.position
         if session.position % GRID == 0:
             self._pass_grid(row)
 
@@ -401,7 +408,7 @@ class SessionRows:
         session.divergence = written.divergence
 
     def _learns(self, row: int) -> bool:
-        return self.learn and self.frozen(row) is Frozen.NO
+        return self.learn and int(self._slabs.state["frozen"][row]) == Frozen.NO
 
     def _finish_encoding(self, row: int) -> None:
         encoding = self._sessions[row].encoding

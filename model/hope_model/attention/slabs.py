@@ -67,8 +67,13 @@ class RowSlabs:
         """A copy of the row's state, ``[1, ...]``."""
         return {name: tensor[row : row + 1].clone() for name, tensor in self.state.items()}
 
-    def put_window(self, row: int, recent: Sequence[tuple[int, int]], prefix: Sequence[int]) -> None:
-        """The state says what is in sight: ``recent`` tokens, with how each teaches, and the pinned ones."""
+    def put_read(
+        self, row: int, position: int, recent: Sequence[tuple[int, int]], prefix: Sequence[int]
+    ) -> None:
+        """The state says how many tokens were read, and which are in sight: ``recent`` ones, with how each
+        teaches, and the pinned ones.
+        """
+        self.state["position"][row] = position
         count = len(recent)
         for name, values in (
             ("window", [token for token, _ in recent]),

@@ -11,7 +11,7 @@ from hope_model.attention.rows import Run, SessionRows
 from hope_model.state import State, on_host
 from hope_model.streaks import Frozen
 from hope_server.engine.runner import Backlog, Counts, Output, Parked, Reading, launch_singly
-from hope_server.engine.sampling import finite_rows
+from hope_server.engine.sampling import Look, look
 from hope_server.engine.units import TokenRun, Unit, cut_to_grid, learn_flags
 
 PROMPT_TOKENS = 5 * GRID // 2
@@ -74,30 +74,34 @@ class AttentionRunner:
         found = self._rows.read_runs(
             [Run(slot, unit.tokens, unit.origins, unit.learn, every) for slot, unit, every in units]
         )
-        return [
-            logits if isinstance(logits, Exception) else self._launched(reading, logits)
+        read = [
+            (reading, logits)
             for reading, logits in zip(readings, found, strict=True)
+            if not isinstance(logits, Exception)
         ]
+        outputs = self._outputs([reading.slot for reading, _ in read], [each[-1] for _, each in read])
+        whole = iter(
+            replace(output, every=logits) if reading.every else output
+            for output, (reading, logits) in zip(outputs, read, strict=True)
+        )
+        return [logits if isinstance(logits, Exception) else next(whole) for logits in found]
 
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a run of tokens, or one step."""
         logits = self._rows.read(slot, unit.tokens, unit.origins, unit.learn)
-        (finite,) = finite_rows(logits[None])
-        return self._output(slot, logits, finite)
+        return self._outputs([slot], [logits])[0]
 
     def run_every(self, slot: int, unit: Unit) -> Output:
         """As :meth:`run`, with the logits after each token."""
         every = self._rows.read_all(slot, unit.tokens, unit.origins, unit.learn)
-        (finite,) = finite_rows(every[-1:])
-        return replace(self._output(slot, every[-1], finite), every=every)
+        return replace(self._outputs([slot], [every[-1]])[0], every=every)
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
         """One token for each of ``slots`` in one launch."""
         order = sorted(range(len(slots)), key=slots.__getitem__)
         flags = [learn[i] for i in order] if learn else ()
         logits = self._rows.decode([slots[i] for i in order], [tokens[i] for i in order], learn=flags)
-        rows = zip(order, logits, finite_rows(logits), strict=True)
-        outputs = {i: self._output(slots[i], row, finite) for i, row, finite in rows}
+        outputs = dict(zip(order, self._outputs([slots[i] for i in order], logits), strict=True))
         return [outputs[i] for i in range(len(slots))]
 
     def boundary(self, slot: int) -> State:
@@ -119,8 +123,7 @@ class AttentionRunner:
         self._rows.unpark(slot, parked.content)
 
     def counts(self, slot: int) -> Counts:
-        rows = self._rows
-        return Counts(rows.position(slot), *rows.counts(slot), rows.frozen(slot), rows.good(slot))
+        return self._counts([slot])[0]
 
     def drift(self, slot: int) -> dict[str, float]:
         """Norm of what was learned over the norm of the weights it changes, per level."""
@@ -135,23 +138,26 @@ class AttentionRunner:
         """One slice of each."""
         self._rows.work(slots)
 
-    def _launched(self, reading: Reading, logits: Tensor) -> Output:
-        (finite,) = finite_rows(logits[-1:])
-        output = self._output(reading.slot, logits[-1], finite)
-        return replace(output, every=logits) if reading.every else output
+    def _counts(self, slots: Sequence[int]) -> list[Counts]:
+        found = zip(slots, self._rows.counters(slots), strict=True)
+        return [Counts(self._rows.position(slot), *counters) for slot, counters in found]
 
-    def _output(self, slot: int, logits: Tensor, finite: bool) -> Output:
+    def _outputs(self, slots: Sequence[int], logits: Tensor | Sequence[Tensor]) -> list[Output]:
+        return list(map(self._output, slots, logits, look(logits), self._counts(slots)))
+
+    def _output(self, slot: int, logits: Tensor, seen: Look, counts: Counts) -> Output:
         boundary = None
         if slot in self._new_boundary:
             self._new_boundary.remove(slot)
             boundary = self._boundaries[slot][0]
         return Output(
             logits,
-            finite,
-            self.counts(slot),
+            seen.finite,
+            counts,
             boundary,
             self._rows.take_update_norms(slot),
             divergence=self._rows.take_divergence(slot),
+            best=seen.best,
         )
 
     def _keep_boundary(self, slot: int, position: int, state: State) -> None:

@@ -346,7 +346,8 @@ class Engine:
         job = self._jobs[session]
         steering, params = generation.steering, generation.params
         logits = output.logits if steering is None else steering.apply(output.logits)
-        token = choose(logits, params, uniform(generation.seed, row.position))
+        best = output.best if steering is None else None
+        token = choose(logits, params, uniform(generation.seed, row.position), best)
         finish_reason = generation.accept(token)
         logprob = None
         if params.logprobs is not None:

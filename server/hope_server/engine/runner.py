@@ -50,7 +50,8 @@ class Output:
     every: ``[n, vocab]`` after each token of the unit, where the reading asked for it. boundary: position of
     a boundary whose state is now worth storing: no level had a write refused there, or nothing is learned.
     update_norm: per level, the norm of what was written; None when nothing was. divergence: nats by which a
-    canary's answers moved, where a write was judged by one.
+    canary's answers moved, where a write was judged by one. best: the first of the largest logits, where it
+    was found on the way.
     """
 
     logits: Tensor
@@ -60,6 +61,7 @@ class Output:
     update_norm: dict[str, float] | None = None
     every: Tensor | None = None
     divergence: float | None = None
+    best: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

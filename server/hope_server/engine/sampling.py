@@ -1,9 +1,13 @@
 """Choosing a token from logits; chance is a function of (seed, position), so a replay chooses the same."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from hope_kernels.cpu.draw import best, draw, finite
+from hope_kernels.cpu.draw import best, draw
+from hope_kernels.cpu.draw import look as look_by_kernel
 from hope_kernels.sampling import choose_tokens
 from hope_server.engine.request import SamplingParams
 
@@ -17,7 +21,7 @@ def uniform(seed: int, position: int) -> float:
     return (_mix(_mix(seed & _MASK) ^ _mix(position + 0x9E3779B97F4A7C15)) >> 11) * 2.0**-53
 
 
-def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
+def choose(logits: Tensor, params: SamplingParams, u: float, first: int | None = None) -> int:
     """The token for ``u`` in [0, 1).
 
     Args:
@@ -26,9 +30,10 @@ def choose(logits: Tensor, params: SamplingParams, u: float) -> int:
         ``top_k``
             best, then to the smallest set of best tokens that holds ``top_p`` of what is left.
         u: position in the cumulative distribution.
+        first: the first of the largest, where it is known.
     """
     if params.temperature == 0.0:
-        found = best(logits) if _plain(logits) else None
+        found = best(logits) if first is None and _plain(logits) else first
         return int(logits.argmax()) if found is None else found
     if logits.is_cuda:
         return choose_on_device(logits, params, u)
@@ -64,14 +69,21 @@ def choose_on_device(logits: Tensor, params: SamplingParams, u: float) -> int:
     return int(chosen[0])
 
 
-def finite_rows(logits: Tensor) -> list[bool]:
-    """Of ``[B, vocab]``, which rows hold no infinity and no NaN."""
-    if _plain(logits):
-        found = [finite(row) for row in logits]
-        if None not in found:
-            return list(map(bool, found))
-    alright: list[bool] = torch.isfinite(logits).all(-1).tolist()
-    return alright
+class Look(NamedTuple):
+    """finite: whether logits hold no infinity and no NaN. best: the first of the largest, where it was found
+    on the way.
+    """
+
+    finite: bool
+    best: int | None = None
+
+
+def look(logits: Tensor | Sequence[Tensor]) -> list[Look]:
+    """At each of some ``[vocab]`` of one size and kind."""
+    if all(map(_plain, logits)) and (found := look_by_kernel(list(logits))) is not None:
+        return [Look(best >= 0, best if best >= 0 else None) for best in found]
+    rows = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
+    return list(map(Look, torch.isfinite(rows).all(-1).tolist()))
 
 
 def _plain(logits: Tensor) -> bool:

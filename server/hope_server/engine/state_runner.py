@@ -12,7 +12,7 @@ from hope_model.state import COUNTERS, State, StateSpec, host_copy
 from hope_model.streaks import Frozen
 from hope_server.engine.previews import ExactPreviews, counts_of, previews_of
 from hope_server.engine.runner import Counts, ModelShape, Output, Parked, Reading, launch_singly
-from hope_server.engine.sampling import finite_rows
+from hope_server.engine.sampling import look
 from hope_server.engine.slab import Slab
 from hope_server.engine.units import TokenRun, Unit, cut, learn_flags
 
@@ -136,15 +136,17 @@ class StateRunner:
         logits, counts = previews.read(slot, unit.tokens, unit.learn)
         if unit.kind == "block":
             return self._arrive(slot, logits, previews.state(slot))
-        return Output(logits, finite_rows(logits[None])[0], counts)
+        ((finite, best),) = look([logits])
+        return Output(logits, finite, counts, best=best)
 
     def _arrive(self, slot: int, logits: Tensor, state: State) -> Output:
         """``state`` is the next boundary's; the preview goes on from it as one that is restored does."""
         norms = self._change(self._boundary.view(slot), state)
-        finite = finite_rows(logits[None])[0] and all(map(math.isfinite, norms.values()))
+        ((finite, best),) = look([logits])
+        finite = finite and all(map(math.isfinite, norms.values()))
         counts = counts_of(state)[0]
         worth = counts.frozen is Frozen.JOURNAL or counts.good == counts.position
-        output = Output(logits, finite, counts, counts.position if worth else None, norms)
+        output = Output(logits, finite, counts, counts.position if worth else None, norms, best=best)
         self._boundary.write(slot, state)
         self._live.write(slot, state)
         return output
@@ -155,7 +157,8 @@ class StateRunner:
         row = self._live.state(slot)
         logits, state = self._model.prefill(self._tokens([tokens]), row, self._mask(learn, 1, -1))
         self._live.write(slot, state)
-        return Output(logits[0], finite_rows(logits)[0], counts_of(state)[0])
+        ((finite, best),) = look(logits)
+        return Output(logits[0], finite, counts_of(state)[0], best=best)
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> list[Output]:
@@ -165,7 +168,11 @@ class StateRunner:
         logits, counts = self._live.step(
             [slots[i] for i in order], [tokens[i] for i in order], learn_flags(flags[i] for i in order)
         )
-        outputs = dict(zip(order, map(Output, logits, finite_rows(logits), counts), strict=True))
+        found = [
+            Output(own, finite, count, best=best)
+            for own, (finite, best), count in zip(logits, look(logits), counts, strict=True)
+        ]
+        outputs = dict(zip(order, found, strict=True))
         if self._exact is None:
             for slot, token, flag in zip(slots, tokens, flags, strict=True):
                 self._tails[slot].append((token, flag))

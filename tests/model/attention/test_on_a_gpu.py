@@ -111,7 +111,7 @@ def test_a_decode_step_waits_for_nothing(model: HopeAttention) -> None:
     sessions = Sessions(model, text(9), text(9, seed=1))
     with pretend_gpu() as gpu:
         logits = sessions.rows.decode([0, 1], [3, VOCAB - 1])
-        assert sessions.rows.counts(0) == ((0,), (0,))
-        assert sessions.rows.good(1) == sessions.rows.frozen(1) == 0
+        assert sessions.rows.counters([0])[0][:2] == ((0,), (0,))
+        assert sessions.rows.counters([1])[0][2:] == (0, 0)
     assert logits.device == GPU
     assert gpu.reads == 0

@@ -166,7 +166,7 @@ def test_plain_text_is_learned_alike_after_a_load() -> None:
     plain, words = (text(length).with_origins(origin) for origin in ("text", "user"))
     model = build(config(level(text_step_length=0.2)))
     it, other = alone(model, plain), alone(model, words)
-    assert it.rows.counts(0) == other.rows.counts(0)
+    assert it.rows.counters([0])[0][:2] == other.rows.counters([0])[0][:2]
     assert not torch.equal(it.logits[0], other.logits[0])
     loaded = Sessions(model, plain)
     loaded.rows.load(0, it.boundaries[0][BLOCK])
@@ -234,7 +234,7 @@ def test_a_run_that_does_not_fit_is_refused(tokens: int, origins: int) -> None:
 def test_without_learning_nothing_is_learned() -> None:
     it = expected(LENGTHS[0], learn=False)
     state = it.rows.state(0)
-    assert it.rows.counts(0) == ((0,), (0,))
+    assert it.rows.counters([0])[0][:2] == ((0,), (0,))
     assert not any(bool(delta.any()) for delta in deltas_of(state).values())
     assert it.rows.drift(0) == {"fast": 0.0}
     assert not torch.equal(it.logits[0], expected(LENGTHS[0]).logits[0])
@@ -288,7 +288,7 @@ def test_every_period_with_something_to_learn_counts_once(pattern: list[str]) ->
     it = teaching(pattern)
     late, early = alone(tiny_model(), it, settle=False), alone(tiny_model(), it)
     for sessions in (late, early):
-        writes, refused = sessions.rows.counts(0)
+        writes, refused = sessions.rows.counters([0])[0][:2]
         assert writes[0] + refused[0] == due(it)
         assert refused[0] == 0
         learned = any(bool(delta.any()) for delta in deltas_of(sessions.rows.state(0)).values())
@@ -302,7 +302,7 @@ def test_every_level_writes_in_its_own_period() -> None:
     )
     model = build(config(*levels, window=192, prefix=20))
     sessions = alone(model, text(USABLE + 130))
-    writes, refused = sessions.rows.counts(0)
+    writes, refused = sessions.rows.counters([0])[0][:2]
     assert (writes, refused) == (((USABLE + 130 - DELAY) // 64, (USABLE + 130 - DELAY) // 128), (0, 0))
     late = alone(model, text(USABLE + 130), settle=False)
     same(late, 0, sessions)
@@ -318,7 +318,7 @@ def test_levels_whose_periods_do_not_divide_each_other_all_write() -> None:
     levels = (level(period=128, first_layer=2), level(name="odd", period=192, last_layer=1))
     model = build(config(*levels, window=256, block=384))
     sessions = alone(model, text(384 + 3 * DELAY))
-    assert sessions.rows.counts(0) == ((4, 2), (0, 0))
+    assert sessions.rows.counters([0])[0][:2] == ((4, 2), (0, 0))
     same(alone(model, text(384 + 3 * DELAY), settle=False), 0, sessions)
 
 
@@ -371,11 +371,11 @@ def test_a_write_that_is_not_finite_is_refused() -> None:
     plant(sessions, 0, sessions.rows._slabs.cache.hidden)
     sessions.read(0, 1)
     first = sessions.rows.state(0)
-    assert sessions.rows.counts(0) == ((1,), (0,))
+    assert sessions.rows.counters([0])[0][:2] == ((1,), (0,))
     assert bool(first["layers.1.down_proj.delta"].any())
     sessions.read(0, PERIOD)
     after = sessions.rows.state(0)
-    assert sessions.rows.counts(0) == ((1,), (1,))
+    assert sessions.rows.counters([0])[0][:2] == ((1,), (1,))
     assert_identical(deltas_of(after), deltas_of(first))
     assert bool(sessions.logits[0].isfinite().all())
 
@@ -397,7 +397,7 @@ def test_what_a_session_holds_is_bounded() -> None:
 
 def test_rounds_of_no_length_leave_theta() -> None:
     sessions = alone(build(config(level(round_length=1e-30))), text(USABLE))
-    assert sessions.rows.counts(0)[0] == (USABLE // PERIOD - 1,)
+    assert sessions.rows.counters([0])[0].writes == (USABLE // PERIOD - 1,)
     theta = expected(USABLE, learn=False)
     torch.testing.assert_close(sessions.logits[0], theta.logits[0], rtol=0, atol=1e-4)
 
@@ -408,7 +408,7 @@ def test_theta_stays_as_it_is() -> None:
     sessions = Sessions(model, text(USABLE), text(USABLE, 1))
     for row in (0, 1):
         sessions.read(row, USABLE)
-    assert sessions.rows.counts(0)[0] == sessions.rows.counts(1)[0] == (4,)
+    assert sessions.rows.counters([0])[0].writes == sessions.rows.counters([1])[0].writes == (4,)
     assert attention_weights_sha256(model) == before
     assert attention_weights_sha256(model, learn=False) != before
 
