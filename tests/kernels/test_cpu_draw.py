@@ -72,4 +72,5 @@ def test_other_types_and_steps_are_left_to_others(monkeypatch: pytest.MonkeyPatc
         assert look([other]) is None
     assert look([values, values.double()]) is None
     monkeypatch.setattr(build, "_loaded", [])
-    assert best(values) is look([values]) is None
+    assert best(values) is None
+    assert look([values]) is None

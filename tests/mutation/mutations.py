@@ -307,6 +307,20 @@ MUTATIONS = (
         (READING,),
     ),
     Mutation(
+        "of two values that are mixed at once the second is left out",
+        "kernels/hope_kernels/cpu/window.h",
+        "low = (a & 0xffffu) | (b << 16)",
+        "low = (a & 0xffffu) | (0 * b)",
+        (READING,),
+    ),
+    Mutation(
+        "what is not a number has a best token",
+        "kernels/hope_kernels/cpu/draw.h",
+        "all_finite(l->rows[row], l->n) ?",
+        "l->n ?",
+        ("tests/kernels/test_cpu_draw.py",),
+    ),
+    Mutation(
         "a lesson is read with another one's memory",
         "kernels/hope_kernels/cpu/tangent.h",
         "at->call->lessons[at->call->owners[place]]",
