@@ -74,17 +74,14 @@ class AttentionRunner:
         found = self._rows.read_runs(
             [Run(slot, unit.tokens, unit.origins, unit.learn, every) for slot, unit, every in units]
         )
-        read = [
-            (reading, logits)
-            for reading, logits in zip(readings, found, strict=True)
-            if not isinstance(logits, Exception)
-        ]
-        outputs = self._outputs([reading.slot for reading, _ in read], [each[-1] for _, each in read])
-        whole = iter(
-            replace(output, every=logits) if reading.every else output
-            for output, (reading, logits) in zip(outputs, read, strict=True)
-        )
-        return [logits if isinstance(logits, Exception) else next(whole) for logits in found]
+        pairs = list(zip(readings, found, strict=True))
+        read = {own.slot: logits for own, logits in pairs if isinstance(logits, Tensor)}
+        last = [logits[-1] for logits in read.values()]
+        outputs = dict(zip(read, self._outputs(list(read), last), strict=True))
+        for own, logits in pairs:
+            if own.every and isinstance(logits, Tensor):
+                outputs[own.slot] = replace(outputs[own.slot], every=logits)
+        return [logits if isinstance(logits, Exception) else outputs[own.slot] for own, logits in pairs]
 
     def run(self, slot: int, unit: Unit) -> Output:
         """Read a run of tokens, or one step."""
@@ -143,6 +140,8 @@ class AttentionRunner:
         return [Counts(self._rows.position(slot), *counters) for slot, counters in found]
 
     def _outputs(self, slots: Sequence[int], logits: Tensor | Sequence[Tensor]) -> list[Output]:
+        if not slots:
+            return []
         return list(map(self._output, slots, logits, look(logits), self._counts(slots)))
 
     def _output(self, slot: int, logits: Tensor, seen: Look, counts: Counts) -> Output:

@@ -141,6 +141,18 @@ def test_a_row_that_fails_in_a_shared_launch_fails_alone(monkeypatch: pytest.Mon
     assert torch.equal(well.logits, twin.run(0, step).logits)
 
 
+def test_where_all_rows_of_a_launch_fail_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = runner()
+    read(own, 1, text(2 * PERIOD - 1))
+
+    def broken(_: object) -> None:
+        raise RuntimeError("the write failed")
+
+    monkeypatch.setattr(Write, "finish", broken)
+    (sick,) = own.launch([Reading(1, Unit("step", (3,), ("model",)))])
+    assert str(sick) == "the write failed"
+
+
 def test_a_row_that_is_not_finite_says_so() -> None:
     own = runner()
     read(own, 0, text(30))
