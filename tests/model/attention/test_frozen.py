@@ -16,6 +16,7 @@ from tests.model.attention.tiny import (
     level,
     text,
     tiny_model,
+    writes_of,
 )
 from tests.model.small import assert_identical
 
@@ -38,13 +39,13 @@ def test_the_third_write_that_a_canary_refuses_ends_learning(strict: HopeAttenti
     sessions = Sessions(strict, text(LENGTH).with_origins("user"))
     sessions.read(0, BLOCK)
     learned, rows = sessions.rows.state(0), sessions.rows
-    assert rows.counters([0])[0][:2] == ((GUARDED - 1,), (0,))
+    assert writes_of(rows, 0) == ((GUARDED - 1,), (0,))
     sessions.read(0, THIRD - 1 - BLOCK)
     assert rows.counters([0])[0][1:] == ((LIMIT - 1,), Frozen.NO, BLOCK)
     sessions.read(0, 1)
     assert rows.counters([0])[0][1:] == ((LIMIT,), Frozen.CANARY, BLOCK)
     sessions.read(0, sessions.left(0))
-    assert rows.counters([0])[0][:2] == ((GUARDED - 1,), (LIMIT,))
+    assert writes_of(rows, 0) == ((GUARDED - 1,), (LIMIT,))
     assert_identical(deltas_of(rows.state(0)), deltas_of(learned))
 
 
@@ -69,7 +70,7 @@ def test_a_write_that_is_applied_closes_the_streak() -> None:
     assert (int(sessions.rows.state(0)["streaks"]), sessions.rows.counters([0])[0].good) == (1, 0)
     sessions.read(0, PERIOD)
     assert (int(sessions.rows.state(0)["streaks"]), sessions.rows.counters([0])[0].frozen) == (0, Frozen.NO)
-    assert sessions.rows.counters([0])[0][:2] == ((GUARDED - 1,), (1,))
+    assert writes_of(sessions.rows, 0) == ((GUARDED - 1,), (1,))
 
 
 @pytest.mark.parametrize("settle", [False, True])
@@ -90,5 +91,5 @@ def test_a_session_that_is_frozen_at_a_boundary_goes_on_the_same_from_its_state(
     assert_identical(loaded.rows.state(0), whole.rows.state(0))
     assert_identical(deltas_of(whole.rows.state(0)), deltas_of(state))
     assert [int(it["frozen"]) for it in whole.boundaries[0].values()] == [Frozen.NO, Frozen.JOURNAL]
-    assert whole.rows.counters([0])[0][:2] == (tuple(state["writes"][0].tolist()), (0,))
+    assert writes_of(whole.rows, 0) == (tuple(state["writes"][0].tolist()), (0,))
     assert_identical(whole.rows.state(1), alone(model, text(LENGTH, 1)).rows.state(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tests.model.attention.tiny import BLOCK, DELAY, PERIOD, Text, deltas_of, text, tiny_model
+from tests.model.attention.tiny import BLOCK, DELAY, PERIOD, Text, deltas_of, text, tiny_model, writes_of
 from tests.model.small import assert_identical
 
 from hope_model.attention.rows import SessionRows
@@ -32,11 +32,11 @@ def test_a_turn_that_teaches_nothing_leaves_what_was_learned() -> None:
     first = PERIOD + DELAY
     learn = [place < PERIOD for place in range(len(it))]
     read(rows, 0, Text(it.tokens[:first], it.origins[:first]), learn[:first])
-    before, counts = rows.state(0), rows.counters([0])[0][:2]
+    before, counts = rows.state(0), writes_of(rows, 0)
     assert counts == ((1,), (0,))
     read(rows, 0, it, learn, start=first)
     assert_identical(deltas_of(rows.state(0)), deltas_of(before))
-    assert rows.counters([0])[0][:2] == counts
+    assert writes_of(rows, 0) == counts
     assert rows.teaching_tokens(it.origins[first:], learn[first:]) == 0
     assert rows.teaching_tokens(it.origins[first:]) > 0
 
@@ -46,7 +46,7 @@ def test_what_an_earlier_turn_taught_becomes_active_inside_such_a_turn() -> None
     learn = [place < told for place in range(PERIOD + DELAY)]
     rows, it = SessionRows(tiny_model(), 1), text(PERIOD + DELAY)
     read(rows, 0, it, learn)
-    assert rows.counters([0])[0][:2] == ((1,), (0,))
+    assert writes_of(rows, 0) == ((1,), (0,))
     other = SessionRows(tiny_model(), 1)
     read(other, 0, it, [True] * len(it))
     found, whole = deltas_of(rows.state(0)), deltas_of(other.state(0))
@@ -77,6 +77,6 @@ def test_rows_of_one_launch_each_have_their_own() -> None:
     for token, origin in zip(it.tokens, it.origins, strict=True):
         both.decode([0, 1], [token, token], origin, [True, False])
         alone.decode([0], [token], origin)
-    assert both.counters([0])[0][:2] == ((1,), (0,))
-    assert both.counters([1])[0][:2] == ((0,), (0,))
+    assert writes_of(both, 0) == ((1,), (0,))
+    assert writes_of(both, 1) == ((0,), (0,))
     assert_identical({k: v[:1] for k, v in both.state(0).items()}, alone.state(0))

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from tests.model.attention.tiny import PERIOD, VOCAB, Sessions, config, deltas_of, random_weights, text
+from tests.model.attention.tiny import (
+    PERIOD,
+    VOCAB,
+    Sessions,
+    config,
+    deltas_of,
+    random_weights,
+    text,
+    writes_of,
+)
 from tests.model.small import assert_identical
 from tests.pretend_gpu import GPU, pretend_gpu
 from torch import Tensor
@@ -111,7 +120,7 @@ def test_a_decode_step_waits_for_nothing(model: HopeAttention) -> None:
     sessions = Sessions(model, text(9), text(9, seed=1))
     with pretend_gpu() as gpu:
         logits = sessions.rows.decode([0, 1], [3, VOCAB - 1])
-        assert sessions.rows.counters([0])[0][:2] == ((0,), (0,))
+        assert writes_of(sessions.rows, 0) == ((0,), (0,))
         assert sessions.rows.counters([1])[0][2:] == (0, 0)
     assert logits.device == GPU
     assert gpu.reads == 0

@@ -28,6 +28,7 @@ from tests.model.attention.tiny import (
     level,
     text,
     tiny_model,
+    writes_of,
 )
 from tests.model.small import assert_identical, row_of
 
@@ -166,7 +167,7 @@ def test_plain_text_is_learned_alike_after_a_load() -> None:
     plain, words = (text(length).with_origins(origin) for origin in ("text", "user"))
     model = build(config(level(text_step_length=0.2)))
     it, other = alone(model, plain), alone(model, words)
-    assert it.rows.counters([0])[0][:2] == other.rows.counters([0])[0][:2]
+    assert writes_of(it.rows, 0) == writes_of(other.rows, 0)
     assert not torch.equal(it.logits[0], other.logits[0])
     loaded = Sessions(model, plain)
     loaded.rows.load(0, it.boundaries[0][BLOCK])
@@ -234,7 +235,7 @@ def test_a_run_that_does_not_fit_is_refused(tokens: int, origins: int) -> None:
 def test_without_learning_nothing_is_learned() -> None:
     it = expected(LENGTHS[0], learn=False)
     state = it.rows.state(0)
-    assert it.rows.counters([0])[0][:2] == ((0,), (0,))
+    assert writes_of(it.rows, 0) == ((0,), (0,))
     assert not any(bool(delta.any()) for delta in deltas_of(state).values())
     assert it.rows.drift(0) == {"fast": 0.0}
     assert not torch.equal(it.logits[0], expected(LENGTHS[0]).logits[0])
@@ -288,7 +289,7 @@ def test_every_period_with_something_to_learn_counts_once(pattern: list[str]) ->
     it = teaching(pattern)
     late, early = alone(tiny_model(), it, settle=False), alone(tiny_model(), it)
     for sessions in (late, early):
-        writes, refused = sessions.rows.counters([0])[0][:2]
+        writes, refused = writes_of(sessions.rows, 0)
         assert writes[0] + refused[0] == due(it)
         assert refused[0] == 0
         learned = any(bool(delta.any()) for delta in deltas_of(sessions.rows.state(0)).values())
@@ -302,7 +303,7 @@ def test_every_level_writes_in_its_own_period() -> None:
     )
     model = build(config(*levels, window=192, prefix=20))
     sessions = alone(model, text(USABLE + 130))
-    writes, refused = sessions.rows.counters([0])[0][:2]
+    writes, refused = writes_of(sessions.rows, 0)
     assert (writes, refused) == (((USABLE + 130 - DELAY) // 64, (USABLE + 130 - DELAY) // 128), (0, 0))
     late = alone(model, text(USABLE + 130), settle=False)
     same(late, 0, sessions)
@@ -318,7 +319,7 @@ def test_levels_whose_periods_do_not_divide_each_other_all_write() -> None:
     levels = (level(period=128, first_layer=2), level(name="odd", period=192, last_layer=1))
     model = build(config(*levels, window=256, block=384))
     sessions = alone(model, text(384 + 3 * DELAY))
-    assert sessions.rows.counters([0])[0][:2] == ((4, 2), (0, 0))
+    assert writes_of(sessions.rows, 0) == ((4, 2), (0, 0))
     same(alone(model, text(384 + 3 * DELAY), settle=False), 0, sessions)
 
 
@@ -371,11 +372,11 @@ def test_a_write_that_is_not_finite_is_refused() -> None:
     plant(sessions, 0, sessions.rows._slabs.cache.hidden)
     sessions.read(0, 1)
     first = sessions.rows.state(0)
-    assert sessions.rows.counters([0])[0][:2] == ((1,), (0,))
+    assert writes_of(sessions.rows, 0) == ((1,), (0,))
     assert bool(first["layers.1.down_proj.delta"].any())
     sessions.read(0, PERIOD)
     after = sessions.rows.state(0)
-    assert sessions.rows.counters([0])[0][:2] == ((1,), (1,))
+    assert writes_of(sessions.rows, 0) == ((1,), (1,))
     assert_identical(deltas_of(after), deltas_of(first))
     assert bool(sessions.logits[0].isfinite().all())
 

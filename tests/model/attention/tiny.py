@@ -209,6 +209,11 @@ def alone(model: HopeAttention, text: Text, *, learn: bool = True, settle: bool 
     return sessions
 
 
+def writes_of(rows: SessionRows, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Those that were applied and those that were refused, by level."""
+    return rows.counters([row])[0][:2]
+
+
 def deltas_of(state: State) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name.endswith(".delta")}
 
