@@ -314,6 +314,20 @@ MUTATIONS = (
         (READING,),
     ),
     Mutation(
+        "gates are their own ups where both are taken at once",
+        "kernels/hope_kernels/cpu/rows.h",
+        "gates.tile + o->product.outputs / 2 / WIDE",
+        "gates.tile + 0 * o->product.outputs / 2 / WIDE",
+        (READING,),
+    ),
+    Mutation(
+        "the best token is that of another row of the launch",
+        "server/hope_server/engine/sampling.py",
+        "for best in found]",
+        "for best in found[::-1]]",
+        ("tests/server/engine/test_attention_runner.py", ENGINE_TESTS, "tests/server/engine/test_hope.py"),
+    ),
+    Mutation(
         "what is not a number has a best token",
         "kernels/hope_kernels/cpu/draw.h",
         "all_finite(l->rows[row], l->n) ?",
