@@ -1,4 +1,4 @@
-"""A token by chance, or the best one, by the compiled kernel."""
+"""A token by chance, or the best one, and whether logits are numbers, by the compiled kernel."""
 
 import ctypes
 from collections.abc import Sequence

@@ -83,9 +83,7 @@ def with_draw(library: ctypes.CDLL) -> ctypes.CDLL:
     library.hope_draw.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_double)
     library.hope_best.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     library.hope_draw.restype = library.hope_best.restype = ctypes.c_int64
-    library.hope_look.argtypes, library.hope_look.restype = (
-        (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32),
-        None,
-    )
+    library.hope_look.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    library.hope_look.restype = None
     library.hope_look_phases.argtypes, library.hope_look_phases.restype = (), ctypes.c_int64
     return library

@@ -44,7 +44,7 @@ INLINE void scores_of(const uint16_t *keys, const uint16_t *values, const int32_
     }
 }
 
-/* w [n] bf16 = softmax(s) but for the division, s [n] in sixteens; zeros up to thirty-two. Returns what to divide by. */
+/* w [n] bf16 = softmax(s) but for the division, s [n] in sixteens; zeros up to thirty-two. Returns their sum, to divide by. */
 INLINE float soften(const float *s, long n, uint16_t *w) {
     vf best = load(s), total = all(0);
     for (long j = LANES; j < n; j += LANES) {
