@@ -89,3 +89,17 @@ def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return tensor.fill_(True if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max)
 
     return poisoned
+
+
+@pytest.fixture
+def compiled_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Has the kernel compiled with these flags in the place of -march=native."""
+    from hope_kernels.cpu import build
+
+    def choose(*flags: str) -> None:
+        others = tuple(flag for flag in build.FLAGS if not flag.startswith("-march"))
+        monkeypatch.setattr(build, "FLAGS", (*others, *flags))
+        build.load.cache_clear()
+
+    yield choose
+    build.load.cache_clear()

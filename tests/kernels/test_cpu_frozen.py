@@ -11,7 +11,7 @@ from hope_kernels.cpu.frozen import FrozenWeights, Whole
 from hope_kernels.quantized_linear.reference import MIDDLE_INT4, Quantized
 
 pytestmark = pytest.mark.compiler
-KINDS = pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+KINDS = pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "block8", "block4"])
 ROWS = [1, 3, 16, 33, 100]
 SIZES = [(32, 1), (96, 150), (160, 64), (1056, 20)]
 """Columns and rows of the weight: parts of registers, of tiles, of pieces."""
@@ -29,7 +29,9 @@ def make(
     """Packed weights, what they stand for in fp32, and the bias."""
     weight = normal(outputs, columns, seed=1)
     bias = normal(outputs, seed=2) if biased else torch.zeros(outputs)
-    if kind == "bf16":
+    if kind.startswith("block"):
+        weight = blocks(kind, outputs, columns)
+    if kind.startswith("b"):
         return FrozenWeights(weight, bias, Arena()), weight.float(), bias.float()
     if kind == "int8":
         quantized = Quantized.int8(weight)
@@ -38,6 +40,20 @@ def make(
         quantized = Quantized.int4(weight, 32)
         whole = Whole(quantized.values + MIDDLE_INT4, quantized.scales, quantized.zeros)
     return FrozenWeights(whole, bias, Arena()), quantized.weight(), bias.float()
+
+
+def blocks(kind: str, outputs: int, columns: int) -> Tensor:
+    """Weights as a GGUF file of 4 or 8 bits has them, rounded to bf16."""
+    make = torch.Generator().manual_seed(1)
+    shape = (outputs, columns // 32, 32)
+    scales, zeros = (torch.rand(*shape[:2], 1, generator=make).half().float() for _ in range(2))
+    if kind == "block8":
+        numbers, zeros = torch.randint(-127, 128, shape, generator=make), torch.zeros(1)
+        numbers[..., 5] = 127
+    else:
+        numbers = torch.randint(16, shape, generator=make)
+        numbers[..., 5], numbers[..., 20] = 0, 15
+    return (numbers * (scales + 0.01).half().float() - zeros).flatten(1).bfloat16()
 
 
 def near(found: Tensor, expected: Tensor) -> None:
@@ -93,8 +109,10 @@ def test_what_is_packed_can_be_had_again(columns: int, outputs: int, kind: str) 
     assert torch.equal(weights.unpacked(), plain.bfloat16())
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("bf16", 16), ("int8", 8), ("int4", 5)])
-def test_it_reads_as_many_bytes_as_it_says(kind: str, bits: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("bf16", 16), ("int8", 8), ("int4", 5), ("block8", 8.5), ("block4", 5)]
+)
+def test_it_reads_as_many_bytes_as_it_says(kind: str, bits: float) -> None:
     """Whole tiles of whole registers, so that nothing fills them up; 8 bits have fp32 scales beside."""
     weights, _, _ = make(kind, 128, 320)
     assert weights.nbytes == 128 * 320 * bits // 8 + (4 * 128 if kind == "int8" else 0)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from hope_kernels import dispatch
-from hope_kernels.cpu import build as cpu
 from hope_model.decoding.paths import PATHS
 
 NEEDS = {"compiled": [pytest.mark.compiler]}
@@ -18,19 +15,6 @@ def path(request: pytest.FixtureRequest) -> str:
     """Each way to decode a token."""
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def compiled_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Has the kernel compiled with these flags in the place of -march=native."""
-
-    def choose(*flags: str) -> None:
-        others = tuple(flag for flag in cpu.FLAGS if not flag.startswith("-march"))
-        monkeypatch.setattr(cpu, "FLAGS", (*others, *flags))
-        cpu.load.cache_clear()
-
-    yield choose
-    cpu.load.cache_clear()
 
 
 @pytest.fixture

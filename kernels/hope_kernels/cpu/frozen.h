@@ -1,21 +1,19 @@
-/* y = W x + b for frozen W of 16, 8 or 4 bits and operands x of bf16, summed in fp32 in one order whatever the
- * number of rows.
+/* y = W x + b for frozen W and operands x of bf16, summed in fp32 in one order whatever the number of rows.
  *
  * W lies in tiles of 64 outputs (the last may have fewer sixteens), as one sequential stream. A piece of a tile is
  * made into pairs of bf16 where it is not, and multiplied with all rows while the first cache holds it. A sum runs
  * along the pairs of inputs; that it waits in memory between two pieces changes no bit. Whole numbers of 8 and 4 bits
- * are exact in bf16: scales and zeros are applied to sums, of all inputs or of a group.
+ * are exact in bf16: scales and zeros are applied to sums, of all inputs or of a group. Blocks are made into bf16 whole.
  */
 #ifndef HOPE_FROZEN_H
 #define HOPE_FROZEN_H
 
 #include "tiles.h"
-#include "vector.h"
+#include "widen.h"
 
 #define TILE 4        /* sixteens of outputs */
 #define WIDE (TILE * LANES)
 #define PIECE 64      /* pairs of inputs that are multiplied at once */
-#define GROUP 16      /* pairs of inputs that share scale and zero in 4 bits */
 #define SHARING 64    /* rows that share a piece */
 #ifdef __AVX512F__
 #define ROWS 4 /* that share a register of W */
@@ -23,12 +21,6 @@
 #define ROWS 2
 #endif
 
-enum { BF16, INT8, INT4 };
-
-/* In 16 bits by pair and output; in 8 bits too, whole numbers with a scale for each output. In 4 bits by group of
- * pairs and sixteen of outputs: scales and zeros in bf16, then for every two pairs 32 bytes, whose lower halves are
- * the first pair's numbers and whose upper halves are the second one's, 8 more than they stand for.
- */
 typedef struct {
     const void *weights;
     const float *scales; /* of 8 bits; filled up to sixteens */
@@ -36,137 +28,11 @@ typedef struct {
     int32_t outputs, inputs, kind, none;
 } Frozen;
 
-typedef int8_t signed_bytes __attribute__((vector_size(16)));
-typedef uint8_t bytes16 __attribute__((vector_size(16)));
-typedef uint16_t half_words __attribute__((vector_size(32)));
-
-#define GROUP_BYTES (4 * LANES + GROUP * LANES) /* of 4 bits, a sixteen of outputs */
-
 INLINE long frozen_depth(const Frozen *p) { return PADDED((p->inputs + 1L) / 2); }
 
 INLINE long frozen_groups(long inputs) { return inputs / (2 * GROUP); }
 
 INLINE long frozen_tiles(const Frozen *p) { return (p->outputs + WIDE - 1L) / WIDE; }
-
-/* Bytes of a pair of inputs, or in 4 bits of a group of them, for sixteen outputs. */
-INLINE long unit_bytes(int kind) { return kind == BF16 ? 4 * LANES : kind == INT8 ? 2 * LANES : GROUP_BYTES; }
-
-INLINE long units_of(int kind, long pairs) { return kind == INT4 ? pairs / GROUP : pairs; }
-
-/* Thirty-two numbers as bf16, in order. */
-INLINE vu two_bf16(vf low, vf high) {
-#ifdef __AVX512BF16__
-    return (vu)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-#else
-    const half_words a = __builtin_convertvector(round_bf16(low) >> 16, half_words);
-    const half_words b = __builtin_convertvector(round_bf16(high) >> 16, half_words);
-    vu both;
-    memcpy(&both, &a, 32);
-    memcpy((char *)&both + 32, &b, 32);
-    return both;
-#endif
-}
-
-/* Sixteen bf16, bytes or signed bytes. The compiler's own conversions of small lanes go one by one. */
-#if defined(__AVX512F__)
-INLINE vf widened(const uint16_t *p) {
-    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16);
-}
-INLINE vi bytes_at(const uint8_t *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)); }
-INLINE vf floats_of(vi x) { return (vf)_mm512_cvtepi32_ps((__m512i)x); }
-INLINE vf signed_at(const int8_t *p) {
-    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
-}
-#elif defined(__AVX2__)
-typedef union { vf f; vi i; __m256i half[2]; } Halves;
-
-INLINE vf widened(const uint16_t *p) {
-    Halves to;
-    for (int i = 0; i < 2; i++)
-        to.half[i] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 8 * i))), 16);
-    return to.f;
-}
-INLINE vi bytes_at(const uint8_t *p) {
-    Halves to;
-    for (int i = 0; i < 2; i++) to.half[i] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * i)));
-    return to.i;
-}
-INLINE vf floats_of(vi x) {
-    Halves from = {.i = x}, to;
-    for (int i = 0; i < 2; i++) to.half[i] = (__m256i)_mm256_cvtepi32_ps(from.half[i]);
-    return to.f;
-}
-INLINE vf signed_at(const int8_t *p) {
-    Halves to;
-    for (int i = 0; i < 2; i++) to.half[i] = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8 * i)));
-    return floats_of(to.i);
-}
-#else
-INLINE vf widened(const uint16_t *p) {
-    half_words v;
-    memcpy(&v, p, sizeof v);
-    return (vf)(__builtin_convertvector(v, vu) << 16);
-}
-INLINE vi bytes_at(const uint8_t *p) {
-    bytes16 v;
-    memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(v, vi);
-}
-INLINE vf floats_of(vi x) { return __builtin_convertvector(x, vf); }
-INLINE vf signed_at(const int8_t *p) {
-    signed_bytes v;
-    memcpy(&v, p, sizeof v);
-    return floats_of(__builtin_convertvector(v, vi));
-}
-#endif
-
-/* bf16 of 7 down to -8. */
-#define VALUES \
-    0x40e0, 0x40c0, 0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0, (short)0xbf80, (short)0xc000, (short)0xc040, (short)0xc080, \
-    (short)0xc0a0, (short)0xc0c0, (short)0xc0e0, (short)0xc100
-
-/* Two pairs of sixteen outputs, of 32 bytes. */
-INLINE void widen_two(const uint8_t *from, uint32_t *to, long step) {
-#ifdef __AVX512BW__
-    const __m512i values = _mm512_set_epi16(VALUES, VALUES);
-    const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)from));
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(both, values));
-    _mm512_storeu_si512(to + step, _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), values));
-#else
-    const vi a = bytes_at(from), b = bytes_at(from + LANES);
-    const vu first = two_bf16(floats_of((a & 15) - 8), floats_of((b & 15) - 8));
-    const vu second = two_bf16(floats_of((a >> 4) - 8), floats_of((b >> 4) - 8));
-    memcpy(to, &first, sizeof first);
-    memcpy(to + step, &second, sizeof second);
-#endif
-}
-
-#define SOON 2048 /* bytes that are fetched before they are needed: half and twice as many are slower */
-
-INLINE void fetch_bytes(const void *p, long n) {
-    for (long i = 0; i < n; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
-}
-
-/* A piece of a tile as pairs of bf16, `wide` sixteens a line; itself where it is that. */
-static const uint32_t *widen(int kind, const uint8_t *w, long wide, long depth, uint32_t *to) {
-    if (kind == BF16) return (const uint32_t *)(const void *)w;
-    const long step = wide * LANES;
-    if (kind == INT4) {
-        for (long at = 0; at < depth; at += GROUP)
-            for (long c = 0; c < wide; c++, w += GROUP_BYTES) {
-                fetch_bytes(w + SOON, GROUP_BYTES);
-                for (long i = 0; i < GROUP; i += 2)
-                    widen_two(w + 4 * LANES + i * LANES, to + (at + i) * step + c * LANES, step);
-            }
-        return to;
-    }
-    for (long i = 0; i < depth * wide; i++, w += 2 * LANES) {
-        if (i % 2 == 0) fetch_bytes(w + SOON, 64);
-        const vu pairs = two_bf16(signed_at((const int8_t *)w), signed_at((const int8_t *)w + LANES));
-        memcpy(to + i * LANES, &pairs, sizeof pairs);
-    }
-    return to;
-}
 
 /* What a group's sum becomes of; a row's total is that of its inputs in the group. */
 typedef struct {
@@ -297,7 +163,7 @@ INLINE void add_rows(const uint32_t *w, long wide, long depth, long rows, const 
 #endif
 
 #ifdef HOPE_AMX
-/* sums[16][WIDE] = x W^T of up to sixteen rows, for which sums need not wait in memory; not in 4 bits. */
+/* sums[16][WIDE] = x W^T of up to sixteen rows, for which sums need not wait in memory; not of groups. */
 static void few_rows(int kind, const uint8_t *w, long wide, long depth, const Operands *o, uint32_t *made, float *to) {
     OF_TILES(CLEAR_TILE)
     const long fetched = kind == BF16 ? wide * LANES * LANES * 4 : 0;
@@ -305,6 +171,26 @@ static void few_rows(int kind, const uint8_t *w, long wide, long depth, const Op
         const long some = depth - at < PIECE ? depth - at : PIECE;
         times_tiles(widen(kind, w, wide, some, made), wide, some, o->x + at, o->step, fetched);
         w += wide * some * unit_bytes(kind);
+    }
+    OF_TILES(STORE_TILE)
+}
+
+#define TIMES_AND_WIDEN(c, b) \
+    if (more && wide > c) widen_group(kind, next + c * unit_bytes(kind), then + c * LANES, wide * LANES); \
+    TIMES(c, b)
+
+/* As few_rows, of groups: the next one is made while one is multiplied. */
+INLINE void few_rows_in_groups(int kind, const uint8_t *next, long wide, long depth, const Operands *o, uint32_t *made, float *to) {
+    uint32_t *w = made, *then = made + GROUP * WIDE;
+    OF_TILES(CLEAR_TILE)
+    widen(kind, next, wide, GROUP, w);
+    for (long at = 0; at < depth; at += GROUP) {
+        const int more = at + GROUP < depth;
+        next += wide * unit_bytes(kind);
+        _tile_loadd(4, o->x + at, o->step * 4);
+        TIMES_AND_WIDEN(0, 5) TIMES_AND_WIDEN(1, 6) TIMES_AND_WIDEN(2, 7) TIMES_AND_WIDEN(3, 5)
+        uint32_t *free = w;
+        w = then, then = free;
     }
     OF_TILES(STORE_TILE)
 }
@@ -323,7 +209,9 @@ static void frozen_tile(const Frozen *p, long tile, long rows, const Operands *o
     const int tiles = amx_allowed();
     if (tiles) shape_tiles(rows < LANES ? rows : LANES);
     if (tiles && rows <= LANES && p->kind != INT4) {
-        few_rows(p->kind, w, wide, depth, o, made, sums);
+        if (p->kind == BLOCK4) few_rows_in_groups(BLOCK4, w, wide, depth, o, made, sums);
+        else if (p->kind == BLOCK8) few_rows_in_groups(BLOCK8, w, wide, depth, o, made, sums);
+        else few_rows(p->kind, w, wide, depth, o, made, sums);
         _tile_release();
         return;
     }

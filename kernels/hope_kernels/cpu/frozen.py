@@ -27,12 +27,29 @@ class Whole:
     scales: Tensor
     zeros: Tensor | None = None
 
+    @property
+    def kind(self) -> str:
+        return "int8" if self.zeros is None else "int4"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What makes weights of bf16, bit by bit: ``values * scales + zeros``, rounded. kind: block4, values of 0
+    to 15; or block8, -127 to 127, without zeros. scales, zeros: fp16 ``[N, K / 32]``.
+    """
+
+    kind: str
+    values: Tensor
+    scales: Tensor
+    zeros: Tensor
+
 
 class FrozenWeights:
     """``W [N, K]``, packed; a row's bits do not depend on its company, nor on the number of threads.
 
     Args:
-        weight: bf16 on a CPU, or whole numbers with their scales.
+        weight: bf16 on a CPU, or whole numbers with their scales. Of bf16 that was made from blocks of 4 or 8
+            bits, as a converted GGUF file's is, the blocks are kept: the same numbers, fewer bytes.
         bias: ``[N]``.
         arena: where they are kept.
 
@@ -42,23 +59,26 @@ class FrozenWeights:
 
     def __init__(self, weight: Tensor | Whole, bias: Tensor | None, arena: Arena) -> None:
         self._library = load("attention")
-        whole = None if isinstance(weight, Tensor) else weight
-        values = (weight if isinstance(weight, Tensor) else weight.values).contiguous()
+        kept = _blocks(self._library, weight) if isinstance(weight, Tensor) else weight
+        values = (kept if isinstance(kept, Tensor) else kept.values).contiguous()
         self.rows, self.columns = values.shape
-        kind = "bf16" if whole is None else "int8" if whole.zeros is None else "int4"
+        self.kind = "bf16" if isinstance(kept, Tensor) else kept.kind
+        """One of ``reader_layout.KINDS``: how they are kept."""
         self._bias = _filled(bias, self.rows)
-        self._scales = _filled(whole.scales if whole is not None and kind == "int8" else None, self.rows)
+        self._scales = _filled(
+            kept.scales if isinstance(kept, Whole) and kept.zeros is None else None, self.rows
+        )
         self.structure = layout.Frozen(
             scales=self._scales.data_ptr(),
             bias=self._bias.data_ptr(),
             outputs=self.rows,
             inputs=self.columns,
-            kind=layout.KINDS.index(kind),
+            kind=layout.KINDS.index(self.kind),
         )
         self._at = ctypes.addressof(self.structure)
         self._packed = arena.zeros(self._library.hope_frozen_bytes(self._at), dtype=torch.uint8)
         self.structure.weights = self._packed.data_ptr()
-        groups = [part.bfloat16().contiguous() for part in _groups(whole)]
+        groups = _groups(kept)
         at = [group.data_ptr() for group in groups] or (None, None)
         self._library.hope_frozen_pack(self._at, values.data_ptr(), *at, self._packed.data_ptr())
         self._line = int(self._library.hope_frozen_line(self._at))
@@ -66,7 +86,7 @@ class FrozenWeights:
     @property
     def nbytes(self) -> int:
         """Of what a product reads."""
-        scales = self._scales.nbytes if self.structure.kind == layout.KINDS.index("int8") else 0
+        scales = self._scales.nbytes if self.kind == "int8" else 0
         return self._packed.nbytes + scales
 
     def unpacked(self) -> Tensor:
@@ -121,7 +141,26 @@ def _filled(values: Tensor | None, rows: int) -> Tensor:
     return filled
 
 
-def _groups(whole: Whole | None) -> list[Tensor]:
-    if whole is None or whole.zeros is None:
-        return []
-    return [whole.scales, whole.zeros]
+def _groups(kept: Tensor | Whole | Blocks) -> list[Tensor]:
+    """Scales and zeros of groups, as the kernel takes them."""
+    if isinstance(kept, Blocks):
+        return [kept.scales, kept.zeros]
+    if isinstance(kept, Whole) and kept.zeros is not None:
+        return [part.bfloat16().contiguous() for part in (kept.scales, kept.zeros)]
+    return []
+
+
+def _blocks(library: ctypes.CDLL, weight: Tensor) -> Blocks | Tensor:
+    """The blocks that ``weight [N, K]`` bf16 was made from; itself if it was not."""
+    rows, columns = weight.shape
+    if columns % GROUP:
+        return weight
+    weight = weight.contiguous()
+    values = torch.empty(rows, columns, dtype=torch.int8)
+    scales, zeros = (torch.empty(rows, columns // GROUP, dtype=torch.float16) for _ in range(2))
+    parts = (values, scales, zeros)
+    for kind in ("block4", "block8"):
+        number, pointers = layout.KINDS.index(kind), [part.data_ptr() for part in parts]
+        if library.hope_find_blocks(number, weight.numel() // GROUP, weight.data_ptr(), *pointers):
+            return Blocks(kind, *parts)
+    return weight

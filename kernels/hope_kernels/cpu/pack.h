@@ -2,6 +2,7 @@
 #ifndef HOPE_PACK_H
 #define HOPE_PACK_H
 
+#include "blocks.h"
 #include "frozen.h"
 
 /* Bytes of the packed weights. */
@@ -28,16 +29,8 @@ static void pack_pair(const Frozen *p, const void *values, long out, long at, ui
     }
 }
 
-static void pack_group(const Frozen *p, const int8_t *values, const uint16_t *scales, const uint16_t *zeros, long out,
-                       long group, uint8_t *to) {
-    const long groups = p->inputs / (2 * GROUP);
-    uint16_t *heads = (uint16_t *)to;
-    for (long i = 0; i < LANES; i++) {
-        const long at = (out + i) * groups + group;
-        heads[i] = out + i < p->outputs ? scales[at] : 0;
-        heads[LANES + i] = out + i < p->outputs ? zeros[at] : 0;
-    }
-    to += 4 * LANES;
+/* The numbers of a group of 4 bits, two pairs a byte. */
+static void pack_pairs(const Frozen *p, const int8_t *values, long out, long group, uint8_t *to) {
     for (long pair = group * GROUP; pair < (group + 1) * GROUP; pair += 2, to += 2 * LANES)
         for (long i = 0; i < 2 * LANES; i++) {
             const long own = out + i / 2, in = 2 * pair + i % 2;
@@ -45,15 +38,38 @@ static void pack_group(const Frozen *p, const int8_t *values, const uint16_t *sc
         }
 }
 
+/* Of a block: registers of eight outputs at a pair. */
+static void pack_registers(const Frozen *p, const int8_t *values, long out, long group, uint8_t *to) {
+    for (long i = 0; i < GROUP * 2 * LANES; i++) {
+        const long own = out + i % (2 * LANES) / 2, in = 2 * (group * GROUP + i / (2 * LANES)) + i % 2;
+        const int value = value_at(p, values, own, in);
+        const long eighth = i / LANES % 8;
+        if (p->kind == BLOCK8) to[i] = (uint8_t)value;
+        else to[(i / LANES / 8 * LANES + i % LANES) * 4 + eighth / 2] |= (uint8_t)(value << eighth % 2 * 4);
+    }
+}
+
+static void pack_group(const Frozen *p, const int8_t *values, const uint16_t *scales, const uint16_t *zeros, long out,
+                       long group, uint8_t *to) {
+    const long groups = frozen_groups(p->inputs), heads = p->kind == BLOCK8 ? LANES : 2 * LANES;
+    memset(to, 0, (size_t)unit_bytes(p->kind));
+    for (long i = 0; i < heads; i++) {
+        const long own = out + i % LANES, at = own * groups + group;
+        if (own < p->outputs) memcpy(to + 2 * i, (i < LANES ? scales : zeros) + at, 2);
+    }
+    if (p->kind == INT4) pack_pairs(p, values, out, group, to + 2 * heads);
+    else pack_registers(p, values, out, group, to + 2 * heads);
+}
+
 /* values [outputs, inputs] row by row: bf16; or whole numbers, in 4 bits from 0 to 15 with scales and zeros
- * [outputs, inputs / 32] in bf16. `to` has room for hope_frozen_bytes.
+ * [outputs, inputs / 32] in bf16, or what hope_find_blocks gives. `to` has room for hope_frozen_bytes.
  */
 EXPORT void hope_frozen_pack(const Frozen *p, const void *values, const uint16_t *scales, const uint16_t *zeros, uint8_t *to) {
     const long sixteens = PADDED((long)p->outputs) / LANES, units = units_of(p->kind, frozen_depth(p));
     for (long tile = 0; tile < sixteens; tile += TILE)
         for (long unit = 0; unit < units; unit++)
             for (long c = tile; c < sixteens && c < tile + TILE; c++, to += unit_bytes(p->kind)) {
-                if (p->kind == INT4) pack_group(p, values, scales, zeros, c * LANES, unit, to);
+                if (in_groups(p->kind)) pack_group(p, values, scales, zeros, c * LANES, unit, to);
                 else pack_pair(p, values, c * LANES, unit, to);
             }
 }

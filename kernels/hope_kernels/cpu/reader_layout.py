@@ -5,7 +5,7 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 from hope_kernels.cpu.layout import with_draw
 
-KINDS = ("bf16", "int8", "int4")
+KINDS = ("bf16", "int8", "int4", "block8", "block4")
 """How weights are kept, by their number."""
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 """Sites, by their number."""
@@ -59,6 +59,8 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
         getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
     library.hope_reader_scratch.argtypes = (pointer, number, number)
     library.hope_reader_scratch.restype = number
+    library.hope_find_blocks.argtypes = (c_int32, number, *(pointer,) * 4)
+    library.hope_find_blocks.restype = c_int32
     for name, types in {
         "hope_frozen_pack": (pointer,) * 5,
         "hope_frozen_unpack": (pointer, pointer),

@@ -75,6 +75,8 @@ class PackedLinear(FrozenLinear):
     @property
     def nbytes(self) -> int:
         bias = 0 if self.bias is None else self.bias.nbytes
+        if self.compiled is not None:
+            return self.compiled.nbytes + bias
         return self.rows * self.columns * self.dtype.itemsize + bias
 
     def __call__(self, x: Tensor) -> Tensor:

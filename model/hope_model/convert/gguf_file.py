@@ -88,7 +88,8 @@ class GgufFile:
                     values = dequantize(raw[start : start + step].copy(), kind)
             except NotImplementedError as error:
                 raise ConversionError(f"{self._path}: tensor {name!r}: {error}") from error
-            result[start : start + step] = torch.from_numpy(values)
+            # Without the sign that a zero has from a negative scale: such blocks can be kept as they are.
+            result[start : start + step] = torch.from_numpy(values) + 0.0
         return result.reshape(entry.shape)
 
 

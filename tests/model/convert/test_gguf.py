@@ -55,7 +55,7 @@ def test_weights_come_back_in_their_order(case: str, tmp_path: Path) -> None:
     assert (out / "chat_template.jinja").read_text() == TEMPLATE
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_values_are_those_of_the_library(kind: str, dtype: str, tmp_path: Path) -> None:
     """Quantising and permuting rows commute: a row is quantised by itself."""
@@ -72,7 +72,9 @@ def test_values_are_those_of_the_library(kind: str, dtype: str, tmp_path: Path) 
     expected = {name: stored(tensor) for name, tensor in weights.items()}
     assert not same(expected, weights)
     rounded = {name: tensor.to(getattr(torch, dtype)) for name, tensor in expected.items()}
-    assert same(read_checkpoint(out)[1], rounded)
+    found = read_checkpoint(out)[1]
+    assert same(found, rounded)
+    assert not any(bool((tensor.signbit() & (tensor == 0)).any()) for tensor in found.values())
 
 
 def test_a_tensor_is_dequantised_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
