@@ -1,4 +1,4 @@
-"""Weights of bf16 that came in blocks of fewer bits are kept so; every bit, also of a product, is the same."""
+"""Weights of bf16 that came in blocks of fewer bits are kept so; every bit, of a product too, is the same."""
 
 from __future__ import annotations
 

@@ -117,29 +117,44 @@ class Canary:
         }
         return replace(self, **chosen)
 
+    def halves(self) -> "tuple[Canary, ...]":
+        """Its texts in two parts, which are asked one after the other; itself if there is but one."""
+        texts, middle = len(self.hidden), len(self.hidden) // 2
+        parts = (slice(0, middle), slice(middle, texts)) if middle else (slice(0, texts),)
+        return tuple(self._only(part) for part in parts)
+
+    def _only(self, texts: slice) -> "Canary":
+        names = ("hidden", "positions", "bias", "chosen", "chances", "others")
+        own = {name: getattr(self, name)[texts] for name in names}
+        return replace(self, keys=[(keys[texts], values[texts]) for keys, values in self.keys], **own)
+
     def divergence(self, model: "HopeAttention", deltas: Deltas) -> Tensor:
         """Mean over texts and positions of ``KL(theta || adapted)`` in nats, ``[B]``; of each memory as if it
         were alone.
 
         The logit of everything off the list is held as theta has it.
         """
+        return torch.stack([own.mean() for own in self.nats(model, deltas)])
+
+    def nats(self, model: "HopeAttention", deltas: Deltas) -> list[Tensor]:
+        """That of each text and position, ``[C, n]``, for each memory."""
         outputs = model.adapted_by_each(self.hidden, self.positions, self.bias, self.keys, deltas)
-        return torch.stack([self._divergence(model, x) for x in outputs])
+        return [self._nats(model, x) for x in outputs]
 
     @one_thread()
-    def _divergence(self, model: "HopeAttention", x: Tensor) -> Tensor:
+    def _nats(self, model: "HopeAttention", x: Tensor) -> Tensor:
         """From the last layer's outputs ``[C, n, D]``."""
         logits = torch.matmul(model.backbone.final(x), self.rows.mT).float()
         listed = logits.gather(-1, self.chosen)
         found = torch.cat((listed, self.others), dim=-1).log_softmax(-1)
-        gap = self.chances * (self.chances.clamp_min(1e-9).log() - found)
-        return gap.sum(-1).mean()
+        gap: Tensor = self.chances * (self.chances.clamp_min(1e-9).log() - found)
+        return gap.sum(-1)
 
 
 @torch.no_grad()
-def panel_divergences(model: "HopeAttention", proposals: Sequence[Deltas]) -> list[float]:
-    """What the panel answers to each; nothing where there is none."""
-    if model.panel is None or not proposals:
+def panel_nats(model: "HopeAttention", part: int, proposals: Sequence[Deltas]) -> list[Tensor]:
+    """What a part of the panel answers to each."""
+    if not proposals:
         return []
     deltas = {name: torch.cat([own[name] for own in proposals]) for name in proposals[0]}
-    return model.panel.divergence(model, deltas).tolist()
+    return model.panel[part].nats(model, deltas)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from hope_model.attention.canary import panel_divergences
+from hope_model.attention.canary import panel_nats
 from hope_model.attention.compiled_tangent import tangents_of
-from hope_model.attention.memory import Site
+from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
 from hope_model.attention.survey import survey_lessons
 from hope_model.attention.tangent import Lesson, Question
@@ -51,10 +51,14 @@ def _survey_together(model: HopeAttention, asked: Sequence[tuple[Write, Lesson]]
 
 
 def _conclude_together(model: HopeAttention, writes: Sequence[Write]) -> None:
-    proposals = [(write, write.propose()) for write in writes]
-    asked = [(write, proposal) for write, proposal in proposals if proposal is not None]
-    moved = panel_divergences(model, [proposal for _, proposal in asked])
-    for write, divergence in zip((write for write, _ in asked), moved, strict=True):
-        write.conclude(divergence)
-    for write in (write for write, proposal in proposals if proposal is None):
-        write.conclude(None)
+    asking: dict[int, list[tuple[Write, Deltas]]] = {}
+    for write in writes:
+        proposal = write.propose()
+        if proposal is None:
+            write.hear()
+        else:
+            asking.setdefault(write.asked, []).append((write, proposal))
+    for part, asked in asking.items():
+        answers = panel_nats(model, part, [proposal for _, proposal in asked])
+        for (write, _), nats in zip(asked, answers, strict=True):
+            write.hear(nats)

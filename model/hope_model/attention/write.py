@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hope_kernels.torch_threads import one_thread
 from hope_model.attention.alternatives import Alternatives
-from hope_model.attention.canary import panel_divergences
+from hope_model.attention.canary import panel_nats
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
@@ -71,13 +71,16 @@ class Write:
         self._round = 0
         self._rounds = max(map(self.teaching.rounds, self._levels))
         self._held: dict[str, Tensor] | None = None
+        self._proposal: Deltas | None = None
+        self._heard: list[Tensor] = []
+        self._concluded = False
         self._refusal = Frozen.NO
         self._divergence: float | None = None
 
     @property
     def slices(self) -> int:
         """Slices that are left; before the survey's end, at most."""
-        last = int(self._held is None)
+        last = 0 if self._concluded else max(1, len(self._model.panel)) - len(self._heard)
         if self._left:
             most = len(self._cut(self._lesson.targets.shape[1])) + 1
             return len(self._left) + self._rounds * most + last
@@ -85,8 +88,8 @@ class Write:
         return (self._rounds - self._round) * each - len(self._tangents) + last
 
     def step(self) -> None:
-        """One slice: a survey of some tokens, margins of some, what a round makes of all of them, or the last
-        look at what has become of it.
+        """One slice: a survey of some tokens, margins of some, what a round makes of all of them, or what
+        some canaries make of it in the end.
         """
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
@@ -98,12 +101,18 @@ class Write:
             self._round += 1
         else:
             proposal = self.propose()
-            self.conclude(None if proposal is None else panel_divergences(self._model, [proposal])[0])
+            asked = [] if proposal is None else [proposal]
+            self.hear(*panel_nats(self._model, self.asked, asked))
 
     @property
     def concluding(self) -> bool:
-        """Whether the next slice is the last one."""
-        return not (self._left or self._tangents or self._asks) and self._held is None
+        """Whether the next slice is one of the last."""
+        return not (self._left or self._tangents or self._asks or self._concluded)
+
+    @property
+    def asked(self) -> int:
+        """Which part of the panel the next slice asks, if it is one of the last."""
+        return len(self._heard)
 
     @property
     def _asks(self) -> bool:
@@ -179,36 +188,44 @@ class Write:
         for name, change in step.items():
             self._moved[name] = self._moved[name] + factor * change
 
+    def propose(self) -> Deltas | None:
+        """One of the last slices begins: what the memory would be, ``[1, r, out]`` in the weights' type, if
+        canaries are to be asked about it.
+        """
+        if self._held is None:
+            self._held = self._gather()
+            fine, bounded = self._require_finite(self._held.values()), self._most_divergence < math.inf
+            if fine and bounded and self._model.panel:
+                self._proposal = self._cast(self._after(self._held))
+        return self._proposal
+
     @torch.no_grad()
     @one_thread()
-    def propose(self) -> Deltas | None:
-        """The last slice begins: what the memory would be, ``[1, r, out]`` in the weights' type, if the panel
-        of canaries is to be asked about it.
-        """
+    def _gather(self) -> dict[str, Tensor]:
+        """What the memory would be, each level within its bounds."""
         held: dict[str, Tensor] = {}
         for level in self._levels:
             names = [site.name for site in self._sites if site.level == level]
             moved = {name: self._before[f"{name}.delta"][0] + self._moved[name] for name in names}
             held |= self._bounded(level, moved)
-        self._held = held
-        asked = self._require_finite(held.values()) and self._model.panel is not None
-        if not asked or self._most_divergence == math.inf:
-            return None
-        batched = {name: delta[None] for name, delta in held.items()}
-        return self._cast(self._all_before() | batched)
+        return held
+
+    def hear(self, *nats: Tensor) -> None:
+        """And ends, with what they answer if they were asked; the last one refuses what has gone astray."""
+        self._heard += nats
+        if not nats or len(self._heard) == len(self._model.panel):
+            self._conclude()
 
     @torch.no_grad()
-    def conclude(self, moved: float | None) -> None:
-        """The last slice ends, ``moved`` as the panel answers: refuse what has gone astray."""
+    def _conclude(self) -> None:
         assert self._held is not None
-        if moved is not None:
-            self._held = self._drawn_back(self._held, moved)
-        held = self._held
+        if self._heard:
+            self._held = self._drawn_back(self._held, float(torch.cat(self._heard).mean()))
         number, canaries = int(self._before["writes"].sum()), self._model.canaries
-        if self._require_finite(held.values()) and canaries and number % GUARDED == GUARDED - 1:
+        if self._require_finite(self._held.values()) and canaries and number % GUARDED == GUARDED - 1:
             canary = canaries[number // GUARDED % len(canaries)]
-            deltas = {name: delta[None] for name, delta in held.items()}
-            self._judge(float(canary.divergence(self._model, self._cast(self._all_before() | deltas))[0]))
+            self._judge(float(canary.divergence(self._model, self._cast(self._after(self._held)))[0]))
+        self._concluded = True
 
     def _judge(self, divergence: float) -> None:
         if math.isfinite(divergence):
@@ -257,6 +274,10 @@ class Write:
     def _active(self) -> list[Site]:
         """Sites that this round may change."""
         return [site for site in self._sites if self._round < self.teaching.rounds(site.level)]
+
+    def _after(self, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All sites, those of ``held`` as they would be."""
+        return self._all_before() | {name: delta[None] for name, delta in held.items()}
 
     def _deltas(self) -> Deltas:
         """The memory as it stands, ``[1, r, out]`` in the weights' type."""
