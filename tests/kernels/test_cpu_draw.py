@@ -45,7 +45,9 @@ def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_best_is_the_first_of_the_largest(vocab: int) -> None:
     for _ in range(20):
         logits = torch.randint(-5, 5, (vocab,)).float()
-        assert best(logits) == int((logits == logits.max()).nonzero()[0])
+        first = int((logits == logits.max()).nonzero()[0])
+        assert best(logits) == first
+        assert look([logits, logits]) == [first, first]
     assert best(torch.full((vocab,), -torch.inf)) == 0
 
 

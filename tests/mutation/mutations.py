@@ -23,6 +23,7 @@ HOPE = "tests/server/engine/test_hope.py"
 COMPILED = "tests/model/test_decoding_compiled.py"
 PRODUCTS, READING = "tests/kernels/test_cpu_frozen.py", "tests/model/attention/test_compiled.py"
 TANGENTS = "tests/model/attention/test_compiled_tangent.py"
+BLOCKS, DRAWS = "tests/kernels/test_cpu_blocks.py", "tests/kernels/test_cpu_draw.py"
 MOMENTS, THREADS = "tests/kernels/test_cpu_moments.py", "tests/kernels/test_torch_threads.py"
 WRITE, ROTARY = "tests/model/attention/test_write.py", "tests/model/attention/test_rotary.py"
 FROZEN = "tests/server/engine/test_frozen.py"
@@ -330,9 +331,37 @@ MUTATIONS = (
     Mutation(
         "what is not a number has a best token",
         "kernels/hope_kernels/cpu/draw.h",
-        "all_finite(l->rows[row], l->n) ?",
-        "l->n ?",
-        ("tests/kernels/test_cpu_draw.py",),
+        "if (!own.finite) {",
+        "if (0 * own.finite) {",
+        (DRAWS,),
+    ),
+    Mutation(
+        "of two parts with the same best logit the later one has it",
+        "kernels/hope_kernels/cpu/draw.h",
+        "if (own.most > most) most",
+        "if (own.most >= most) most",
+        (DRAWS,),
+    ),
+    Mutation(
+        "weights are kept in blocks that do not make them",
+        "kernels/hope_kernels/cpu/blocks.h",
+        "if (any(round_bf16(",
+        "if (0 && any(round_bf16(",
+        (BLOCKS,),
+    ),
+    Mutation(
+        "upper outputs of a block have the zeros of the lower ones",
+        "kernels/hope_kernels/cpu/widen.h",
+        "scales[1], zeros[1])",
+        "scales[1], zeros[0])",
+        (BLOCKS, PRODUCTS),
+    ),
+    Mutation(
+        "half of the canaries speak for all",
+        "model/hope_model/attention/write.py",
+        "len(self._heard) == len(self._model.panel)",
+        "len(self._heard) == 1",
+        (WRITE,),
     ),
     Mutation(
         "a lesson is read with another one's memory",

@@ -45,41 +45,41 @@ INLINE float largest_of(const float *x, int64_t n) {
     return best[0];
 }
 
-/* Whether none of x is infinite or NaN. */
-INLINE int all_finite(const float *x, int64_t n) {
-    vi odd = {0};
-    for (int64_t i = 0; i < n; i += LANES) {
-        __builtin_prefetch(x + i + 1024, 0, 3);
-        odd |= ((vi)get(x + i, n - i) & 0x7f800000) == 0x7f800000;
-    }
-    for (int i = 1; i < LANES; i++) odd[0] |= odd[i];
-    return !odd[0];
-}
+/* Of some logits: whether all are numbers, and then the largest and the first place where it is. */
+typedef struct {
+    int32_t finite, first;
+    float most;
+} Seen;
 
-/* The first of the largest of x, which holds no NaN. */
-EXPORT int64_t hope_best(const float *x, int64_t n) {
+static Seen seen_of(const float *x, int64_t n) {
     const vi place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     vf best[4];
-    vi at[4];
+    vi at[4], odd = {0};
     for (int c = 0; c < 4; c++) best[c] = all(-INFINITY), at[c] = place;
     for (int64_t i = 0; i < n; i += 4 * LANES)
         UNROLLED for (int c = 0; c < 4; c++) { /* none waits for another's comparison */
             const int64_t own = i + c * LANES, left = n - own;
             if (left <= 0) break;
-            const vf v = left < LANES ? choose(place < (int32_t)left, get(x + own, left), all(-INFINITY)) : load(x + own);
+            __builtin_prefetch(x + own + 1024, 0, 3);
+            const vf found = get(x + own, left);
+            odd |= ((vi)found & 0x7f800000) == 0x7f800000;
+            const vf v = left < LANES ? choose(place < (int32_t)left, found, all(-INFINITY)) : found;
             const vi more = v > best[c], here = place + (int32_t)own;
             best[c] = choose(more, v, best[c]);
             at[c] = (more & here) | (~more & at[c]);
         }
-    float most = -INFINITY;
-    int32_t first = 0;
+    Seen seen = {1, 0, -INFINITY};
     for (int i = 0; i < 4 * LANES; i++) {
         const float own = best[i / LANES][i % LANES];
         const int32_t place_of = at[i / LANES][i % LANES];
-        if (own > most || (own == most && place_of < first)) most = own, first = place_of;
+        if (own > seen.most || (own == seen.most && place_of < seen.first)) seen.most = own, seen.first = place_of;
+        if (odd[i % LANES]) seen.finite = 0;
     }
-    return first;
+    return seen;
 }
+
+/* The first of the largest of x, which holds no NaN. */
+EXPORT int64_t hope_best(const float *x, int64_t n) { return seen_of(x, n).first; }
 
 typedef struct {
     const float *const *rows; /* of n numbers each */
@@ -87,26 +87,49 @@ typedef struct {
     int64_t count, n;
 } Looks;
 
+#define PARTS 4 /* of a row: a thread looks at what it has computed itself, mostly */
+
 typedef struct {
     const Looks *call;
+    Seen *seen; /* [PARTS, count] */
     Phase *phases;
 } Looking;
 
-static void look_item(const void *context, long row) {
-    const Looks *l = context;
-    l->best[row] = all_finite(l->rows[row], l->n) ? hope_best(l->rows[row], l->n) : -1;
+INLINE int64_t part_start(int64_t n, int64_t part) { return n * part / PARTS / LANES * LANES; }
+
+INLINE int64_t part_end(int64_t n, int64_t part) { return part + 1 < PARTS ? part_start(n, part + 1) : n; }
+
+/* item = part * count + row */
+static void look_item(const void *context, long item) {
+    const Looking *own = context;
+    const Looks *l = own->call;
+    const int64_t part = item / l->count, first = part_start(l->n, part);
+    own->seen[item] = seen_of(l->rows[item % l->count] + first, part_end(l->n, part) - first);
 }
 
 static void look_all(void *data) {
     const Looking *own = data;
     Worker w = {own->phases, 0};
-    share(&w, look_item, own->call, own->call->count);
+    share(&w, look_item, own, PARTS * own->call->count);
 }
 
 /* phases: hope_look_phases bytes of zeros; null for one thread. */
 EXPORT void hope_look(const Looks *l, Phase *phases, int32_t threads) {
-    Looking call = {l, phases};
+    Seen seen[PARTS * l->count];
+    Looking call = {l, seen, phases};
     together(look_all, &call, phases ? threads : 1);
+    for (int64_t row = 0; row < l->count; row++) {
+        float most = -INFINITY;
+        l->best[row] = 0;
+        for (int64_t part = 0; part < PARTS; part++) {
+            const Seen own = seen[part * l->count + row];
+            if (!own.finite) {
+                l->best[row] = -1;
+                break;
+            }
+            if (own.most > most) most = own.most, l->best[row] = part_start(l->n, part) + own.first;
+        }
+    }
 }
 
 EXPORT int64_t hope_look_phases(void) { return sizeof(Phase); }
