@@ -4,6 +4,7 @@ number of threads.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ class Surveyed:
     totals: Tensor
     losses: Tensor
     best: Tensor
+
+    def only(self, rows: Tensor) -> Self:
+        return type(self)(self.totals[rows], self.losses[rows], self.best[rows])
 
 
 def survey(logits: Tensor, targets: Tensor, size: int) -> Surveyed:

@@ -62,53 +62,60 @@ class Alternatives:
         return self.others + ((x.float() - self.reference) * self.direction).sum(-1)
 
 
-class Outlook:
-    """What the model says at the places of some taught tokens, of one session or of several.
+@dataclass(frozen=True)
+class News:
+    """Some taught tokens, before it is known against what they are weighed.
 
-    Args:
-        x: there, after the last norm, ``[T, D]``.
-        targets: the taught tokens, ``[T]``.
+    x: at their places, after the last norm, ``[n, D]``. targets: the tokens, ``[n]``. seen: what the kernel
+    saw of all logits there; None where there is no kernel.
     """
 
-    def __init__(self, model: "HopeAttention", x: Tensor, targets: Tensor) -> None:
-        self._model, self._x, self._targets = model, x, targets
-        self._logits = model.backbone.plain_logits(x)
-        self._size = min(model.config.memory.shortlist, self._logits.shape[-1])
-        self._surveyed: Surveyed | None = None
-        if model.passes is not None:
-            self._surveyed = survey(self._logits, targets, self._size)
+    x: Tensor
+    targets: Tensor
+    seen: Surveyed | None
 
-    def losses(self) -> Tensor:
-        """Nats of the targets, ``[T]``."""
-        if self._surveyed is not None:
-            return self._surveyed.losses
-        return F.cross_entropy(self._logits, self._targets, reduction="none")
+    def only(self, places: Tensor) -> "News":
+        return News(
+            self.x[places], self.targets[places], None if self.seen is None else self.seen.only(places)
+        )
 
-    def alternatives(self, places: Sequence[Tensor]) -> list[Alternatives]:
-        """Those of some of the tokens; tokens of one group share a shortlist. No group is empty."""
-        surveyed = self._surveyed
-        if surveyed is None or not places:
-            return [
-                Alternatives.of(self._model, self._x[own], self._logits[own], self._targets[own], self._size)
-                for own in places
-            ]
-        rows = self._model.backbone.head_rows
-        targets = [self._targets[own] for own in places]
-        ids = [
-            torch.cat((taught, surveyed.best[own].flatten())).unique()
-            for taught, own in zip(targets, places, strict=True)
-        ]
-        shares, means = rest(self._logits, places, surveyed.totals, ids, rows)
-        logs, counts = shares.clamp_min(LEAST_SHARE).log(), [len(own) for own in places]
+
+def look_at(model: "HopeAttention", x: Tensor, targets: Tensor) -> tuple[Tensor, News]:
+    """Nats of taught tokens ``targets [T]``, and all of them as news; ``x [T, D]`` is after the last norm."""
+    logits = model.backbone.plain_logits(x)
+    if model.passes is None:
+        return F.cross_entropy(logits, targets, reduction="none"), News(x, targets, None)
+    seen = survey(logits, targets, _listed(model))
+    return seen.losses, News(x, targets, seen)
+
+
+def alternatives_of(model: "HopeAttention", asked: Sequence[News]) -> list[Alternatives]:
+    """Tokens of one group share a shortlist. No group is empty.
+
+    Logits are computed anew: between two slices of a write they would be megabytes of every session.
+    """
+    counts = [len(own.x) for own in asked]
+    logits = model.backbone.plain_logits(torch.cat([own.x for own in asked]))
+    seen = [own.seen for own in asked if own.seen is not None]
+    if len(seen) < len(asked):
         return [
-            Alternatives(
-                rows[listed],
-                torch.searchsorted(listed, taught),
-                self._x[own].float(),
-                surveyed.totals[own] + log,
-                mean,
-            )
-            for own, taught, listed, log, mean in zip(
-                places, targets, ids, logs.split(counts), means.split(counts), strict=True
-            )
+            Alternatives.of(model, own.x, said, own.targets, _listed(model))
+            for own, said in zip(asked, logits.split(counts), strict=True)
         ]
+    rows = model.backbone.head_rows
+    ids = [
+        torch.cat((own.targets, look.best.flatten())).unique() for own, look in zip(asked, seen, strict=True)
+    ]
+    totals = torch.cat([look.totals for look in seen])
+    shares, means = rest(logits, torch.arange(len(logits)).split(counts), totals, ids, rows)
+    others = totals + shares.clamp_min(LEAST_SHARE).log()
+    return [
+        Alternatives(rows[listed], torch.searchsorted(listed, own.targets), own.x.float(), other, mean)
+        for own, listed, other, mean in zip(
+            asked, ids, others.split(counts), means.split(counts), strict=True
+        )
+    ]
+
+
+def _listed(model: "HopeAttention") -> int:
+    return min(model.config.memory.shortlist, model.config.backbone.vocab_size)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from hope_model.attention.alternatives import News
 from hope_model.attention.canary import panel_nats
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.survey import survey_lessons
+from hope_model.attention.survey import survey_lessons, weigh_news
 from hope_model.attention.tangent import Lesson, Question
 from hope_model.attention.write import Write
 
@@ -17,6 +18,7 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
     """
     shares = model.passes is not None
     surveying: list[tuple[Write, Lesson]] = []
+    weighing: list[tuple[Write, News]] = []
     asking: dict[tuple[Site, ...], list[tuple[Write, Question]]] = {}
     concluding: list[Write] = []
     others: list[Write] = []
@@ -25,11 +27,14 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
             asking.setdefault(question.sites, []).append((write, question))
         elif shares and (part := write.unseen) is not None:
             surveying.append((write, part))
+        elif shares and (news := write.unweighed) is not None:
+            weighing.append((write, news))
         elif shares and write.concluding:
             concluding.append(write)
         else:
             others.append(write)
     _survey_together(model, surveying)
+    _weigh_together(model, weighing)
     _conclude_together(model, concluding)
     for write in others:
         write.step()
@@ -48,6 +53,14 @@ def _survey_together(model: HopeAttention, asked: Sequence[tuple[Write, Lesson]]
     found = survey_lessons(model, [part for _, part in asked], [write.teaching for write, _ in asked])
     for (write, part), surveyed in zip(asked, found, strict=True):
         write.look(part, surveyed)
+
+
+def _weigh_together(model: HopeAttention, asked: Sequence[tuple[Write, News]]) -> None:
+    if not asked:
+        return
+    found = weigh_news(model, [news for _, news in asked])
+    for (write, _), alternatives in zip(asked, found, strict=True):
+        write.weigh(alternatives)
 
 
 def _conclude_together(model: HopeAttention, writes: Sequence[Write]) -> None:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from hope_kernels.torch_threads import one_thread
-from hope_model.attention.alternatives import Alternatives
+from hope_model.attention.alternatives import Alternatives, News
 from hope_model.attention.canary import panel_nats
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.survey import Surveyed, survey_lessons
+from hope_model.attention.survey import Surveyed, survey_lessons, weigh_news
 from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
 from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
@@ -64,6 +64,7 @@ class Write:
         self._before = state
         self._moved = {site.name: torch.zeros_like(state[f"{site.name}.delta"][0]) for site in self._sites}
         self._survey: list[Surveyed] = []
+        self._unweighed: tuple[Lesson, News] | None = None
         self._left = self._cut(lesson.targets.shape[1])
         self._weights = torch.zeros(0)
         self._parts: list[tuple[Lesson, Alternatives]] = []
@@ -81,20 +82,23 @@ class Write:
     def slices(self) -> int:
         """Slices that are left; before the survey's end, at most."""
         last = 0 if self._concluded else max(1, len(self._model.panel)) - len(self._heard)
-        if self._left:
+        unweighed = int(self._unweighed is not None)
+        if self._left or unweighed:
             most = len(self._cut(self._lesson.targets.shape[1])) + 1
-            return len(self._left) + self._rounds * most + last
+            return 2 * len(self._left) + unweighed + self._rounds * most + last
         each = len(self._parts) + 1 if self._parts else 0
         return (self._rounds - self._round) * each - len(self._tangents) + last
 
     def step(self) -> None:
-        """One slice: a survey of some tokens, margins of some, what a round makes of all of them, or what
-        some canaries make of it in the end.
+        """One slice: a survey of some tokens, against what some are weighed, margins of some, what a round
+        makes of all of them, or what some canaries make of it in the end.
         """
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
         elif (part := self.unseen) is not None:
             self.look(part, *survey_lessons(self._model, [part], [self.teaching]))
+        elif (news := self.unweighed) is not None:
+            self.weigh(*weigh_news(self._model, [news]))
         elif self._tangents:
             self._learn(Tangent.join(self._tangents))
             self._tangents = []
@@ -107,7 +111,7 @@ class Write:
     @property
     def concluding(self) -> bool:
         """Whether the next slice is one of the last."""
-        return not (self._left or self._tangents or self._asks or self._concluded)
+        return not (self._surveying or self._tangents or self._asks or self._concluded)
 
     @property
     def asked(self) -> int:
@@ -117,7 +121,11 @@ class Write:
     @property
     def _asks(self) -> bool:
         asked = len(self._tangents) == len(self._parts)
-        return not (self._left or self._round >= self._rounds or asked)
+        return not (self._surveying or self._round >= self._rounds or asked)
+
+    @property
+    def _surveying(self) -> bool:
+        return bool(self._left) or self._unweighed is not None
 
     @property
     def question(self) -> Question | None:
@@ -148,21 +156,34 @@ class Write:
     @property
     def unseen(self) -> Lesson | None:
         """Of what the next slice surveys, if it is a survey."""
-        return self._lesson.only(self._left[0]) if self._left else None
+        return self._lesson.only(self._left[0]) if self._left and self._unweighed is None else None
 
     def look(self, part: Lesson, surveyed: Surveyed) -> None:
         """The slice that ``part``, from :attr:`unseen`, stands for."""
         self._left.pop(0)
-        if surveyed.alternatives is not None:
-            self._parts.append((part.only(surveyed.news), surveyed.alternatives))
         self._survey.append(surveyed)
-        if not self._left:
+        if surveyed.news is not None:
+            self._unweighed = part.only(surveyed.places), surveyed.news
+        if not self._surveying:
+            self._choose()
+
+    @property
+    def unweighed(self) -> News | None:
+        """For what the next slice finds alternatives, if it does."""
+        return None if self._unweighed is None else self._unweighed[1]
+
+    def weigh(self, alternatives: Alternatives) -> None:
+        """The slice that :attr:`unweighed` stands for."""
+        assert self._unweighed is not None
+        self._parts.append((self._unweighed[0], alternatives))
+        self._unweighed = None
+        if not self._surveying:
             self._choose()
 
     def _choose(self) -> None:
         """Weigh what was news against the whole lesson."""
         losses = torch.cat([part.losses for part in self._survey])
-        news = torch.cat([part.losses[part.news] for part in self._survey])
+        news = torch.cat([part.losses[part.places] for part in self._survey])
         fine = self._require_finite([losses])
         worth = self.teaching.worth(losses) if fine else 0.0
         self._weights = self.teaching.weights(news, worth)

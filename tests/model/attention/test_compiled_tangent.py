@@ -21,7 +21,7 @@ from hope_kernels.cpu.survey import rest, survey
 from hope_kernels.cpu.tangent import Passes
 from hope_kernels.cpu.weigh import weigh
 from hope_model.attention import compiled_tangent
-from hope_model.attention.alternatives import Alternatives, Outlook
+from hope_model.attention.alternatives import Alternatives, alternatives_of, look_at
 from hope_model.attention.checkpoint import load_attention_checkpoint
 from hope_model.attention.compiled_tangent import OPERATION, tangents_of
 from hope_model.attention.config import HopeAttentionConfig
@@ -345,10 +345,10 @@ def test_what_is_weighed_is_what_torch_makes_of_the_same_logits(size: int) -> No
     x = model.backbone.final(torch.randn(6, model.config.backbone.width, generator=make))
     targets, places = torch.randint(VOCAB, (6,), generator=make), torch.tensor([0, 2, 3, 5])
     logits = model.backbone.plain_logits(x)
-    outlook = Outlook(model, x, targets)
+    losses, news = look_at(model, x, targets)
     expected = F.cross_entropy(logits, targets, reduction="none")
-    torch.testing.assert_close(outlook.losses(), expected, rtol=1e-5, atol=1e-5)
-    (found,) = outlook.alternatives([places])
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+    (found,) = alternatives_of(model, [news.only(places)])
     wanted = Alternatives.of(model, x[places], logits[places], targets[places], size)
     for name in ("rows", "place", "reference"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
