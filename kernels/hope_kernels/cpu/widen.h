@@ -26,8 +26,6 @@ typedef uint16_t half_words __attribute__((vector_size(32)));
 
 INLINE int in_groups(int kind) { return kind >= INT4; }
 
-INLINE int in_blocks(int kind) { return kind >= BLOCK8; }
-
 /* Bytes of a pair of inputs, or of a group of them, for sixteen outputs. */
 INLINE long unit_bytes(int kind) {
     return kind == BF16 ? 4 * LANES : kind == INT8 ? 2 * LANES : kind == BLOCK8 ? BLOCK8_BYTES : GROUP_BYTES;

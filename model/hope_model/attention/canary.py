@@ -76,14 +76,12 @@ class Canary:
         )
 
     @classmethod
-    def panel(cls, model: "HopeAttention", texts: Sequence[tuple[Sequence[int], int]]) -> "Canary | None":
-        """All of ``texts`` (tokens, first position to judge) in one, at a few positions each; None of none.
+    def panel(cls, model: "HopeAttention", texts: Sequence[tuple[Sequence[int], int]]) -> "Canary":
+        """All of ``texts`` (tokens, first position to judge; at least one) in one, at a few positions each.
 
         A text that is shorter than that is judged at its last position again.
         """
         parts = [cls.of(model, tokens, start, PANEL_POSITIONS)._filled_up() for tokens, start in texts]
-        if not parts:
-            return None
         span = max(part.bias.shape[2] for part in parts)
         first = [sum(len(before.rows) for before in parts[:at]) for at in range(len(parts))]
 
@@ -116,17 +114,6 @@ class Canary:
             for name in ("hidden", "positions", "bias", "chosen", "chances", "others")
         }
         return replace(self, **chosen)
-
-    def halves(self) -> "tuple[Canary, ...]":
-        """Its texts in two parts, which are asked one after the other; itself if there is but one."""
-        texts, middle = len(self.hidden), len(self.hidden) // 2
-        parts = (slice(0, middle), slice(middle, texts)) if middle else (slice(0, texts),)
-        return tuple(self._only(part) for part in parts)
-
-    def _only(self, texts: slice) -> "Canary":
-        names = ("hidden", "positions", "bias", "chosen", "chances", "others")
-        own = {name: getattr(self, name)[texts] for name in names}
-        return replace(self, keys=[(keys[texts], values[texts]) for keys, values in self.keys], **own)
 
     def divergence(self, model: "HopeAttention", deltas: Deltas) -> Tensor:
         """Mean over texts and positions of ``KL(theta || adapted)`` in nats, ``[B]``; of each memory as if it

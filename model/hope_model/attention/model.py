@@ -122,8 +122,8 @@ class HopeAttention:
         )
         texts = _canary_texts(weights)
         self.canaries = [Canary.of(self, text, start) for text, start in texts]
-        panel = Canary.panel(self, texts)
-        self.panel = () if panel is None else panel.halves()
+        halves = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+        self.panel = [Canary.panel(self, half) for half in halves if half]
 
     def frozen(self) -> Iterator[tuple[str, Tensor]]:
         """Every frozen tensor by name, as it is used. Of canaries their texts: what is computed of them

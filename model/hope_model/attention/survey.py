@@ -28,6 +28,64 @@ class Surveyed:
     news: News | None
 
 
+class Survey:
+    """A lesson's first looks, slice by slice: what of a part was news, then against what that is weighed.
+
+    Args:
+        lesson: all of it.
+        rows: tokens of a part.
+    """
+
+    def __init__(self, lesson: Lesson, rows: int) -> None:
+        tokens = lesson.targets.shape[1]
+        self._lesson = lesson
+        self._left = [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+        self._surveyed: list[Surveyed] = []
+        self._unweighed: tuple[Lesson, News] | None = None
+        self.count = len(self._left)
+        """Of parts."""
+        self.parts: list[tuple[Lesson, Alternatives]] = []
+        """Those that had news, and of these what was it."""
+
+    @property
+    def slices(self) -> int:
+        """That are left, at most."""
+        return 2 * len(self._left) + int(self._unweighed is not None)
+
+    @property
+    def unseen(self) -> Lesson | None:
+        """In what the next slice looks for news, if it does."""
+        return self._lesson.only(self._left[0]) if self._left and self._unweighed is None else None
+
+    def look(self, part: Lesson, surveyed: Surveyed) -> None:
+        """The slice that ``part``, from :attr:`unseen`, stands for."""
+        self._left.pop(0)
+        self._surveyed.append(surveyed)
+        if surveyed.news is not None:
+            self._unweighed = part.only(surveyed.places), surveyed.news
+
+    @property
+    def unweighed(self) -> News | None:
+        """For what the next slice finds alternatives, if it does."""
+        return None if self._unweighed is None else self._unweighed[1]
+
+    def weigh(self, alternatives: Alternatives) -> None:
+        """The slice that :attr:`unweighed` stands for."""
+        assert self._unweighed is not None
+        self.parts.append((self._unweighed[0], alternatives))
+        self._unweighed = None
+
+    @property
+    def losses(self) -> Tensor:
+        """Nats of all tokens that were looked at."""
+        return torch.cat([part.losses for part in self._surveyed])
+
+    @property
+    def news(self) -> Tensor:
+        """Of those that were news."""
+        return torch.cat([part.losses[part.places] for part in self._surveyed])
+
+
 @torch.no_grad()
 def survey_lessons(
     model: "HopeAttention", lessons: Sequence[Lesson], teachings: Sequence[Teaching]

@@ -25,9 +25,9 @@ def step_together(model: HopeAttention, writes: Sequence[Write]) -> None:
     for write in writes:
         if (question := write.question) is not None:
             asking.setdefault(question.sites, []).append((write, question))
-        elif shares and (part := write.unseen) is not None:
+        elif shares and (part := write.survey.unseen) is not None:
             surveying.append((write, part))
-        elif shares and (news := write.unweighed) is not None:
+        elif shares and (news := write.survey.unweighed) is not None:
             weighing.append((write, news))
         elif shares and write.concluding:
             concluding.append(write)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from hope_kernels.torch_threads import one_thread
-from hope_model.attention.alternatives import Alternatives, News
+from hope_model.attention.alternatives import Alternatives
 from hope_model.attention.canary import panel_nats
 from hope_model.attention.compiled_tangent import tangents_of
 from hope_model.attention.config import MemoryLevel
 from hope_model.attention.memory import Deltas, Site
 from hope_model.attention.model import HopeAttention
-from hope_model.attention.survey import Surveyed, survey_lessons, weigh_news
+from hope_model.attention.survey import Survey, Surveyed, survey_lessons, weigh_news
 from hope_model.attention.tangent import Lesson, Pushes, Question, Tangent
 from hope_model.attention.teaching import teaching_of
 from hope_model.state import State
@@ -58,14 +58,12 @@ class Write:
     def __init__(
         self, model: HopeAttention, levels: Sequence[MemoryLevel], state: State, lesson: Lesson
     ) -> None:
-        self._model, self._levels, self._lesson = model, tuple(levels), lesson
+        self._model, self._levels = model, tuple(levels)
         self.teaching = teaching_of(lesson)
         self._sites = [site for site in model.memory.sites if site.level in self._levels]
         self._before = state
         self._moved = {site.name: torch.zeros_like(state[f"{site.name}.delta"][0]) for site in self._sites}
-        self._survey: list[Surveyed] = []
-        self._unweighed: tuple[Lesson, News] | None = None
-        self._left = self._cut(lesson.targets.shape[1])
+        self.survey = Survey(lesson, model.config.memory.rows)
         self._weights = torch.zeros(0)
         self._parts: list[tuple[Lesson, Alternatives]] = []
         self._tangents: list[Tangent] = []
@@ -82,10 +80,8 @@ class Write:
     def slices(self) -> int:
         """Slices that are left; before the survey's end, at most."""
         last = 0 if self._concluded else max(1, len(self._model.panel)) - len(self._heard)
-        unweighed = int(self._unweighed is not None)
-        if self._left or unweighed:
-            most = len(self._cut(self._lesson.targets.shape[1])) + 1
-            return 2 * len(self._left) + unweighed + self._rounds * most + last
+        if self.survey.slices:
+            return self.survey.slices + self._rounds * (self.survey.count + 1) + last
         each = len(self._parts) + 1 if self._parts else 0
         return (self._rounds - self._round) * each - len(self._tangents) + last
 
@@ -95,9 +91,9 @@ class Write:
         """
         if (question := self.question) is not None:
             self.answer(*tangents_of(self._model, [question]))
-        elif (part := self.unseen) is not None:
+        elif (part := self.survey.unseen) is not None:
             self.look(part, *survey_lessons(self._model, [part], [self.teaching]))
-        elif (news := self.unweighed) is not None:
+        elif (news := self.survey.unweighed) is not None:
             self.weigh(*weigh_news(self._model, [news]))
         elif self._tangents:
             self._learn(Tangent.join(self._tangents))
@@ -111,7 +107,7 @@ class Write:
     @property
     def concluding(self) -> bool:
         """Whether the next slice is one of the last."""
-        return not (self._surveying or self._tangents or self._asks or self._concluded)
+        return not (self.survey.slices or self._tangents or self._asks or self._concluded)
 
     @property
     def asked(self) -> int:
@@ -121,11 +117,7 @@ class Write:
     @property
     def _asks(self) -> bool:
         asked = len(self._tangents) == len(self._parts)
-        return not (self._surveying or self._round >= self._rounds or asked)
-
-    @property
-    def _surveying(self) -> bool:
-        return bool(self._left) or self._unweighed is not None
+        return not (self.survey.slices or self._round >= self._rounds or asked)
 
     @property
     def question(self) -> Question | None:
@@ -153,43 +145,27 @@ class Write:
         applied = {level.name: fine for level in self._levels}
         return Written(state, applied, self._refusal, self._divergence)
 
-    @property
-    def unseen(self) -> Lesson | None:
-        """Of what the next slice surveys, if it is a survey."""
-        return self._lesson.only(self._left[0]) if self._left and self._unweighed is None else None
-
     def look(self, part: Lesson, surveyed: Surveyed) -> None:
-        """The slice that ``part``, from :attr:`unseen`, stands for."""
-        self._left.pop(0)
-        self._survey.append(surveyed)
-        if surveyed.news is not None:
-            self._unweighed = part.only(surveyed.places), surveyed.news
-        if not self._surveying:
+        """The slice that ``part``, from the survey, stands for."""
+        self.survey.look(part, surveyed)
+        if not self.survey.slices:
             self._choose()
 
-    @property
-    def unweighed(self) -> News | None:
-        """For what the next slice finds alternatives, if it does."""
-        return None if self._unweighed is None else self._unweighed[1]
-
     def weigh(self, alternatives: Alternatives) -> None:
-        """The slice that :attr:`unweighed` stands for."""
-        assert self._unweighed is not None
-        self._parts.append((self._unweighed[0], alternatives))
-        self._unweighed = None
-        if not self._surveying:
+        """The slice that finds alternatives for what was news."""
+        self.survey.weigh(alternatives)
+        if not self.survey.slices:
             self._choose()
 
     def _choose(self) -> None:
         """Weigh what was news against the whole lesson."""
-        losses = torch.cat([part.losses for part in self._survey])
-        news = torch.cat([part.losses[part.places] for part in self._survey])
+        losses, news = self.survey.losses, self.survey.news
         fine = self._require_finite([losses])
         worth = self.teaching.worth(losses) if fine else 0.0
         self._weights = self.teaching.weights(news, worth)
         self._rounds = math.ceil(self._rounds * worth)
-        if not bool(self._weights.any()):
-            self._parts = []
+        if bool(self._weights.any()):
+            self._parts = self.survey.parts
 
     @torch.no_grad()
     @one_thread()
@@ -310,7 +286,3 @@ class Write:
 
     def _cast(self, deltas: dict[str, Tensor]) -> Deltas:
         return {name: delta.to(self._model.backbone.dtype) for name, delta in deltas.items()}
-
-    def _cut(self, tokens: int) -> list[slice]:
-        rows = self._model.config.memory.rows
-        return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]

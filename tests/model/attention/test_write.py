@@ -375,9 +375,9 @@ def test_small_talk_takes_fewer_rounds() -> None:
         tokens = (*it.tokens[:-surprises], *((token + 9) % VOCAB for token in it.tokens[-surprises:]))
         lesson = lesson_of(model, replace(it, tokens=tokens))
         begun = Write(model, model.config.memory.levels, model.initial_state(1), lesson)
-        while begun.unseen is not None or begun.unweighed is not None:
+        while begun.survey.slices:
             begun.step()
-        parts = len(begun._parts)
+        parts = len(begun.survey.parts)
         assert parts > 0
         assert begun.slices == rounds * (parts + 1) + 1
 
@@ -444,7 +444,7 @@ def test_slices_are_counted_and_change_nothing_else(rows: int) -> None:
         it = Write(model, configured.memory.levels, model.initial_state(1), lesson_of(model, taught(0)))
         parts = -(-PERIOD // configured.memory.rows)
         assert it.slices == 2 * parts + 3 * (parts + 1) + 1
-        while it.unseen is not None or it.unweighed is not None:
+        while it.survey.slices:
             most = it.slices
             it.step()
             assert it.slices < most
@@ -515,7 +515,6 @@ def test_the_panel_asks_all_canaries_at_once() -> None:
     model = build(last_layer(), torch.float32)
     texts = [(text(length, length).tokens, start) for length, start in ((40, 9), (90, 20), (30, 27))]
     panel = canary.Canary.panel(model, texts)
-    assert panel is not None
     states = [some_state(model, seed, 0.3) for seed in (0, 1)]
     found = panel.divergence(model, as_deltas(model, join(states)))
     for row, state in enumerate(states):
@@ -533,7 +532,7 @@ def test_the_panel_asks_all_canaries_at_once() -> None:
 
 
 def test_no_canary_is_no_panel() -> None:
-    assert without_canaries(last_layer()).panel == ()
+    assert without_canaries(last_layer()).panel == []
 
 
 @torch.no_grad()
