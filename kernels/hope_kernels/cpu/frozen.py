@@ -84,6 +84,11 @@ class FrozenWeights:
         self._line = int(self._library.hope_frozen_line(self._at))
 
     @property
+    def in_blocks(self) -> bool:
+        """Whether they are kept in fewer bits than they were given in."""
+        return self.kind in ("block4", "block8")
+
+    @property
     def nbytes(self) -> int:
         """Of what a product reads."""
         scales = self._scales.nbytes if self.kind == "int8" else 0

@@ -75,7 +75,7 @@ class PackedLinear(FrozenLinear):
     @property
     def nbytes(self) -> int:
         bias = 0 if self.bias is None else self.bias.nbytes
-        if self.compiled is not None:
+        if self.compiled is not None and self.compiled.in_blocks:
             return self.compiled.nbytes + bias
         return self.rows * self.columns * self.dtype.itemsize + bias
 
