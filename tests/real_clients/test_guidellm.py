@@ -12,7 +12,10 @@ from tests.e2e.server_process import ServerProcess
 
 pytestmark = pytest.mark.clients
 
-REQUESTS = 4
+REQUESTS, ON_THE_WAY = 6, 2
+"""How many it sends, and how many of them it may leave uncounted: it ends when it has sent the last one, which
+on a busy machine (seen once) was not among its results.
+"""
 
 
 @pytest.mark.parametrize("profile", ["kind=synchronous", "kind=concurrent,streams=2"])
@@ -39,5 +42,5 @@ def test_every_request_of_a_benchmark_succeeds(
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     (benchmark,) = json.loads(out.read_text())["benchmarks"]
     totals = benchmark["metrics"]["request_totals"]
-    assert totals["successful"] >= REQUESTS
-    assert totals["errored"] == 0
+    assert totals["errored"] == 0, totals
+    assert totals["successful"] >= REQUESTS - ON_THE_WAY, totals
