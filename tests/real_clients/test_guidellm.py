@@ -13,8 +13,8 @@ from tests.e2e.server_process import ServerProcess
 pytestmark = pytest.mark.clients
 
 REQUESTS, ON_THE_WAY = 6, 2
-"""How many it sends, and how many of them it may leave uncounted: it ends when it has sent the last one, which
-on a busy machine (seen once) was not among its results.
+"""How many it sends, and how many of them it may leave uncounted: it ends when it has sent the last one, and
+on a busy machine that was once not among its results.
 """
 
 
