@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import gguf
-import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.gguf_weights import random_in_file
 from tests.model.instructions import PLAIN, with_other_instructions
 from torch import Tensor
 
@@ -24,15 +23,15 @@ OTHERS = [Kind.Q5_0, Kind.Q5_1, Kind.F16, Kind.BF16]
 ONE_MORE_BIT = 1
 
 
-def from_file(kind: Kind, outputs: int, columns: int, seed: int = 0, scale: float = 0.1) -> Tensor:
-    """What a conversion makes of a file of ``kind``: its numbers, zeros without a sign, rounded to bf16."""
-    numbers = scale * np.random.default_rng(seed).standard_normal((outputs, columns), np.float32)
-    raw = gguf.quantize(numbers, kind)
-    return (torch.from_numpy(gguf.dequantize(raw, kind).astype(np.float32)) + 0.0).bfloat16()
-
-
 def packed(weight: Tensor) -> FrozenWeights:
     return FrozenWeights(weight, None, Arena())
+
+
+def assert_kept(weight: Tensor, kind: str) -> None:
+    """As ``kind``, and to the last bit."""
+    weights = packed(weight)
+    assert weights.kind == kind
+    assert same_bits(weights.unpacked(), weight)
 
 
 def same_bits(found: Tensor, expected: Tensor) -> bool:
@@ -43,18 +42,12 @@ def same_bits(found: Tensor, expected: Tensor) -> bool:
 @FILES
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 100.0])
 def test_what_came_in_blocks_is_kept_in_blocks(file: Kind, scale: float) -> None:
-    weight = from_file(file, 150, 320, scale=scale)
-    weights = packed(weight)
-    assert weights.kind == KEPT[file]
-    assert same_bits(weights.unpacked(), weight)
+    assert_kept(random_in_file(file, 150, 320, scale), KEPT[file])
 
 
 @pytest.mark.parametrize("file", OTHERS, ids=lambda file: file.name)
 def test_what_did_not_is_kept_as_it_is(file: Kind) -> None:
-    weight = from_file(file, 150, 320)
-    weights = packed(weight)
-    assert weights.kind == "bf16"
-    assert same_bits(weights.unpacked(), weight)
+    assert_kept(random_in_file(file, 150, 320), "bf16")
 
 
 @FILES
@@ -70,15 +63,14 @@ def test_other_instructions_find_and_make_the_same(
 ) -> None:
     compiled_with(*flags)
     for file in KEPT:
-        weight = from_file(file, 150, 320)
-        assert same_bits(packed(weight).unpacked(), weight), file
+        assert_kept(random_in_file(file, 150, 320), KEPT[file])
         for rows in (1, 21):
             compare_products(file, rows, 96)
 
 
 def compare_products(file: Kind, rows: int, columns: int) -> None:
     """Another output, which is in no block, keeps them all in 16 bits."""
-    weight = from_file(file, 150, columns)
+    weight = random_in_file(file, 150, columns)
     whole = torch.cat((weight, torch.full((1, columns), -0.0, dtype=torch.bfloat16)))
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).bfloat16()
     in_blocks, plain = packed(weight), packed(whole)
@@ -93,31 +85,25 @@ def compare_products(file: Kind, rows: int, columns: int) -> None:
 @pytest.mark.parametrize("place", [0, 149 * 320 + 319])
 def test_one_weight_that_no_block_makes_keeps_all_in_16_bits(file: Kind, place: int) -> None:
     """The least of what bf16 can say of it, wherever it stands; and then none of its bits is lost."""
-    weight = from_file(file, 150, 320)
+    weight = random_in_file(file, 150, 320)
     block = weight.view(-1, 32)[place // 32]
     bits = weight.view(torch.int16).view(-1)
     bits[place] ^= ONE_MORE_BIT
     assert not bool((block == block[0]).all())
-    weights = packed(weight)
-    assert weights.kind == "bf16"
-    assert same_bits(weights.unpacked(), weight)
+    assert_kept(weight, "bf16")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, 1e-30])
 def test_what_no_half_can_say_is_kept_as_it_is(value: float) -> None:
-    weight = from_file(Kind.Q4_1, 16, 32)
+    weight = random_in_file(Kind.Q4_1, 16, 32)
     weight[3, 7] = value
-    weights = packed(weight)
-    assert weights.kind == "bf16"
-    assert same_bits(weights.unpacked(), weight)
+    assert_kept(weight, "bf16")
 
 
 def test_zeros_and_constants_are_blocks_too() -> None:
     weight = torch.zeros(20, 64, dtype=torch.bfloat16)
     weight[3], weight[4] = 0.75, -2.0
-    weights = packed(weight)
-    assert weights.kind == "block4"
-    assert same_bits(weights.unpacked(), weight)
+    assert_kept(weight, "block4")
 
 
 @settings(max_examples=100, deadline=None)
@@ -129,9 +115,7 @@ def test_zeros_and_constants_are_blocks_too() -> None:
 def test_any_block_of_4_bits_is_found(scale: float, zero: float, numbers: list[int]) -> None:
     whole = torch.tensor([[0, *numbers, 15]], dtype=torch.float32)
     weight = (whole * scale + abs(zero) * (-1 if zero < 0 else 1)).bfloat16()
-    weights = packed(weight)
-    assert weights.kind == "block4"
-    assert same_bits(weights.unpacked(), weight)
+    assert_kept(weight, "block4")
 
 
 @settings(max_examples=100, deadline=None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
+from tests.gguf_weights import random_in_file
 from torch import Tensor
 
 from hope_kernels.cpu.arena import Arena
@@ -11,6 +13,7 @@ from hope_kernels.cpu.frozen import FrozenWeights, Whole
 from hope_kernels.quantized_linear.reference import MIDDLE_INT4, Quantized
 
 pytestmark = pytest.mark.compiler
+FILES = {"block8": Kind.Q8_0, "block4": Kind.Q4_1}
 KINDS = pytest.mark.parametrize("kind", ["bf16", "int8", "int4", "block8", "block4"])
 ROWS = [1, 3, 16, 33, 100]
 SIZES = [(32, 1), (96, 150), (160, 64), (1056, 20)]
@@ -29,9 +32,9 @@ def make(
     """Packed weights, what they stand for in fp32, and the bias."""
     weight = normal(outputs, columns, seed=1)
     bias = normal(outputs, seed=2) if biased else torch.zeros(outputs)
-    if kind.startswith("block"):
-        weight = blocks(kind, outputs, columns)
-    if kind.startswith("b"):
+    if kind in FILES:
+        weight = random_in_file(FILES[kind], outputs, columns, scale=1.0)
+    if kind not in ("int8", "int4"):
         return FrozenWeights(weight, bias, Arena()), weight.float(), bias.float()
     if kind == "int8":
         quantized = Quantized.int8(weight)
@@ -40,20 +43,6 @@ def make(
         quantized = Quantized.int4(weight, 32)
         whole = Whole(quantized.values + MIDDLE_INT4, quantized.scales, quantized.zeros)
     return FrozenWeights(whole, bias, Arena()), quantized.weight(), bias.float()
-
-
-def blocks(kind: str, outputs: int, columns: int) -> Tensor:
-    """Weights as a GGUF file of 4 or 8 bits has them, rounded to bf16."""
-    make = torch.Generator().manual_seed(1)
-    shape = (outputs, columns // 32, 32)
-    scales, zeros = (torch.rand(*shape[:2], 1, generator=make).half().float() for _ in range(2))
-    if kind == "block8":
-        numbers, zeros = torch.randint(-127, 128, shape, generator=make), torch.zeros(1)
-        numbers[..., 5] = 127
-    else:
-        numbers = torch.randint(16, shape, generator=make)
-        numbers[..., 5], numbers[..., 20] = 0, 15
-    return (numbers * (scales + 0.01).half().float() - zeros).flatten(1).bfloat16()
 
 
 def near(found: Tensor, expected: Tensor) -> None:

@@ -121,7 +121,7 @@ INLINE void widen_two(const uint8_t *from, uint32_t *to, long step) {
 #endif
 }
 
-#define SOON 2048 /* bytes that are fetched before they are needed: half and twice as many are slower */
+#define SOON 2048 /* bytes that are fetched before they are needed: half and twice as many are no faster */
 
 INLINE void fetch_bytes(const void *p, long n) {
     for (long i = 0; i < n; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);

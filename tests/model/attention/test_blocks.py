@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import gguf
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from tests.gguf_weights import in_file
 from tests.model.attention.tiny import (
     BLOCK,
     Sessions,
@@ -36,7 +36,7 @@ def model_in_blocks() -> HopeAttention:
     for name, tensor in weights.items():
         if tensor.dim() == 2 and not name.startswith("memory."):
             kind = Kind.Q8_0 if "embed" in name else Kind.Q4_1
-            weights[name] = torch.from_numpy(gguf.dequantize(gguf.quantize(tensor.numpy(), kind), kind))
+            weights[name] = in_file(tensor, kind)
     with torch.inference_mode(False):
         return HopeAttention(CONFIG, {name: tensor.clone() for name, tensor in weights.items()})
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
+from gguf import GGMLQuantizationType, GGUFWriter
+from tests.gguf_weights import in_file
 from tests.model.convert.builders import (
     EOS,
     HEAD_WIDTH,
@@ -63,13 +64,10 @@ def test_values_are_those_of_the_library(kind: str, dtype: str, tmp_path: Path) 
     path = write_gguf(tmp_path / "m.gguf", tiny_backbone(), weights, kind=kind)
     out = convert(str(path), out=tmp_path / "out", calibrate=no_memory, dtype=dtype).path
 
-    def stored(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() == 1:
-            return tensor
-        code = GGMLQuantizationType[kind]
-        return torch.from_numpy(dequantize(quantize(tensor.numpy(), code), code))
-
-    expected = {name: stored(tensor) for name, tensor in weights.items()}
+    expected = {
+        name: tensor if tensor.dim() == 1 else in_file(tensor, GGMLQuantizationType[kind])
+        for name, tensor in weights.items()
+    }
     assert not same(expected, weights)
     rounded = {name: tensor.to(getattr(torch, dtype)) for name, tensor in expected.items()}
     found = read_checkpoint(out)[1]
