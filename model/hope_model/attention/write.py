@@ -78,7 +78,7 @@ class Write:
 
     @property
     def slices(self) -> int:
-        """Slices that are left; before the survey's end, at most."""
+        """Slices that are left: at most, before the survey's end and before canaries are asked."""
         last = 0 if self._concluded else max(1, len(self._model.panel)) - len(self._heard)
         if self.survey.slices:
             return self.survey.slices + self._rounds * (self.survey.count + 1) + last
