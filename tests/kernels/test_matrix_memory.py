@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hope_kernels.delta_memory.triangular import inverse_with_gradient
-from hope_kernels.matrix_memory import ChunkMix, LayerWrites, chunk_maps, matrix_step, momentum_step
+from hope_kernels.matrix_memory import ChunkMix, Erasure, LayerWrites, chunk_maps, matrix_step, momentum_step
 
 B, H, K, V = 2, 3, 5, 7
 LENGTHS = [1, 2, 13, 64]
@@ -117,9 +117,9 @@ def test_writes_with_momentum_and_erasure_equal_their_tokens(
         gates[1].log() if momentum else None,
         gates[2] if erase else None,
     )
-    writes = LayerWrites(
-        ChunkMix(log_alpha, log_beta), delta, start if momentum else None, base, k=k, w=w, eta=eta
-    )
+    mix = ChunkMix(log_alpha, log_beta)
+    erasure = None if eta is None else Erasure(mix, k, eta)
+    writes = LayerWrites(mix, delta, start if momentum else None, base, k=k, w=w, erasure=erasure)
     before, after, gathered, expected = [], [], start if momentum else None, delta
     for t in range(tokens):
         before.append(torch.matmul(base + expected, q[:, :, t, :, None])[..., 0])

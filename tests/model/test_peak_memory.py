@@ -47,7 +47,7 @@ def test_nothing_as_large_as_a_gradient_per_token_is_made(parts: Parts) -> None:
         torch.autograd.grad(loss, weights, allow_unused=True)  # a level's last write reaches no output
     head = config.width // config.heads
     per_token = 4 * rows * T * min(config.heads * head * head, config.cms_width**2)
-    assert largest.bytes < per_token / 4
+    assert largest.bytes <= per_token / 4
 
 
 def test_the_measure_sees_an_outer_product_per_token() -> None:

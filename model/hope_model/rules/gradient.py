@@ -156,9 +156,9 @@ def kept_heads(new: State, old: State, specs: tuple[TensorSpec, ...]) -> tuple[S
     were.
     """
     changed = [spec.name for spec in specs if new[spec.name] is not old[spec.name]]
-    finite = torch.stack([finite_rows(new[name].flatten(0, 1)) for name in changed]).all(0)
-    kept = {name: keep_rows(finite, new[name].flatten(0, 1), old[name].flatten(0, 1)) for name in changed}
-    rows = finite.view(new[changed[0]].shape[:2]).all(1)
+    finite = torch.stack([finite_rows(new[name].flatten(0, -3)) for name in changed]).all(0)
+    kept = {name: keep_rows(finite, new[name].flatten(0, -3), old[name].flatten(0, -3)) for name in changed}
+    rows = finite.view(len(new[changed[0]]), -1).all(1)
     return {**new, **{name: tensor.view_as(new[name]) for name, tensor in kept.items()}}, rows
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hope_kernels.matrix_memory import ChunkMix, LayerWrites
+from hope_kernels.matrix_memory import ChunkMix, Erasure, LayerWrites
 from hope_model.state import State, TensorSpec
 
 EPS = 1e-6
@@ -58,32 +58,60 @@ class Trace:
     raw: Tensor
     output: Tensor
 
+    def halves(self) -> "tuple[Trace, Trace]":
+        """Of the first and of the last half of the tokens, which were read at once: one large product is
+        faster than two.
+        """
+        seen = {name: _halves(term) for name, term in self.seen.items()}
+        hidden = (None, None) if self.hidden is None else _halves(self.hidden)
+        terms = zip(hidden, _halves(self.raw), _halves(self.output), strict=True)
+        first, last = (
+            Trace({name: half[i] for name, half in seen.items()}, *own) for i, own in enumerate(terms)
+        )
+        return first, last
+
 
 class GradientMemory(nn.Module):
-    """The networks of ``heads`` heads. What a session has learned is a difference to the initial weights.
+    """The networks of ``heads`` heads, or ``copies`` of them a head. What a session has learned is a
+    difference to the initial weights.
 
     State, by layer: ``<layer>``, as it stood at the chunk's start, which gradients are taken at;
-    ``<layer>_next``, as it stands; ``<layer>_momentum``.
+    ``<layer>_next``, as it stands; ``<layer>_momentum``. The methods take it as :meth:`by_head` gives it:
+    ``[B, H, V, K]``, with copies ``[B, C, H, V, K]``, which share what is ``[B, 1, H, T, K]``.
     """
 
-    def __init__(self, heads: int, form: MemoryForm, *, momentum: bool, scale: float = 0.5) -> None:
+    def __init__(
+        self,
+        heads: int,
+        form: MemoryForm,
+        *,
+        momentum: bool,
+        scale: float = 0.5,
+        copies: int | None = None,
+    ) -> None:
         super().__init__()
-        self.form, self.heads, self.momentum = form, heads, momentum
+        self.form, self.momentum = form, momentum
+        self.axes = (heads,) if copies is None else (copies, heads)
         self.layers = tuple(form.shapes())
         spreads = {"inner": 1.0, "outer": scale if form.hidden else scale / math.sqrt(form.inputs)}
         for name, shape in form.shapes().items():
-            weight = torch.randn(heads, *shape) * (1.0 if form.weights == "softmax" else spreads[name])
+            spread = 1.0 if form.weights == "softmax" else spreads[name]
+            weight = torch.randn(math.prod(self.axes), *shape) * spread
             self.register_parameter(f"{name}_initial", nn.Parameter(weight))
 
     def initial(self, layer: str) -> Tensor:
-        """``[H, V, K]``."""
+        """``[H, V, K]``, with copies ``[C, H, V, K]``."""
         weight: Tensor = getattr(self, f"{layer}_initial")
-        return weight
+        return weight.view(*self.axes, *weight.shape[1:])
+
+    def by_head(self, state: State) -> State:
+        """The declared tensors ``[B, C H, V, K]`` with an axis for copies, if there are."""
+        return {name: tensor.unflatten(1, self.axes) for name, tensor in state.items()}
 
     def spec(self, prefix: str, level: str) -> tuple[TensorSpec, ...]:
         kinds = ("", "_next", *(("_momentum",) if self.momentum else ()))
         return tuple(
-            TensorSpec(f"{prefix}{layer}{kind}", level, (self.heads, *shape))
+            TensorSpec(f"{prefix}{layer}{kind}", level, (math.prod(self.axes), *shape))
             for layer, shape in self.form.shapes().items()
             for kind in kinds
         )
@@ -93,7 +121,7 @@ class GradientMemory(nn.Module):
         return total.sqrt()
 
     def at(self, state: State) -> dict[str, Tensor]:
-        """The matrices at the chunk's start, ``[B, H, V, K]``."""
+        """The matrices at the chunk's start, by layer."""
         written = {layer: self.initial(layer) + state[layer] for layer in self.layers}
         if self.form.weights == "softmax":
             return {layer: torch.softmax(w, dim=-1) * w.shape[-1] for layer, w in written.items()}
@@ -123,10 +151,10 @@ class GradientMemory(nn.Module):
         trace: Trace,
         gradients: dict[str, Tensor],
         rate: Tensor,
-        erase: Tensor | None = None,
+        erasure: Erasure | None = None,
     ) -> dict[str, LayerWrites]:
-        """The chunk's writes: steps of ``rate [B, H, T]`` down the gradients; the layer that meets the key
-        itself is erased along it by ``erase [B, H, T]``.
+        """The chunk's writes: steps of ``rate [B, H, T]`` down the gradients; ``erasure`` is along the keys,
+        of the layer that meets them.
         """
         return {
             layer: LayerWrites(
@@ -136,7 +164,7 @@ class GradientMemory(nn.Module):
                 self.initial(layer),
                 k=trace.seen[layer],
                 w=-rate[..., None] * gradients[layer],
-                eta=erase if layer == self.layers[0] else None,
+                erasure=erasure if layer == self.layers[0] else None,
             )
             for layer in self.layers
         }
@@ -184,6 +212,11 @@ def _reader(writes: LayerWrites, strict: bool, scale: Tensor | None = None) -> R
     if scale is None:
         return lambda x: writes.read(x, strict=strict)
     return lambda x: writes.read(x, strict=strict) * scale
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    first, last = x.chunk(2, dim=-2)
+    return first, last
 
 
 def _power_scale(written: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hope_kernels.matrix_memory import ChunkMix
+from hope_kernels.matrix_memory import ChunkMix, Erasure
 from hope_model.config import HopeConfig
 from hope_model.convolution import CausalConvolution
 from hope_model.guards import full_precision, keep_rows, l2_normalize
@@ -60,11 +60,10 @@ class HopeRule(MemoryRule):
         hidden = int(self.options["expand"]) * head if self.options["memory"] == "mlp" else 0
         vector = MemoryForm(head, head, hidden=hidden, residual=True)
         momentum = bool(self.options["momentum"])
-        self.memory = GradientMemory(heads, vector, momentum=momentum)
-        self.vectors = GradientMemory(len(self.inner) * heads, vector, momentum=momentum, scale=1.0)
-        self.scalars = GradientMemory(
-            2 * heads, MemoryForm(head, 1, hidden=hidden), momentum=momentum, scale=0.1
-        )
+        self.memory = GradientMemory(heads, vector, momentum=momentum, copies=1)
+        self.vectors = GradientMemory(heads, vector, momentum=momentum, scale=1.0, copies=len(self.inner))
+        scalar = MemoryForm(head, 1, hidden=hidden)
+        self.scalars = GradientMemory(heads, scalar, momentum=momentum, scale=0.1, copies=2)
         self.rate_bias = nn.Parameter(torch.zeros(heads))
         self.retention_bias = nn.Parameter(torch.linspace(3.0, 7.0, heads))
         self.projection_rate = nn.Parameter(torch.full((heads,), -1.0))
@@ -150,37 +149,35 @@ class HopeRule(MemoryRule):
 
     def _part(self, given: dict[str, Tensor], state: State) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Tokens of one chunk -> ``(read [B, H, T, K], state', rows written by level)``."""
-        own = {prefix: _take(state, prefix) for prefix, _, _ in self._parts()}
+        own = {prefix: part.by_head(_take(state, prefix)) for prefix, part, _ in self._parts()}
         weights = {prefix: part.at(own[prefix]) for prefix, part, _ in self._parts()}
-        heads, z = self.config.heads, given["z"]
-        made = dict(given)
+        made = {name: term[:, None] for name, term in given.items()}  # beside the axis of copies
         if self.inner:
-            vectors = self.vectors.read(weights[VECTORS], z.repeat(1, len(self.inner), 1, 1)).output
-            made |= dict(zip(self.inner, l2_normalize(vectors).split(heads, dim=1), strict=True))
-        scalars = self.scalars.read(weights[SCALARS], z.repeat(1, 2, 1, 1)).output[..., 0]
-        gates, slow = self._gates(*scalars.split(heads, dim=1))
-        k, v = made["k"], made["v"]
+            vectors = l2_normalize(self.vectors.read(weights[VECTORS], made["z"]).output)
+            made |= dict(zip(self.inner, vectors.split(1, dim=1), strict=True))
+        gates, slow = self._gates(*self.scalars.read(weights[SCALARS], made["z"]).output[..., 0].unbind(1))
+        meets = {"phi": self._meeting(gates, made["k"]), "projections": self._meeting(slow, made["k"])}
+        keys_and_values = torch.cat((made["k"], made["v"]), dim=-2)
         after: State = {}
         wrote: dict[str, Tensor] = {}
-        read = z
+        read = made["z"]
         for prefix, part, level in self._parts():
-            copies = part.heads // heads
-            parts_gates = gates if prefix == MEMORY else slow
-            rate, log_alpha = (t.repeat(1, copies, 1) for t in (parts_gates.rate, parts_gates.log_alpha))
-            log_beta = parts_gates.log_beta
-            mix = ChunkMix(log_alpha, None if log_beta is None else log_beta.repeat(1, copies, 1))
-            trace = part.read(weights[prefix], k.repeat(1, copies, 1, 1))
-            target = part.read(weights[prefix], v.repeat(1, copies, 1, 1)).output
-            gradients = part.gradients(weights[prefix], trace, trace.output - target)
-            writes = part.writes(
-                own[prefix], mix, trace, gradients, rate, rate if self.options["dgd"] else None
-            )
+            rate, mix, erasure = meets[level]
+            trace, target = part.read(weights[prefix], keys_and_values).halves()
+            gradients = part.gradients(weights[prefix], trace, trace.output - target.output)
+            writes = part.writes(own[prefix], mix, trace, gradients, rate, erasure)
             if prefix == MEMORY:
                 read = part.read_within(own[prefix], writes, made["q"], strict=True)
             new, kept = kept_heads(part.after(writes, own[prefix]), own[prefix], part.spec("", ""))
-            after |= {f"{prefix}{name}": tensor for name, tensor in new.items()}
+            after |= {f"{prefix}{name}": tensor.flatten(1, 2) for name, tensor in new.items()}
             wrote[level] = wrote[level] & kept if level in wrote else kept
-        return read, after, wrote
+        return read[:, 0], after, wrote
+
+    def _meeting(self, gates: Gates, k: Tensor) -> tuple[Tensor, ChunkMix, Erasure | None]:
+        """Rates ``[B, 1, H, T]``, and how a level's writes under keys ``k [B, 1, H, T, K]`` are met."""
+        rate, log_beta = gates.rate[:, None], gates.log_beta
+        mix = ChunkMix(gates.log_alpha[:, None], None if log_beta is None else log_beta[:, None])
+        return rate, mix, Erasure(mix, k, rate) if self.options["dgd"] else None
 
     def _gates(self, rate: Tensor, retention: Tensor) -> tuple[Gates, Gates]:
         """Of ``memory``, and of the others, from the two scalars ``[B, H, T]``."""

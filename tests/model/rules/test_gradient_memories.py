@@ -164,13 +164,13 @@ def test_hope_with_one_token_a_chunk_follows_the_equation() -> None:
     inner, _ = rule.convolution(rule.inputs(x), state["window"])
     z = inner[0, 0].view(2, 8)
     for h in range(2):
-        vectors = rule.vectors.initial("outer") + state["vectors.outer"][0]
-        scalars = rule.scalars.initial("outer") + state["scalars.outer"][0]
+        vectors = rule.vectors.initial("outer").flatten(0, 1) + state["vectors.outer"][0]
+        scalars = rule.scalars.initial("outer").flatten(0, 1) + state["scalars.outer"][0]
         k, v = l2_normalize(z[h] + vectors[h] @ z[h]), l2_normalize(z[h] + vectors[2 + h] @ z[h])
         rate = 2.0 * torch.sigmoid(scalars[h] @ z[h] + rule.rate_bias[h])
         alpha = torch.sigmoid(scalars[2 + h] @ z[h] + rule.retention_bias[h])
         memory, learned = (
-            rule.memory.initial("outer")[h] + state["memory.outer"][0, h],
+            rule.memory.initial("outer")[0, h] + state["memory.outer"][0, h],
             state["memory.outer"][0, h],
         )
         error = (k + memory @ k) - (v + memory @ v)
