@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 HEAP = """
-import torch
 from pathlib import Path
+import torch
 from hope_model.train.machine import keep_freed_memory
+
 if {asked}:
     keep_freed_memory()
-freed = torch.ones(64 << 20)
-start = freed.data_ptr()
-del freed
-print(torch.ones(64 << 20).data_ptr() == start)
-mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
-print(any("[heap]" in before and "hg" in after.splitlines()[0].split()
-          for before, after in zip(mappings, mappings[1:])))
+large = torch.ones(64 << 20)
+for mapping in Path("/proc/self/smaps").read_text().split("VmFlags:"):
+    lines = mapping.splitlines()
+    if "[heap]" in mapping and any(line.startswith("AnonHugePages") and " 0 kB" not in line for line in lines):
+        print("large pages")
 """
 
 
@@ -26,9 +25,8 @@ print(any("[heap]" in before and "hg" in after.splitlines()[0].split()
     not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without large pages"
 )
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_large_buffer_is_kept_in_a_heap_of_large_pages(asked: bool) -> None:
+def test_a_large_buffer_lies_in_large_pages_of_the_heap(asked: bool) -> None:
     child = subprocess.run(
         [sys.executable, "-c", HEAP.format(asked=asked)], capture_output=True, text=True, check=True
     )
-    assert child.stdout.split()[1] == str(asked)
-    assert not asked or child.stdout.split()[0] == "True"
+    assert ("large pages" in child.stdout) == asked
