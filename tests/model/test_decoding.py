@@ -201,6 +201,7 @@ def test_a_write_that_is_not_finite_is_left_out_and_counted(path: str) -> None:
     for own in (rows, twin):
         decode(own, 0, tokens_of(0, 20))
     rows._blocks[1].phi.slabs["memory"][0, 1, 0, 0] = float("nan")
+    rows._path.take_rows([0])
     for token in tokens_of(1, 5):
         logits = rows.step([0, 1], [token, token])
         assert bool(logits[0].isnan().all())

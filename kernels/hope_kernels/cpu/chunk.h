@@ -2,7 +2,7 @@
 #ifndef HOPE_CHUNK_H
 #define HOPE_CHUNK_H
 
-#include "model.h"
+#include "learned.h"
 
 /* x [n] into `to`, at a norm of at most `limit`; 0 and nothing done if that is not finite. */
 static int bounded(const float *x, long n, float limit, float *to) {
@@ -77,10 +77,12 @@ static int end_chunk(const Model *m, const Block *b, long row, long head, long t
     float written[size];
     float *memory = b->memory + own * k * k, *pending = b->pending + own * size, *maps = b->maps + own * size;
     bounded(memory, k * k, m->max_norm, memory);
+    pack_memory(m, b, row, head);
     pending_after(m, b, row, head, tokens, written);
     const int applied = bounded(written, size, m->max_norm, pending);
     for (long i = 0; i < size; i += LANES)
         put(maps + i, get(b->maps_initial + head * size + i, size - i) + get(pending + i, size - i), size - i);
+    pack_maps(m, b, row, head);
     return applied;
 }
 

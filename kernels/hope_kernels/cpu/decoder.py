@@ -41,20 +41,24 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LevelTensors:
-    """terms: key, value and rate, one below the other. gain: ``[D]``. slabs: by names of ``model.h``."""
+    """terms: key, value and rate, one below the other. gain: ``[D]``. base: ``[M, M]``. slabs: by names of
+    ``model.h``.
+    """
 
     terms: Weight
     output: Weight
     gain: Tensor
+    base: Tensor
     slabs: Mapping[str, Tensor]
     keeps: int
 
 
 @dataclass(frozen=True, slots=True)
 class BlockTensors:
-    """products, weights, slabs: by their names in ``model.h``."""
+    """products, bases, weights, slabs: by their names in ``model.h``. bases: ``[H, V, K]``."""
 
     products: Mapping[str, Weight]
+    bases: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
     slabs: Mapping[str, Tensor]
     levels: Sequence[LevelTensors]
@@ -69,7 +73,8 @@ class Decoder:
         gain: ``[D]`` of the last norm.
         sizes: of ``layout.Model``.
         scale: of embeddings. max_rate, max_norm: of φ.
-        bf16: whether operands of slow products are rounded to it; else fp32.
+        bf16: whether operands of slow products are rounded to it, and what rows have learned where tokens
+            read it; else fp32.
 
     Raises:
         BuildError: there is no kernel.
@@ -90,6 +95,8 @@ class Decoder:
         self._library, self._bf16 = load(), bf16
         self._held: list[Any] = []
         self._arena = Arena()
+        self.row_bytes = 0
+        """Of what is packed of a row."""
         self._rows = len(blocks[0].slabs["memory"])
         self._vocab, self._wrote = len(embedding), sizes["layers"] * sizes["heads"]
         structures = (layout.Block * len(blocks))(*map(self._block, blocks))
@@ -99,6 +106,7 @@ class Decoder:
             head=self._product((embedding, None)),
             embedding=self._address(embedding),
             gain=self._address(gain),
+            rows=self._rows,
             scale=scale,
             max_rate=max_rate,
             max_norm=max_norm,
@@ -169,6 +177,14 @@ class Decoder:
         self._library.hope_end_chunks(self._at, rows, tokens, len(ends), applied.data_ptr(), threads)
         return applied.all(1).tolist()
 
+    def pack_rows(self, rows: Sequence[int]) -> None:
+        """All slabs of these rows have been written to: tokens read what they hold now."""
+        self._library.hope_pack_rows(self._at, _numbers(rows), len(rows), kernel_threads())
+
+    def pack_level(self, level: int, rows: Sequence[int]) -> None:
+        """Those of one level have."""
+        self._library.hope_pack_level(self._at, level, _numbers(rows), len(rows), kernel_threads())
+
     def pending(self, layer: int, row: int, tokens: int, like: Tensor) -> Tensor:
         """A block's projections as ``tokens`` of a chunk leave them, of the shape of ``like``."""
         pending = torch.zeros_like(like)
@@ -181,8 +197,10 @@ class Decoder:
         return layout.Block(
             levels=ctypes.addressof(levels),
             **{name: self._product(block.products[name]) for name in layout.Block.PRODUCTS},
+            **{f"{name}_base": self._products(block.bases[name]) for name in layout.Block.LEARNED},
             **{name: self._address(block.weights[name]) for name in layout.Block.WEIGHTS},
             **{name: self._address(block.slabs[name]) for name in layout.Block.SLABS},
+            **{f"{name}_learned": self._learned(block.slabs[name]) for name in layout.Block.LEARNED},
         )
 
     def _level(self, level: LevelTensors) -> layout.Level:
@@ -190,6 +208,8 @@ class Decoder:
             terms=self._product(level.terms),
             output=self._product(level.output),
             gain=self._address(level.gain),
+            base=self._product((level.base, None)),
+            learned=self._learned(level.slabs["delta"]),
             width=level.output[0].shape[1],
             keeps=level.keeps,
             **{name: self._address(tensor) for name, tensor in level.slabs.items()},
@@ -199,11 +219,8 @@ class Decoder:
         matrix, bias = weight
         matrix = matrix.detach().contiguous()
         outputs, inputs = matrix.shape
-        sixteens, depth = -(-outputs // 16), 16 * -(-inputs // 32) if self._bf16 else inputs
-        packed, padded = (
-            self._arena.zeros(sixteens * depth * 16, dtype=torch.int32),
-            torch.zeros(16 * sixteens),
-        )
+        packed = self._arena.zeros(packed_size(outputs, inputs, bf16=self._bf16), dtype=torch.int32)
+        padded = torch.zeros(16 * -(-outputs // 16))
         if bias is not None:
             padded[:outputs] = bias
         product = layout.Product(
@@ -216,6 +233,19 @@ class Decoder:
         self._library.hope_pack(ctypes.addressof(product), matrix.data_ptr(), packed.data_ptr())
         return product
 
+    def _products(self, matrices: Tensor) -> int:
+        products = (layout.Product * len(matrices))(*(self._product((own, None)) for own in matrices))
+        self._held.append(products)
+        return ctypes.addressof(products)
+
+    def _learned(self, slab: Tensor) -> int:
+        """Of a slab for what matrices ``[..., V, K]`` have learned, packed: nothing yet."""
+        *matrices, outputs, inputs = slab.shape
+        size = packed_size(outputs, inputs, bf16=self._bf16)
+        packed = self._arena.zeros(*matrices, size, dtype=torch.int32)
+        self.row_bytes += packed[0].nbytes
+        return self._address(packed)
+
     def _address(self, tensor: Tensor) -> int:
         """Of a tensor that is held from now on."""
         assert tensor.is_contiguous()
@@ -224,7 +254,15 @@ class Decoder:
         return tensor.data_ptr()
 
 
+def packed_size(outputs: int, inputs: int, *, bf16: bool) -> int:
+    """Numbers of 32 bits of a packed matrix, as in ``learned.h``."""
+    return 16 * -(-outputs // 16) * (16 * -(-inputs // 32) if bf16 else inputs)
+
+
 def _columns(ends: Sequence[Behind]) -> tuple[Any, Any]:
     """Rows and tokens, as the kernel takes them."""
-    numbers = ctypes.c_int64 * len(ends)
-    return numbers(*(end.row for end in ends)), numbers(*(end.tokens for end in ends))
+    return _numbers([end.row for end in ends]), _numbers([end.tokens for end in ends])
+
+
+def _numbers(values: Sequence[int]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)

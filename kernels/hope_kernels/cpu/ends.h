@@ -57,6 +57,31 @@ EXPORT void hope_end_chunks(const Model *m, const int64_t *rows, const int64_t *
     end_all(&e, count, m->layers * m->heads, threads);
 }
 
+static void pack_row(const Ends *e, long place, long layer) {
+    const Block *b = &e->model->blocks[layer];
+    for (long head = 0; head < e->model->heads; head++) {
+        pack_memory(e->model, b, e->rows[place], head);
+        pack_maps(e->model, b, e->rows[place], head);
+    }
+    for (long level = 0; level < e->model->levels; level++) pack_level(&b->levels[level], e->rows[place]);
+}
+
+static void pack_level_of(const Ends *e, long place, long layer) {
+    pack_level(&e->model->blocks[layer].levels[e->level], e->rows[place]);
+}
+
+/* All matrices of some rows are others than those that are packed. */
+EXPORT void hope_pack_rows(const Model *m, const int64_t *rows, int64_t count, int32_t threads) {
+    Ends e = {.model = m, .rows = rows, .end = pack_row};
+    end_all(&e, count, m->layers, threads);
+}
+
+/* Those of a level are. */
+EXPORT void hope_pack_level(const Model *m, int64_t level, const int64_t *rows, int64_t count, int32_t threads) {
+    Ends e = {.model = m, .rows = rows, .level = level, .end = pack_level_of};
+    end_all(&e, count, m->layers, threads);
+}
+
 /* A level's gradients take up what is kept. */
 EXPORT void hope_sum_gradients(const Model *m, int64_t level, const int64_t *rows, const int64_t *tokens, int64_t count,
                                int32_t threads) {

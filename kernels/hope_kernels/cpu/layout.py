@@ -13,8 +13,9 @@ class Product(Structure):
 
 class Level(Structure):
     _fields_ = (
-        *((name, Product) for name in ("terms", "output")),
-        *((name, c_void_p) for name in ("gain", "memory", "last", "kept", "gradient")),
+        *((name, Product) for name in ("terms", "output", "base")),
+        *((name, c_void_p) for name in ("gain", "delta", "learned")),
+        *((name, c_void_p) for name in ("last", "kept", "gradient")),
         *((name, c_int32) for name in ("width", "keeps")),
     )
 
@@ -22,16 +23,19 @@ class Level(Structure):
 class Block(Structure):
     PRODUCTS = ("in_gate", "query", "output", "expand", "contract")
     WEIGHTS = (
-        *("phi_gain", "mlp_gain", "output_gain", "taps", "base"),
+        *("phi_gain", "mlp_gain", "output_gain", "taps"),
         *("rate_bias", "retention_bias", "projections", "maps_initial", "slow_rate", "retention"),
     )
     SLABS = (
         *("window", "memory", "maps", "run_keys", "run_writes", "run_decay"),
         *("decay", "chunk_kept", "pending"),
     )
+    LEARNED = ("memory", "maps")
     _fields_ = (
         *((name, Product) for name in PRODUCTS),
+        *((f"{name}_base", c_void_p) for name in LEARNED),
         *((name, c_void_p) for name in (*WEIGHTS, "levels", *SLABS)),
+        *((f"{name}_learned", c_void_p) for name in LEARNED),
     )
 
 
@@ -41,7 +45,7 @@ class Model(Structure):
         ("blocks", c_void_p),
         ("head", Product),
         *((name, c_void_p) for name in ("embedding", "gain")),
-        *((name, c_int32) for name in SIZES),
+        *((name, c_int32) for name in (*SIZES, "rows")),
         *((name, c_float) for name in ("scale", "max_rate", "max_norm")),
     )
 
@@ -59,9 +63,11 @@ def typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.hope_end_runs.argtypes = (pointer, *rows, ctypes.c_int32)
     library.hope_end_chunks.argtypes = (pointer, *rows, pointer, ctypes.c_int32)
     library.hope_sum_gradients.argtypes = (pointer, number, *rows, ctypes.c_int32)
+    library.hope_pack_rows.argtypes = (pointer, pointer, number, ctypes.c_int32)
+    library.hope_pack_level.argtypes = (pointer, number, pointer, number, ctypes.c_int32)
     library.hope_pack.argtypes = (pointer, pointer, pointer)
-    for name in ("hope_decode", "hope_end_runs", "hope_end_chunks", "hope_sum_gradients", "hope_pack"):
-        getattr(library, name).restype = None
+    for name in ("decode", "end_runs", "end_chunks", "sum_gradients", "pack_rows", "pack_level", "pack"):
+        getattr(library, f"hope_{name}").restype = None
     for name in ("hope_scratch", "hope_phases"):
         getattr(library, name).argtypes, getattr(library, name).restype = (pointer,), number
     library.hope_pending.argtypes = (pointer, number, number, number, pointer)

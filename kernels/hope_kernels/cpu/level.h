@@ -4,12 +4,12 @@
 
 #include "phi.h"
 
-#define PART 64 /* lines of a memory that are one item */
+#define PART (TILE * LANES) /* lines of a memory that are one item: a tile of what is packed */
 
 INLINE long parts_of(const Level *l) { return (l->width + PART - 1) / PART; }
 
 /* Reads a part of the memory's lines and keeps these lines' errors and keys. */
-static void recall_token(const Place *at, long part, long place, const float *next) {
+static void recall_token(const Place *at, long part, long place, long next) {
     const Model *m = at->model;
     const Step *s = at->step;
     const Level *l = at->level;
@@ -24,9 +24,10 @@ static void recall_token(const Place *at, long part, long place, const float *ne
     unit(key, width, key);
     unit(own.wide + width, width, value);
     const vf rate = all(sigmoid(own.wide[2 * width]));
-    float *recalled = own.y + first, *last = l->last + row * 2 * width + first;
+    const float *recalled = own.y + first;
+    float *last = l->last + row * 2 * width + first;
     float *kept = l->kept + (row * l->keeps + s->kept[place * m->levels + at->number]) * 2 * width + first;
-    matrix_vector(l->memory + (row * width + first) * width, lines, width, key, recalled, next);
+    read_tile(level_of(l), row, part, key, own.y, next);
     for (long i = 0; i < lines; i += LANES) {
         const long left = lines - i;
         put(kept + i, rate * (get(last + width + i, left) - load(value + first + i)), left);
@@ -40,14 +41,12 @@ static void recall_token(const Place *at, long part, long place, const float *ne
 static void recall(const void *context, long item) {
     const Place *at = context;
     const Step *s = at->step;
-    const Level *l = at->level;
-    const long after = item + 1, part = after / s->count;
     if (s->sequence) {
-        for (long place = 0; place < s->count; place++) recall_token(at, item, place, 0);
+        for (long place = 0; place < s->count; place++) recall_token(at, item, place, -1);
         return;
     }
-    const float *next = (part + 1) * PART > l->width ? 0 : l->memory + (s->rows[after % s->count] * l->width + part * PART) * l->width;
-    recall_token(at, item / s->count, item % s->count, next);
+    const long place = item % s->count;
+    recall_token(at, item / s->count, place, place + 1 < s->count ? s->rows[place + 1] : -1);
 }
 
 #endif

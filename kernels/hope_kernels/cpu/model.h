@@ -10,8 +10,10 @@
 /* A CMS level of one block. M = width. */
 typedef struct {
     Product terms, output; /* key, value and rate [2M + 1] of [D]; [D] of [M] */
+    Product base;          /* [M] of [M] */
     const float *gain;     /* [D] */
-    float *memory;         /* slab [S, M, M] */
+    const float *delta;    /* slab [S, M, M] */
+    uint32_t *learned;     /* delta, packed, see learned.h */
     float *last;           /* slab [S, 2, M]: the last key, and what the memory recalls at it */
     float *kept;           /* slab [S, keeps, 2, M]: errors, and the keys before */
     float *gradient;       /* slab [S, M, M] */
@@ -21,9 +23,9 @@ typedef struct {
 /* H heads of width K, conv taps, runs of R and chunks of C tokens. */
 typedef struct {
     Product in_gate, query, output, expand, contract;
+    const Product *memory_base, *maps_base;         /* [H], each [K] or [2K + 2] of [K] */
     const float *phi_gain, *mlp_gain, *output_gain; /* [D] */
     const float *taps;                              /* [conv, D] */
-    const float *base;                              /* [H, K, K] */
     const float *rate_bias, *retention_bias;        /* [H] */
     const float *projections, *maps_initial;        /* [H, 2K + 2, K], without and with the identity */
     const float *slow_rate, *retention;             /* [H] of the projections */
@@ -37,6 +39,7 @@ typedef struct {
     float *decay;      /* slab [S, H] */
     float *chunk_kept; /* slab [S, C, H, 2K + 1] */
     float *pending;    /* slab [S, H, 2K + 2, K] */
+    uint32_t *memory_learned, *maps_learned; /* without what they began with, packed, see learned.h */
 } Block;
 
 typedef struct {
@@ -44,7 +47,7 @@ typedef struct {
     Product head;
     const float *embedding; /* [vocab, D] */
     const float *gain;      /* [D] */
-    int32_t width, heads, conv, run, chunk, hidden, vocab, layers, levels;
+    int32_t width, heads, conv, run, chunk, hidden, vocab, layers, levels, rows; /* rows: S of the slabs */
     float scale, max_rate, max_norm;
 } Model;
 

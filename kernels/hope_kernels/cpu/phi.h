@@ -2,7 +2,7 @@
 #ifndef HOPE_PHI_H
 #define HOPE_PHI_H
 
-#include "model.h"
+#include "learned.h"
 #include "writes.h"
 
 INLINE float square_sum(const float *x, long n) {
@@ -20,26 +20,21 @@ static void unit(const float *x, long n, float *to) {
     for (long i = 0; i < n; i += LANES) store(to + i, get(x + i, n - i) * scale);
 }
 
-/* y [rows] = M [rows, n] x; x is filled up with zeros. next: a matrix of the same size that is read next, null for
- * none: it is fetched meanwhile.
- */
-INLINE void matrix_vector_of(const float *m, long rows, long n, const float *x, float *y, const float *next) {
+/* y [rows] = M [rows, n] x; x is filled up with zeros. */
+INLINE void matrix_vector_of(const float *m, long rows, long n, const float *x, float *y) {
     for (long v = 0; v < rows; v += LANES) {
         vf s[LANES];
         const long some = rows - v < LANES ? rows - v : LANES;
         for (long i = 0; i < LANES; i++) s[i] = all(0);
         for (long i = 0; i < some; i++)
-            for (long k = 0; k < n; k += LANES) {
-                if (next) fetch(next + (v + i) * n + k);
-                s[i] = fma_(get(m + (v + i) * n + k, n - k), load(x + k), s[i]);
-            }
+            for (long k = 0; k < n; k += LANES) s[i] = fma_(get(m + (v + i) * n + k, n - k), load(x + k), s[i]);
         put(y + v, sums(s), some);
     }
 }
 
-static void matrix_vector(const float *m, long rows, long n, const float *x, float *y, const float *next) {
-    if (n == USUAL) matrix_vector_of(m, rows, USUAL, x, y, next);
-    else matrix_vector_of(m, rows, n, x, y, next);
+static void matrix_vector(const float *m, long rows, long n, const float *x, float *y) {
+    if (n == USUAL) matrix_vector_of(m, rows, USUAL, x, y);
+    else matrix_vector_of(m, rows, n, x, y);
 }
 
 /* The causal convolution of one row; its window moves on. */
@@ -71,37 +66,11 @@ static void convolve(const void *context, long item) {
     for (long place = 0; s->sequence && place < s->count; place++) convolve_token(at, place);
 }
 
-/* read[i] = (base + e^decay memory) x[i], for both i; all [K], filled up with zeros. */
-INLINE void read_matrix_of(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2],
-                           const float *next) {
-    for (long v = 0; v < k; v += LANES) {
-        vf s[2][LANES];
-        const long some = k - v < LANES ? k - v : LANES;
-        for (long i = 0; i < LANES; i++) s[0][i] = s[1][i] = all(0);
-        for (long i = 0; i < some; i++)
-            for (long j = 0; j < k; j += LANES) {
-                const long line = (v + i) * k + j;
-                if (next) fetch(next + line);
-                const vf whole = fma_(all(fade), get(memory + line, k - j), get(base + line, k - j));
-                s[0][i] = fma_(whole, load(x[0] + j), s[0][i]);
-                s[1][i] = fma_(whole, load(x[1] + j), s[1][i]);
-            }
-        store(read[0] + v, sums(s[0]));
-        store(read[1] + v, sums(s[1]));
-    }
-}
-
-static void read_matrix(const float *base, const float *memory, float fade, long k, const float *x[2], float *read[2],
-                        const float *next) {
-    if (k == USUAL) read_matrix_of(base, memory, fade, USUAL, x, read, next);
-    else read_matrix_of(base, memory, fade, k, x, read, next);
-}
-
 /* read[i] += sum over the run's tokens t of e^(decay - decay_t) (key_t . x[i]) write_t. */
 static void read_run(const Block *b, const Model *m, long own, long run, long k, const float *x[2], float *read[2]) {
     const float *keys = b->run_keys + own * m->run * k, *writes = b->run_writes + own * m->run * k;
     float score[2][PADDED(m->run)];
-    for (int i = 0; i < 2; i++) matrix_vector(keys, run, k, x[i], score[i], 0);
+    for (int i = 0; i < 2; i++) matrix_vector(keys, run, k, x[i], score[i]);
     for (long t = 0; t < run; t += LANES) {
         const vf since = exp_(all(b->decay[own]) - get(b->run_decay + own * m->run + t, run - t));
         for (int i = 0; i < 2; i++) put(score[i] + t, get(score[i] + t, run - t) * since, run - t);
@@ -134,7 +103,7 @@ static void keep(const Place *at, long place, long head, long k, const float *ke
     b->decay[own] = b->run_decay[own * m->run + run] = decay;
 }
 
-/* next: row * H + head of the item that follows, negative for none. */
+/* next: the row of the same head that follows, negative for none. */
 static void head_token(const Place *at, long head, long place, long next) {
     const Model *m = at->model;
     const Step *s = at->step;
@@ -144,7 +113,8 @@ static void head_token(const Place *at, long head, long place, long next) {
     const Scratch scratch = scratch_at(m, s, place);
     float z[full], made[PADDED(2 * k + 2)], key[full], value[full], q[full], a[full], read_q[full], read_a[full];
     for (long j = 0; j < k; j += LANES) store(z + j, get(scratch.z + head * k + j, k - j));
-    matrix_vector(b->maps + own * (2 * k + 2) * k, 2 * k + 2, k, z, made, next < 0 ? 0 : b->maps + next * (2 * k + 2) * k);
+    const Matrices maps = maps_of(m, b, head);
+    for (long tile = 0; tile < product_tiles(maps.base); tile++) read_tile(maps, row, tile, z, made, next);
     unit(made, k, key);
     unit(made + k, k, value);
     unit(scratch.y + head * k, k, q);
@@ -154,8 +124,7 @@ static void head_token(const Place *at, long head, long place, long next) {
         store(a + j, all(rate) * (load(value + j) - all(2.f) * load(key + j)));
     const float *x[2] = {q, a};
     float *read[2] = {read_q, read_a};
-    read_matrix(b->base + head * k * k, b->memory + own * k * k, expf(b->decay[own]), k, x, read,
-                next < 0 ? 0 : b->memory + next * k * k);
+    read_both(memory_of(m, b, head), row, expf(b->decay[own]), x, read, next);
     read_run(b, m, own, s->runs[place], k, x, read);
     vf total = all(0);
     for (long j = 0; j < k; j += LANES) {
@@ -182,9 +151,8 @@ static void one_head(const void *context, long item) {
     const Place *at = context;
     const Step *s = at->step;
     if (!s->sequence) {
-        const long after = item + 1, heads = at->model->heads;
-        const long next = after < s->count * heads ? s->rows[after % s->count] * heads + after / s->count : -1;
-        head_token(at, item / s->count, item % s->count, next);
+        const long place = item % s->count;
+        head_token(at, item / s->count, place, place + 1 < s->count ? s->rows[place + 1] : -1);
         return;
     }
     for (long place = 0; place < s->count; place++) {

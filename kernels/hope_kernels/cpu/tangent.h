@@ -145,10 +145,4 @@ INLINE const uint16_t *delta_of(const At *at, const Site *site, long place) {
     return at->call->lessons[at->call->owners[place]].deltas[site->number];
 }
 
-/* Rounded to bf16, `left` numbers or sixteen, to any place. */
-INLINE void put_rounded(uint16_t *to, vf v, long left) {
-    const half_words rounded = __builtin_convertvector(round_bf16(v) >> 16, half_words);
-    memcpy(to, &rounded, left < LANES ? (size_t)left * 2 : sizeof rounded);
-}
-
 #endif

@@ -47,6 +47,12 @@ INLINE vu two_bf16(vf low, vf high) {
 #endif
 }
 
+/* Rounded to bf16, `left` numbers or sixteen, to any place. */
+INLINE void put_rounded(uint16_t *to, vf v, long left) {
+    const half_words rounded = __builtin_convertvector(round_bf16(v) >> 16, half_words);
+    memcpy(to, &rounded, left < LANES ? (size_t)left * 2 : sizeof rounded);
+}
+
 /* Sixteen bf16, bytes or signed bytes. The compiler's own conversions of small lanes go one by one. */
 #if defined(__AVX512F__)
 INLINE vf widened(const uint16_t *p) {

@@ -2,7 +2,7 @@
 #ifndef HOPE_WRITES_H
 #define HOPE_WRITES_H
 
-#include "model.h"
+#include "learned.h"
 
 #define AT_ONCE 4 /* sixteens of a line, and lines */
 
@@ -56,6 +56,7 @@ INLINE void end_run(const Model *m, const Block *b, long row, long head, long ru
             put(writes + t * k + j, get(writes + t * k + j, k - j) * weight, k - j);
     }
     add_products(b->memory + own * k * k, k, k, expf(decay), run, writes, k, b->run_keys + own * m->run * k, k);
+    pack_memory(m, b, row, head);
     b->decay[own] = 0.f;
     for (long t = 0; t < m->run; t++) decays[t] = INFINITY;
 }

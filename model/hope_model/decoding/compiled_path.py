@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hope_kernels.cpu.decoder import Behind, BlockTensors, Decoder, LevelTensors, Place, Weight
+from hope_kernels.cpu.decoder import Behind, BlockTensors, Decoder, LevelTensors, Place, Weight, packed_size
 from hope_model.config import HopeConfig
 from hope_model.decoding.block import BlockRows
 from hope_model.decoding.level import LevelRows
@@ -75,6 +75,22 @@ class CompiledPath:
     def sum_gradients(self, level: int, ends: Sequence[Behind]) -> None:
         self._decoder.sum_gradients(level, ends)
 
+    def take_rows(self, rows: Sequence[int]) -> None:
+        self._decoder.pack_rows(rows)
+
+    def take_level(self, level: int, rows: Sequence[int]) -> None:
+        self._decoder.pack_level(level, rows)
+
+    @staticmethod
+    def row_bytes(model: Hope) -> int:
+        """Of what a row's tokens read in bf16, beside the slabs."""
+        config = model.config
+        head, level = config.head_width, config.cms_width
+        numbers = config.heads * (
+            packed_size(head, head, bf16=True) + packed_size(2 * head + 2, head, bf16=True)
+        ) + len(config.levels) * packed_size(level, level, bf16=True)
+        return 4 * config.layers * numbers
+
 
 def _place(row: int, token: int, own: Row) -> Place:
     return Place(row, token, own.run, own.chunk, own.kept, own.frozen is Frozen.NO)
@@ -87,7 +103,6 @@ def _block(rows: BlockRows) -> BlockTensors:
         "mlp_gain": block.mlp_norm.gain,
         "output_gain": rule.output_gain,
         "taps": rule.convolution.taps,
-        "base": rule.memory_initial,
         "rate_bias": rule.rate_bias,
         "retention_bias": rule.retention_bias,
         "projections": rule.projections_initial,
@@ -104,6 +119,7 @@ def _block(rows: BlockRows) -> BlockTensors:
     }
     return BlockTensors(
         products,
+        {"memory": rule.memory_initial.detach(), "maps": rows.phi.maps_initial},
         {name: tensor.detach().contiguous() for name, tensor in weights.items()},
         rows.phi.slabs,
         [_level(level) for level in rows.levels],
@@ -116,7 +132,8 @@ def _level(rows: LevelRows) -> LevelTensors:
         terms=_below(level.key, level.value, level.rate),
         output=_below(level.output),
         gain=level.norm.gain.detach(),
-        slabs={name: rows.slabs[name] for name in ("memory", "last", "kept", "gradient")},
+        base=level.base.detach(),
+        slabs={name: rows.slabs[name] for name in ("delta", "last", "kept", "gradient")},
         keeps=rows.keeps,
     )
 

@@ -61,6 +61,14 @@ class Path(Protocol):
         """The rows' gradients of a level take up the tokens that they are behind."""
         ...
 
+    def take_rows(self, rows: Sequence[int]) -> None:
+        """Somebody else has written to all slabs of these rows."""
+        ...
+
+    def take_level(self, level: int, rows: Sequence[int]) -> None:
+        """Somebody else has written to one level of these rows."""
+        ...
+
 
 PATHS: dict[str, Callable[[Hope, Sequence[BlockRows], torch.dtype | None], Path]] = {
     "compiled": CompiledPath,

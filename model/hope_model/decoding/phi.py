@@ -23,11 +23,15 @@ RUN = 16
 class PhiRows:
     """``rows`` states of ``rule``; see the module.
 
+    MOVING: what tokens change, and runs that end with them.
+
     Args:
         rule: frozen, fp32.
         rows: how many.
         arena: where they are.
     """
+
+    MOVING = ("window", "memory", "run_keys", "run_writes", "run_decay", "decay")
 
     def __init__(self, rule: DeltaRule, rows: int, arena: Arena) -> None:
         self.rule = rule

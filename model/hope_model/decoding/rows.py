@@ -1,7 +1,7 @@
 """Rows of a frozen native Hope model that decode in place, any number of them in a step.
 
 The same recurrences as ``Hope.step``, to rounding: slow products take bf16 operands where the CPU has them,
-what a session has learned stays fp32. A row's bits depend neither on who shares its step nor on its place.
+and so the compiled path reads what a session has learned; it is kept and written in fp32. A row's bits depend neither on who shares its step nor on its place.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ class DecodeRows:
     @staticmethod
     def row_bytes(model: Hope) -> int:
         """Of one row."""
-        return sum(
+        return CompiledPath.row_bytes(model) + sum(
             PhiRows.row_bytes(model.config) + sum(LevelRows.row_bytes(level) for level in levels_of(block))
             for block in blocks_of(model)
         )
@@ -79,6 +79,7 @@ class DecodeRows:
             block.phi.load(row, _part(state, f"layers.{index}.phi."))
             for level in block.levels:
                 level.load(row, _part(state, f"layers.{index}.{level.level.level.name}."))
+        self._path.take_rows([row])
 
     @torch.inference_mode()
     def state(self, row: int) -> State:
@@ -133,6 +134,7 @@ class DecodeRows:
         self._rows[row] = parked.row.copy()
         for slab, own in zip(self._slabs(), parked.tensors, strict=True):
             slab[row] = own
+        self._path.take_rows([row])
 
     @torch.inference_mode()
     def step(self, rows: Sequence[int], tokens: Sequence[int], learn: Sequence[bool] = ()) -> Tensor:
@@ -166,14 +168,18 @@ class DecodeRows:
 
     def _read(self, row: int, tokens: Sequence[int], teach: Sequence[bool]) -> Tensor:
         assert isinstance(self._path, CompiledPath)
+        if len(tokens) == 1:
+            return self.step([row], tokens, teach)[0]
         own = self._rows[row]
-        before = self.park(row) if own.frozen is Frozen.NO else None
+        before = [slab[row].clone() for slab in self._moving()] if own.frozen is Frozen.NO else None
         stand = [own.copy()]
         for teaches in teach[:-1]:
             stand.append(self._after(stand[-1], teaches))
         logits, wrote = self._path.read(row, tokens, stand)
         if before is not None and not all(wrote):  # a third refused write in a row ends learning on the way
-            self.unpark(row, before)
+            for slab, tensor in zip(self._moving(), before, strict=True):
+                slab[row] = tensor
+            self._path.take_rows([row])
             for token, teaches in zip(tokens, teach, strict=True):
                 logits = self.step([row], [token], [teaches])[0]
             return logits
@@ -270,10 +276,18 @@ class DecodeRows:
         for row in due:
             finite = [block.levels[number].write(row) for block in self._blocks]
             self._count(self._rows[row], 2 + number, all(map(bool, finite)))
+        if due:
+            self._path.take_level(number, due)
 
     def _slabs(self) -> Iterator[Tensor]:
         for block in self._blocks:
             yield from block.slabs()
+
+    def _moving(self) -> Iterator[Tensor]:
+        """What tokens change beside what they append and what ends with a chunk or a period."""
+        for block in self._blocks:
+            yield from (block.phi.slabs[name] for name in PhiRows.MOVING)
+            yield from (level.slabs["last"] for level in block.levels)
 
     @torch.inference_mode()
     def _divergence(self, path: Path) -> float:

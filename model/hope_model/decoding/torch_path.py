@@ -84,6 +84,12 @@ class TorchPath:
             for block in self._rows:
                 block.levels[level].sum_gradient(row, tokens)
 
+    def take_rows(self, rows: Sequence[int]) -> None:
+        """Slabs are read as they are."""
+
+    def take_level(self, level: int, rows: Sequence[int]) -> None:
+        """Slabs are read as they are."""
+
     def _step(
         self, rows: Sequence[int], tokens: Sequence[int], stand: Sequence[Row]
     ) -> tuple[Tensor, list[bool]]:

@@ -13,6 +13,7 @@ from tests.pretend_gpu import PretendGraphs, pretend_gpu
 from tests.server.engine.test_on_a_gpu import native
 
 from hope_model.decoding import DecodeRows
+from hope_model.decoding.compiled_path import CompiledPath
 from hope_model.hope import Hope
 from hope_server.engine import previews
 from hope_server.engine.fit import check_fits, free_bytes, slot_bytes
@@ -65,11 +66,14 @@ def test_who_does_not_tell_is_not_asked() -> None:
     check(EngineConfig(slots=1 << 40, host_state_bytes=1 << 40), None)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("write_rule", ["sgd", "adam"])
 def test_a_slot_is_as_large_as_its_row(write_rule: str) -> None:
     model = build(small_config(Parts(write_rule=write_rule)), torch.float32)
-    parked = DecodeRows(model, 2).park(1)
-    assert DecodeRows.row_bytes(model) == sum(tensor.nbytes for tensor in parked.tensors)
+    rows = DecodeRows(model, 2, path="compiled")
+    assert isinstance(rows._path, CompiledPath)
+    packed, slabs = rows._path._decoder.row_bytes, rows.park(1).tensors
+    assert DecodeRows.row_bytes(model) == packed + sum(tensor.nbytes for tensor in slabs)
     assert slot_bytes(model) == model.state_spec.row_bytes + DecodeRows.row_bytes(model)
 
 

@@ -118,4 +118,6 @@ async def test_a_level_whose_writes_are_never_finite_ends_learning(
 
 def _poison(engine: Any, session: SessionKey) -> None:
     slot = engine._rows[str(session)].slot
-    engine._runner._live._rows._blocks[0].phi.slabs["memory"][slot, 0, 0, 0] = float("nan")
+    rows = engine._runner._live._rows
+    rows._blocks[0].phi.slabs["memory"][slot, 0, 0, 0] = float("nan")
+    rows._path.take_rows([slot])
