@@ -84,8 +84,25 @@ class StateRunner:
         return output
 
     def launch(self, readings: Sequence[Reading]) -> list[Output | Exception]:
-        """One after the other: a unit of one row shares nothing with that of another but a step."""
-        return launch_singly(self, readings)
+        """One after the other: a unit of one row shares nothing with that of another but a step. Exact
+        previews read the last token of a block in the step too.
+        """
+        if self._exact is None:
+            return launch_singly(self, readings)
+        lasts = {place for place, reading in enumerate(readings) if _is_last_token(reading)}
+        steps = [
+            replace(reading, unit=replace(reading.unit, kind="step")) if place in lasts else reading
+            for place, reading in enumerate(readings)
+        ]
+        outputs = launch_singly(self, steps)
+        for place in lasts:
+            output, slot = outputs[place], readings[place].slot
+            if isinstance(output, Output):
+                try:
+                    outputs[place] = self._arrive(slot, output.logits, self._exact.state(slot))
+                except Exception as error:
+                    outputs[place] = error
+        return outputs
 
     def run_every(self, slot: int, unit: Unit) -> Output:
         """As :meth:`run`; the logits come from a forward of their own, before the state moves."""
@@ -232,3 +249,8 @@ class StateRunner:
     def _mask(self, learn: Sequence[bool], *shape: int) -> Tensor | None:
         """What the model is told of tokens that may teach; None where all may."""
         return torch.tensor(learn, device=self._device).view(shape) if learn else None
+
+
+def _is_last_token(reading: Reading) -> bool:
+    """Whether its unit is the one token that an open block lacks."""
+    return reading.unit.kind == "block" and len(reading.unit.tokens) == 1 and not reading.every
