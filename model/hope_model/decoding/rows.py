@@ -1,7 +1,8 @@
 """Rows of a frozen native Hope model that decode in place, any number of them in a step.
 
 The same recurrences as ``Hope.step``, to rounding: slow products take bf16 operands where the CPU has them,
-and so the compiled path reads what a session has learned; it is kept and written in fp32. A row's bits depend neither on who shares its step nor on its place.
+and so the compiled path reads what a session has learned; it is kept and written in fp32. A row's bits
+depend neither on who shares its step nor on its place.
 """
 
 from collections.abc import Iterator, Sequence

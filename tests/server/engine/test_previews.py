@@ -69,5 +69,5 @@ def test_last_tokens_of_blocks_share_the_step_of_others(monkeypatch: pytest.Monk
         assert torch.equal(found.logits, expected.logits)
         assert (found.boundary, found.counts) == (expected.boundary, expected.counts)
         assert found.boundary == (None if reading.slot == 2 else size)
-        own, other = runner.boundary(reading.slot), alone.boundary(reading.slot)
-        assert [name for name, tensor in own.items() if not torch.equal(tensor, other[name])] == []
+        left, right = runner.boundary(reading.slot), alone.boundary(reading.slot)
+        assert [name for name, tensor in left.items() if not torch.equal(tensor, right[name])] == []
