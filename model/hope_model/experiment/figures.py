@@ -41,6 +41,10 @@ def finished_systems(results: Results) -> list[str]:
     return sorted(names, key=lambda name: loss_of(results[name]))
 
 
+STUDENT = {2: 4.303, 4: 2.776, 6: 2.447, 8: 2.306, 10: 2.228, 12: 2.179}
+"""Two-sided 95% quantiles of Student's distribution by degrees of freedom."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """How far runs of one system lie apart that differ in nothing but the seed.
@@ -48,15 +52,31 @@ class Noise:
     Attributes:
         by_system: losses by seed, of systems that have all seeds.
         deviation: pooled standard deviation of a run.
+        paired: standard deviation of what is left of a loss without its system's mean and its seed's, which
+            all systems share; None while one system alone has all seeds.
     """
 
     by_system: Mapping[str, Sequence[float]]
     deviation: float
+    paired: float | None = None
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of ``paired``."""
+        seeds = len(next(iter(self.by_system.values())))
+        return (len(self.by_system) - 1) * (seeds - 1)
+
+    @property
+    def repetition(self) -> float:
+        """Runs of one system with any two seeds differ by less in 19 of 20 cases: ``1.96 sqrt(2) sd``."""
+        return 1.96 * math.sqrt(2) * self.deviation
 
     @property
     def difference(self) -> float:
-        """Two runs differ by less than this in 19 of 20 cases by chance alone: ``1.96 sqrt(2) sd``."""
-        return 1.96 * math.sqrt(2) * self.deviation
+        """Runs of two systems with one seed differ by less than this in 19 of 20 cases by chance alone."""
+        if self.paired is None:
+            return self.repetition
+        return STUDENT.get(self.freedom, STUDENT[max(STUDENT)]) * math.sqrt(2) * self.paired
 
 
 def noise_of(results: Results) -> Noise | None:
@@ -69,7 +89,21 @@ def noise_of(results: Results) -> Noise | None:
     if not by_system:
         return None
     variances = [statistics.variance(losses) for losses in by_system.values()]
-    return Noise(by_system, math.sqrt(sum(variances) / len(variances)))
+    return Noise(by_system, math.sqrt(sum(variances) / len(variances)), _paired(list(by_system.values())))
+
+
+def _paired(losses: Sequence[Sequence[float]]) -> float | None:
+    """Of ``[systems, seeds]``, without the means of both; None for one system."""
+    if len(losses) < 2:
+        return None
+    seeds = [statistics.fmean(column) for column in zip(*losses, strict=True)]
+    systems, whole = [statistics.fmean(row) for row in losses], statistics.fmean(seeds)
+    left = [
+        (loss - system - seed + whole) ** 2
+        for row, system in zip(losses, systems, strict=True)
+        for loss, seed in zip(row, seeds, strict=True)
+    ]
+    return math.sqrt(sum(left) / ((len(systems) - 1) * (len(seeds) - 1)))
 
 
 def verdict(difference: float, noise: Noise | None) -> str:
@@ -106,7 +140,7 @@ class Repeated:
 def repeated(results: Results, again: Results) -> list[Repeated]:
     """The runs that both have."""
     noise = noise_of(results)
-    allowed = None if noise is None else noise.difference
+    allowed = None if noise is None else noise.repetition
     return [
         Repeated(name, loss_of(results[name]), loss_of(again[name]), allowed)
         for name in results

@@ -63,6 +63,13 @@ def _hope_against_others(results: Results, noise: Noise | None) -> Iterator[str]
             yield f"Does not agree: Hope's loss is higher than that of {', '.join(titles)}{doubt}."
         else:
             yield f"Hope cannot be told from {', '.join(titles)}: the difference is within noise."
+    for name in finished_systems(results):
+        if name not in paper.TABLE_2:
+            difference = own - loss_of(results[name])
+            yield (
+                f"Beside {title_of(name)}, of which the paper has no such figure, Hope's loss is "
+                f"{verdict(difference, noise)} ({difference:+.3f} nats){doubt}."
+            )
 
 
 def _ablations(results: Results, noise: Noise | None) -> Iterator[str]:

@@ -132,10 +132,23 @@ def _noise(noise: Noise | None) -> str:
     return f"""\
 {tables.noise(noise)}
 
-Pooled standard deviation of a run's held-out loss: {noise.deviation:.4f} nats. Two runs that differ by
-less than {noise.difference:.4f} nats are called equal (1.96 sqrt(2) standard deviations). A seed changes
-weights, order of text and resets; systems at the same seed share the latter two, so that this is rather
-too much for a comparison of them."""
+Pooled standard deviation of a run's held-out loss: {noise.deviation:.4f} nats; a run that is made again
+with any seed is within {noise.repetition:.4f} of the first (1.96 sqrt(2) standard deviations).
+
+{_judged(noise)}"""
+
+
+def _judged(noise: Noise) -> str:
+    if noise.paired is None:
+        return """\
+A seed changes weights, order of text and resets; systems at the same seed share the latter two, so that this
+is too much for a comparison of them, which it serves until a second system has all seeds."""
+    return f"""\
+A seed changes weights, order of text and resets, and systems at the same seed share the latter two: what is
+left of a loss without its system's mean and its seed's has a standard deviation of {noise.paired:.4f} nats
+({noise.freedom} degrees of freedom). Systems are compared at the same seed: two that differ by less than
+{noise.difference:.4f} nats are called equal (95% of Student's distribution). This takes the noise of the
+systems above for that of all."""
 
 
 def _beside(results: Results, settings: EvaluationSettings) -> str:

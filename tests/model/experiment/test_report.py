@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tests.model.experiment.conftest import made_result
 
 from hope_model.experiment import report, tables
-from hope_model.experiment.figures import noise_of, repeated, slope, verdict
+from hope_model.experiment.figures import STUDENT, noise_of, repeated, slope, verdict
 from hope_model.experiment.findings import findings
 from hope_model.experiment.plan import ABLATIONS, ALL, SIZES, SYSTEMS, seed_runs
 from hope_model.experiment.report import write_report
@@ -110,12 +111,40 @@ def test_noise_is_the_pooled_deviation_of_seeds() -> None:
     assert both.deviation == pytest.approx((0.0001 / 2 + 0.0009 / 2) ** 0.5)
 
 
+def test_systems_at_one_seed_are_compared_without_what_the_seed_does_to_all() -> None:
+    """Seeds move both systems by up to 0.2; what is left is 0.001 to either side."""
+    losses = {"hope": 5.001, "hope-seed-2": 5.1, "hope-seed-3": 5.199}
+    losses |= {"dla": 6.0, "dla-seed-2": 6.101, "dla-seed-3": 6.202}
+    noise = noise_of(_results(losses))
+    assert noise is not None
+    assert noise.freedom == 2
+    # Differences 0.999, 1.001, 1.003: half of each one's distance from the mean, for two systems.
+    assert noise.paired is not None
+    assert noise.paired == pytest.approx((2 * 2 * 0.001**2 / 2) ** 0.5)
+    assert noise.difference == pytest.approx(4.303 * 2**0.5 * noise.paired)
+    assert noise.repetition > 0.2 > 10 * noise.difference
+    assert verdict(-0.02, noise) == "lower"
+
+
+def test_the_quantiles_are_students() -> None:
+    """By the area under the density, which Simpson's rule sums."""
+    for freedom, quantile in STUDENT.items():
+        whole = math.sqrt(freedom * math.pi) * math.gamma(freedom / 2) / math.gamma((freedom + 1) / 2)
+        steps = 2000
+        heights = [
+            (1 + (quantile * at / steps) ** 2 / freedom) ** (-(freedom + 1) / 2) for at in range(steps + 1)
+        ]
+        area = heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
+        assert 2 * area * quantile / steps / 3 / whole == pytest.approx(0.95, abs=1e-4)
+
+
 def test_findings_say_what_agrees_and_what_does_not() -> None:
     losses = {
         **SEEDED,
         "transformer": 5.3,
         "titans": 4.8,
         "retnet": 5.02,
+        "gated_deltanet": 5.4,
         "hope-no-dgd": 5.2,
         "hope-inner-q": 5.1,
     }
@@ -124,6 +153,8 @@ def test_findings_say_what_agrees_and_what_does_not() -> None:
     assert "Agrees with the paper: Hope's loss is lower than that of Transformer++." in said
     assert "Does not agree: Hope's loss is higher than that of Titans." in said
     assert "Hope cannot be told from RetNet: the difference is within noise." in said
+    beside = "of which the paper has no such figure, Hope's loss is lower (-0.400 nats)."
+    assert f"Beside Gated DeltaNet, {beside}" in said
     assert "Ablation w/o DGD: +0.200 nats; the paper's perplexity is higher: agrees." in said
     assert "Ablation w/o inner projection q: -0.100 nats; the paper's perplexity is lower: agrees." in said
     assert any("(Spearman): +0.60 over 4 systems" in line for line in said)
