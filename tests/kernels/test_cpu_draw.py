@@ -30,6 +30,7 @@ def test_it_is_the_token_at_which_the_sum_passes(vocab: int, temperature: float)
         before, after = 0.0 if token == 0 else float(sums[token - 1]), float(sums[token])
         assert before - 1e-6 * sums[-1] <= u * sums[-1] <= after + 1e-6 * sums[-1]
         assert weights[token] > 0, "a token of no weight is never drawn"
+        assert draw(logits, temperature, u, best(logits)) == token
 
 
 def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

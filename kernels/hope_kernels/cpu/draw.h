@@ -34,17 +34,6 @@ static double stretch_sum(const Odds *o, int64_t at) {
     return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 }
 
-INLINE float largest_of(const float *x, int64_t n) {
-    vf best = all(-INFINITY);
-    for (int64_t i = 0; i < n; i += LANES) {
-        const vf v = n - i < LANES ? all(x[i]) : load(x + i);
-        best = choose(v > best, v, best);
-    }
-    for (int64_t i = n / LANES * LANES; i < n; i++) best[0] = x[i] > best[0] ? x[i] : best[0];
-    for (int i = 1; i < LANES; i++) best[0] = best[i] > best[0] ? best[i] : best[0];
-    return best[0];
-}
-
 /* Of some logits: whether all are numbers, and then the largest and the first place where it is. */
 typedef struct {
     int32_t finite, first;
@@ -135,15 +124,14 @@ EXPORT void hope_look(const Looks *l, Phase *phases, int32_t threads) {
 EXPORT int64_t hope_look_phases(void) { return sizeof(Phase); }
 
 /* The token at which the weights e^(x / temperature), summed in order, pass u of their sum; u in [0, 1), x
- * finite. Weights in fp32, sums in fp64.
+ * finite, best where it is largest. Weights in fp32, sums in fp64.
  */
-EXPORT int64_t hope_draw(const float *x, int64_t n, double temperature, double u) {
-    const Odds odds = {x, n, largest_of(x, n), (float)fmin(1 / temperature, 1e30)};
+EXPORT int64_t hope_draw(const float *x, int64_t n, double temperature, double u, int64_t best) {
+    const Odds odds = {x, n, x[best], (float)fmin(1 / temperature, 1e30)};
     double sums_of[n / STRETCH + 1], total = 0, passed = 0;
     for (int64_t at = 0; at < n; at += STRETCH) total += sums_of[at / STRETCH] = stretch_sum(&odds, at);
     const double goal = u * total;
-    int64_t last = 0;
-    while (x[last] != odds.top) last++;
+    int64_t last = best;
     for (int64_t at = 0; at < n; at += STRETCH) {
         const double whole = sums_of[at / STRETCH];
         if (passed + whole <= goal) {

@@ -11,19 +11,23 @@ from hope_kernels.cpu.build import loaded
 from hope_kernels.cpu.layout import Looks
 
 
-def draw(logits: Tensor, temperature: float, u: float) -> int | None:
-    """The token of ``logits [vocab]`` (finite, on a CPU) at which the softmax at ``temperature``, summed in
-    order, passes ``u`` in [0, 1). None where no kernel is loaded, or none for their type.
+def draw(logits: Tensor, temperature: float, u: float, first: int | None = None) -> int | None:
+    """The token of ``logits [vocab]`` (finite) at which the softmax at ``temperature``, summed in order,
+    passes ``u`` in [0, 1). None where no kernel is loaded, or none for their type and place.
+
+    first: the first of the largest, where it is known.
     """
     library = _library_for(logits)
     if library is None:
         return None
-    token: int = library.hope_draw(logits.data_ptr(), len(logits), temperature, u)
+    start, count = logits.data_ptr(), len(logits)
+    top = library.hope_best(start, count) if first is None else first
+    token: int = library.hope_draw(start, count, temperature, u, top)
     return token
 
 
 def best(logits: Tensor) -> int | None:
-    """The first token of the largest of ``logits [vocab]`` (no NaN, on a CPU). None as :func:`draw`."""
+    """The first token of the largest of ``logits [vocab]`` (no NaN). None as :func:`draw`."""
     library = _library_for(logits)
     if library is None:
         return None
@@ -32,8 +36,8 @@ def best(logits: Tensor) -> int | None:
 
 
 def look(rows: Sequence[Tensor]) -> list[int] | None:
-    """Of each of some ``[vocab]`` of one size, on a CPU: the first token of its largest; -1 where it holds an
-    infinity or a NaN. None as :func:`draw`.
+    """Of each of some ``[vocab]`` of one size: the first token of its largest; -1 where it holds an infinity
+    or a NaN. None as :func:`draw`.
     """
     libraries = [_library_for(row) for row in rows]
     if not libraries or (library := libraries[0]) is None or None in libraries:
@@ -46,4 +50,6 @@ def look(rows: Sequence[Tensor]) -> list[int] | None:
 
 
 def _library_for(values: Tensor) -> ctypes.CDLL | None:
-    return loaded() if values.dtype is torch.float32 and values.is_contiguous() else None
+    if values.dtype is not torch.float32 or values.device.type != "cpu" or not values.is_contiguous():
+        return None
+    return loaded()

@@ -86,7 +86,9 @@ class Looks(ctypes.Structure):
 
 def with_draw(library: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of the functions that every library has."""
-    library.hope_draw.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_double)
+    library.hope_draw.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_double, ctypes.c_int64),
+    )
     library.hope_best.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     library.hope_draw.restype = library.hope_best.restype = ctypes.c_int64
     library.hope_look.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)

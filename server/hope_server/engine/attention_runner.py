@@ -142,7 +142,8 @@ class AttentionRunner:
     def _outputs(self, slots: Sequence[int], logits: Tensor | Sequence[Tensor]) -> list[Output]:
         if not slots:
             return []
-        return list(map(self._output, slots, logits, look(logits), self._counts(slots)))
+        rows = logits.unbind() if isinstance(logits, Tensor) else logits
+        return list(map(self._output, slots, rows, look(rows), self._counts(slots)))
 
     def _output(self, slot: int, logits: Tensor, seen: Look, counts: Counts) -> Output:
         boundary = None

@@ -33,11 +33,11 @@ def choose(logits: Tensor, params: SamplingParams, u: float, first: int | None =
         first: the first of the largest, where it is known.
     """
     if params.temperature == 0.0:
-        found = best(logits) if first is None and _plain(logits) else first
+        found = best(logits) if first is None else first
         return int(logits.argmax()) if found is None else found
     if logits.is_cuda:
         return choose_on_device(logits, params, u)
-    if not cuts(params, len(logits)) and (drawn := draw(logits, params.temperature, u)) is not None:
+    if not cuts(params, len(logits)) and (drawn := draw(logits, params.temperature, u, first)) is not None:
         return drawn
     kept, tokens = candidates(logits, params)
     cumulative = kept.cumsum(0)
@@ -78,17 +78,12 @@ class Look(NamedTuple):
     best: int | None = None
 
 
-def look(logits: Tensor | Sequence[Tensor]) -> list[Look]:
+def look(logits: Sequence[Tensor]) -> list[Look]:
     """At each of some ``[vocab]`` of one size and kind."""
-    if all(map(_plain, logits)) and (found := look_by_kernel(list(logits))) is not None:
+    found = look_by_kernel(logits)
+    if found is not None:
         return [Look(best >= 0, best if best >= 0 else None) for best in found]
-    rows = logits if isinstance(logits, Tensor) else torch.stack(list(logits))
-    return list(map(Look, torch.isfinite(rows).all(-1).tolist()))
-
-
-def _plain(logits: Tensor) -> bool:
-    """Whether the compiled kernel can read them where they are."""
-    return logits.device.type == "cpu" and logits.dtype is torch.float32
+    return list(map(Look, torch.isfinite(torch.stack(list(logits))).all(-1).tolist()))
 
 
 def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor | None]:

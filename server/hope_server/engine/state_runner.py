@@ -174,7 +174,7 @@ class StateRunner:
         row = self._live.state(slot)
         logits, state = self._model.prefill(self._tokens([tokens]), row, self._mask(learn, 1, -1))
         self._live.write(slot, state)
-        ((finite, best),) = look(logits)
+        ((finite, best),) = look([logits[0]])
         return Output(logits[0], finite, counts_of(state)[0], best=best)
 
     @torch.inference_mode()
@@ -185,9 +185,10 @@ class StateRunner:
         logits, counts = self._live.step(
             [slots[i] for i in order], [tokens[i] for i in order], learn_flags(flags[i] for i in order)
         )
+        rows = logits.unbind()
         found = [
             Output(own, finite, count, best=best)
-            for own, (finite, best), count in zip(logits, look(logits), counts, strict=True)
+            for own, (finite, best), count in zip(rows, look(rows), counts, strict=True)
         ]
         outputs = dict(zip(order, found, strict=True))
         if self._exact is None:
