@@ -42,7 +42,7 @@ def finished_systems(results: Results) -> list[str]:
 
 
 STUDENT = {2: 4.303, 4: 2.776, 6: 2.447, 8: 2.306, 10: 2.228, 12: 2.179}
-"""Two-sided 95% quantiles of Student's distribution by degrees of freedom."""
+"""Two-sided 95% quantiles of Student's distribution by degrees of freedom; fewer are the wider."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Noise:
         """Runs of two systems with one seed differ by less than this in 19 of 20 cases by chance alone."""
         if self.paired is None:
             return self.repetition
-        return STUDENT.get(self.freedom, STUDENT[max(STUDENT)]) * math.sqrt(2) * self.paired
+        known = max((freedom for freedom in STUDENT if freedom <= self.freedom), default=min(STUDENT))
+        return STUDENT[known] * math.sqrt(2) * self.paired
 
 
 def noise_of(results: Results) -> Noise | None:
