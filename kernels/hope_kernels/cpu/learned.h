@@ -17,16 +17,15 @@ typedef struct {
     uint32_t *learned;
 } Matrices;
 
-INLINE Matrices maps_of(const Model *m, const Block *b, long head) {
-    const Product *base = &b->maps_base[head];
-    return (Matrices){base, b->maps_learned + head * m->rows * packed_size(base)};
+/* A head's, of slabs of all heads. */
+INLINE Matrices of_head(const Model *m, const Product *bases, uint32_t *learned, long head) {
+    return (Matrices){bases + head, learned + head * m->rows * packed_size(bases)};
 }
 
+INLINE Matrices maps_of(const Model *m, const Block *b, long head) { return of_head(m, b->maps_base, b->maps_learned, head); }
 INLINE Matrices memory_of(const Model *m, const Block *b, long head) {
-    const Product *base = &b->memory_base[head];
-    return (Matrices){base, b->memory_learned + head * m->rows * packed_size(base)};
+    return of_head(m, b->memory_base, b->memory_learned, head);
 }
-
 INLINE Matrices level_of(const Level *l) { return (Matrices){&l->base, l->learned}; }
 
 /* Sixteen words of a line, each an input or a pair of them: of what differs from `initial`, null for zeros. */
@@ -79,8 +78,8 @@ INLINE void pack_level(const Level *l, long row) {
 INLINE vf low_half(vu w) { return (vf)(w << 16); }
 INLINE vf high_half(vu w) { return (vf)(w & 0xffff0000u); }
 
-/* y[i] = (base + fade learned) x[i] in `wide` sixteens from output `out` on, for n vectors; these and
- * the sums are filled up with zeros. next: learned that is read next, fetched meanwhile; null for none.
+/* y[i] = (base + fade learned) x[i] in `wide` sixteens from output `out` on, for n vectors; these and the sums are filled
+ * up with zeros. next: learned that is read next, fetched meanwhile; null for none.
  */
 INLINE void read_sixteens(const Product *p, const uint32_t *learned, int bf16, int wide, int n, float fade, long out,
                           const float *const *x, float *const *y, const uint32_t *next) {
@@ -108,9 +107,9 @@ INLINE void read_sixteens(const Product *p, const uint32_t *learned, int bf16, i
         UNROLLED for (int c = 0; c < wide; c++) store(y[i] + out + c * LANES, s[i][0][c] + s[i][1][c]);
 }
 
-/* The same of a tile. */
 #define READ(bf16, wide) read_sixteens(p, learned, bf16, wide, n, fade, out, x, y, next)
 
+/* The same of a tile. */
 INLINE void read_tile_of(const Product *p, const uint32_t *learned, int n, float fade, long tile, const float *const *x,
                          float *const *y, const uint32_t *next) {
     const long out = tile * TILE * LANES, left = PADDED((long)p->outputs) - out;
